@@ -1,0 +1,1 @@
+"""jaxseg: instance segmentation in JAX, as pure functions."""

@@ -1,0 +1,28 @@
+"""Strict numerics and checked shapes for every test; where the development data lies."""
+
+import os
+import pathlib
+
+# Before JAX starts: tests of data parallelism need more than one device on any machine.
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+
+import jax
+import pytest
+from jaxtyping import install_import_hook
+
+install_import_hook("jaxseg", "beartype.beartype")
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+@pytest.fixture(scope="session")
+def shared() -> pathlib.Path:
+    """The folder of development data and goldens, which only developers of jaxseg have."""
+    if not SHARED.is_dir():
+        pytest.skip(f"development data not found at {SHARED}")
+    return SHARED
