@@ -1,0 +1,87 @@
+"""Boxes of one image: areas, overlaps, clipping, and the R-CNN box code.
+
+Boxes are `xyxy`, float32, in pixels, half-open. A box code ("deltas") is `dx, dy, dw, dh`:
+the shift of the centre in units of the anchor's size and the logarithm of the ratio of
+sizes, each times a weight (Girshick et al. 2013, arXiv 1311.2524, appendix C).
+"""
+
+import math
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Num
+
+Weights = tuple[float, float, float, float]
+MAX_LOG_SCALE = math.log(1000.0 / 16)
+"""Largest `dw` and `dh` that are decoded, so that `exp` stays finite."""
+
+_TINY = 1e-12
+
+
+def box_area(boxes: Float[Array, "*N 4"]) -> Float[Array, "*N"]:
+    """Areas in square pixels; 0 for boxes with a negative side."""
+    width = jnp.maximum(boxes[..., 2] - boxes[..., 0], 0)
+    height = jnp.maximum(boxes[..., 3] - boxes[..., 1], 0)
+    return width * height
+
+
+def intersection_area(a: Float[Array, "N 4"], b: Float[Array, "M 4"]) -> Float[Array, "N M"]:
+    """Area that each pair of boxes has in common."""
+    top_left = jnp.maximum(a[:, None, :2], b[None, :, :2])
+    bottom_right = jnp.minimum(a[:, None, 2:], b[None, :, 2:])
+    size = jnp.maximum(bottom_right - top_left, 0)
+    return size[..., 0] * size[..., 1]
+
+
+def box_iou(a: Float[Array, "N 4"], b: Float[Array, "M 4"]) -> Float[Array, "N M"]:
+    """Intersection over union of each pair; 0 where both boxes are empty."""
+    intersection = intersection_area(a, b)
+    union = box_area(a)[:, None] + box_area(b)[None, :] - intersection
+    return jnp.where(union > 0, intersection / jnp.where(union > 0, union, 1), 0)
+
+
+def clip_boxes(
+    boxes: Float[Array, "*N 4"], image_size: Num[Array, " 2"] | tuple[int, int]
+) -> Float[Array, "*N 4"]:
+    """Boxes cut at the border of an image of `(height, width)`."""
+    height, width = image_size[0], image_size[1]
+    x = jnp.clip(boxes[..., 0::2], 0, width)
+    y = jnp.clip(boxes[..., 1::2], 0, height)
+    return jnp.stack([x[..., 0], y[..., 0], x[..., 1], y[..., 1]], axis=-1)
+
+
+def encode_boxes(
+    boxes: Float[Array, "*N 4"], anchors: Float[Array, "*N 4"], weights: Weights = (1.0,) * 4
+) -> Float[Array, "*N 4"]:
+    """The deltas that lead from each anchor to its box; finite for degenerate boxes too."""
+    x, y, width, height = _center_size(boxes)
+    ax, ay, anchor_width, anchor_height = _center_size(anchors)
+    anchor_width = jnp.maximum(anchor_width, _TINY)
+    anchor_height = jnp.maximum(anchor_height, _TINY)
+    return jnp.stack(
+        [
+            weights[0] * (x - ax) / anchor_width,
+            weights[1] * (y - ay) / anchor_height,
+            weights[2] * jnp.log(jnp.maximum(width, _TINY) / anchor_width),
+            weights[3] * jnp.log(jnp.maximum(height, _TINY) / anchor_height),
+        ],
+        axis=-1,
+    )
+
+
+def decode_boxes(
+    deltas: Float[Array, "*N 4"], anchors: Float[Array, "*N 4"], weights: Weights = (1.0,) * 4
+) -> Float[Array, "*N 4"]:
+    """The boxes that deltas lead to from their anchors; sizes bounded by `MAX_LOG_SCALE`."""
+    ax, ay, anchor_width, anchor_height = _center_size(anchors)
+    x = deltas[..., 0] / weights[0] * anchor_width + ax
+    y = deltas[..., 1] / weights[1] * anchor_height + ay
+    width = jnp.exp(jnp.minimum(deltas[..., 2] / weights[2], MAX_LOG_SCALE)) * anchor_width
+    height = jnp.exp(jnp.minimum(deltas[..., 3] / weights[3], MAX_LOG_SCALE)) * anchor_height
+    half_width, half_height = 0.5 * width, 0.5 * height
+    return jnp.stack([x - half_width, y - half_height, x + half_width, y + half_height], axis=-1)
+
+
+def _center_size(boxes: Float[Array, "*N 4"]) -> tuple[Array, Array, Array, Array]:
+    width = boxes[..., 2] - boxes[..., 0]
+    height = boxes[..., 3] - boxes[..., 1]
+    return boxes[..., 0] + 0.5 * width, boxes[..., 1] + 0.5 * height, width, height

@@ -1,0 +1,115 @@
+"""Masks between a box's frame and the image's.
+
+Terms:
+    frame    the box that a mask's pixel grid covers: cell i of M spans
+             `x1 + i / M * (x2 - x1)` to `x1 + (i + 1) / M * (x2 - x1)`
+    sample   a point at which a mask is interpolated bilinearly between its cell centres
+
+Both operations are separable: a weight matrix per axis, then two matrix products.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Num
+
+_SAMPLES_PER_BIN = 2
+
+
+def paste_masks(
+    masks: Float[Array, "N M M"],
+    boxes: Float[Array, "N 4"],
+    image_size: tuple[int, int],
+    *,
+    integer_boxes: bool = True,
+) -> Float[Array, "N H W"]:
+    """Probabilities of every image pixel from masks in their boxes' frames; 0 outside.
+
+    `image_size` is the static `(H, W)`. With `integer_boxes` each box is grown by one mask
+    cell on every side and cut to whole pixels, as torchvision's `paste_masks_in_image` does
+    (zeros where that raises); without, the mask is sampled at pixel centres over the box as
+    it is, as Detectron2's and MMDetection's `grid_sample` do.
+    """
+    weights = _integer_paste_weights if integer_boxes else _continuous_paste_weights
+    side = masks.shape[-1]
+    weights_y = weights(boxes[:, 1], boxes[:, 3], side, image_size[0])
+    weights_x = weights(boxes[:, 0], boxes[:, 2], side, image_size[1])
+    return jnp.einsum("nhp,npq,nwq->nhw", weights_y, masks, weights_x)
+
+
+def _continuous_paste_weights(
+    start: Float[Array, " N"], end: Float[Array, " N"], side: int, size: int
+) -> Float[Array, "N size side"]:
+    """Interpolation with zeros beyond the mask, so that its rim fades within half a cell."""
+    length = end - start
+    usable = length > 0
+    pixel = jnp.arange(size, dtype=start.dtype) + 0.5
+    scale = side / jnp.where(usable, length, 1)
+    position = (pixel[None, :] - start[:, None]) * scale[:, None] - 0.5
+    return _tent(position, side) * usable[:, None, None]
+
+
+def _integer_paste_weights(
+    start: Float[Array, " N"], end: Float[Array, " N"], side: int, size: int
+) -> Float[Array, "N size side"]:
+    """Torchvision's: the mask with a rim of zeros is resized to a box of whole pixels."""
+    grown = (side + 2) / side
+    center, half = (start + end) * 0.5, (end - start) * 0.5 * grown
+    first = jnp.trunc(center - half)
+    length = jnp.maximum(jnp.trunc(center + half) - first + 1, 1)
+    offset = jnp.arange(size, dtype=start.dtype)[None, :] - first[:, None]
+    inside = (offset >= 0) & (offset < length[:, None])
+    position = (offset + 0.5) * ((side + 2) / length)[:, None] - 0.5
+    position = jnp.clip(position, 0, side + 1)
+    # The rim's cells are 0 and `side + 1`; they hold zeros and are left out.
+    return _tent(position - 1, side) * inside[..., None]
+
+
+def mask_targets(
+    masks: Num[Array, "N h w"] | Bool[Array, "N h w"],
+    frames: Float[Array, "N 4"],
+    rois: Float[Array, "R 4"],
+    gt_index: Int[Array, " R"],
+    *,
+    size: int,
+) -> Float[Array, "R size size"]:
+    """What the mask head should answer for each RoI: its object's mask inside it.
+
+    `masks[i]` covers `frames[i]`: the object's own box for cropped masks, the whole image
+    for masks of the image. The target is their RoIAlign (aligned, two samples per bin and
+    axis), 0 outside the frame, so its values are soft; Detectron2 and MMDetection threshold
+    theirs at 0.5, torchvision does not.
+    """
+    frame = frames[gt_index]
+    weights_y = _target_weights(
+        rois[:, 1], rois[:, 3], frame[:, 1], frame[:, 3], size, masks.shape[1]
+    )
+    weights_x = _target_weights(
+        rois[:, 0], rois[:, 2], frame[:, 0], frame[:, 2], size, masks.shape[2]
+    )
+    chosen = masks[gt_index].astype(weights_y.dtype)
+    return jnp.einsum("rph,rhw,rqw->rpq", weights_y, chosen, weights_x)
+
+
+def _target_weights(
+    start: Float[Array, " R"],
+    end: Float[Array, " R"],
+    frame_start: Float[Array, " R"],
+    frame_end: Float[Array, " R"],
+    bins: int,
+    side: int,
+) -> Float[Array, "R bins side"]:
+    """Mean of each bin's samples along one axis of a mask of `side` cells."""
+    length = frame_end - frame_start
+    scale = side / jnp.where(length > 0, length, 1)
+    count = bins * _SAMPLES_PER_BIN
+    part = (jnp.arange(count, dtype=start.dtype) + 0.5) / count
+    point = start[:, None] + part[None, :] * (end - start)[:, None]
+    position = (point - frame_start[:, None]) * scale[:, None]
+    inside = (position >= 0) & (position <= side) & (length > 0)[:, None]
+    weights = _tent(jnp.clip(position - 0.5, 0, side - 1), side) * inside[..., None]
+    return weights.reshape(-1, bins, _SAMPLES_PER_BIN, side).mean(axis=2)
+
+
+def _tent(position: Float[Array, "N P"], side: int) -> Float[Array, "N P side"]:
+    """Bilinear weights of `side` cells for positions counted in cells from the first's centre."""
+    cell = jnp.arange(side, dtype=position.dtype)
+    return jnp.maximum(1 - jnp.abs(position[..., None] - cell[None, None, :]), 0)

@@ -1,0 +1,125 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxseg import ops
+from tests.goldens import load_golden
+
+IOU = jnp.asarray([[0.8, 0.1], [0.4, 0.2], [0.1, 0.25], [0.0, 0.25], [0.0, 0.0]])
+
+
+def run(iou=IOU, valid=(True, True), low_quality=True, anchor_valid=None):
+    return ops.match(
+        iou,
+        jnp.asarray(valid),
+        high=0.7,
+        low=0.3,
+        low_quality=low_quality,
+        anchor_valid=anchor_valid,
+    )
+
+
+def test_thresholds_and_low_quality_matches():
+    matches = run()
+    assert matches.positive.tolist() == [True, False, True, True, False]
+    assert matches.negative.tolist() == [False, False, False, False, True]
+    assert matches.gt[:4].tolist() == [0, 0, 1, 1]
+    assert run(low_quality=False).positive.tolist() == [True, False, False, False, False]
+
+
+def test_padded_objects_match_nothing():
+    matches = run(valid=(True, False))
+    assert matches.positive.tolist() == [True, False, False, False, False]
+    nothing = run(valid=(False, False))
+    assert not nothing.positive.any()
+    assert nothing.negative.all()
+
+
+def test_no_object_slots_at_all():
+    matches = run(iou=jnp.zeros((3, 0)), valid=np.zeros(0, bool))
+    assert not matches.positive.any()
+    assert matches.negative.all()
+
+
+def test_invalid_anchors_neither_match_nor_take_a_match_away():
+    matches = run(anchor_valid=jnp.asarray([False, True, True, True, True]))
+    assert matches.positive.tolist() == [False, True, True, True, False]
+    assert not matches.negative[0]
+
+
+@pytest.mark.parametrize("case", ["c0", "c1", "c2", "c3"])
+def test_matcher_golden(shared, case):
+    meta, golden = load_golden(shared, "matcher")
+    options = next(c for c in meta["cases"] if c["key"] == case)
+    check_golden(
+        golden[f"{case}__iou"],
+        golden[f"{case}__matched"],
+        high=options["high"],
+        low=options["low"],
+        low_quality=options["allow_low_quality_matches"],
+    )
+
+
+@pytest.mark.parametrize("low_quality", [False, True])
+def test_matcher_golden_with_an_object_that_overlaps_nothing(shared, low_quality):
+    _, golden = load_golden(shared, "matcher")
+    expected = golden[f"synth__matched_lq{int(low_quality)}"]
+    check_golden(golden["synth__iou"], expected, high=0.7, low=0.3, low_quality=low_quality)
+
+
+def check_golden(iou, expected, **options):
+    iou = jnp.asarray(iou.T)
+    matches = ops.match(iou, jnp.ones(iou.shape[1], bool), **options)
+    np.testing.assert_array_equal(matches.positive, expected >= 0)
+    np.testing.assert_array_equal(matches.negative, expected == -1)
+    positive = expected >= 0
+    np.testing.assert_array_equal(np.asarray(matches.gt)[positive], expected[positive])
+
+
+def sample(positive, negative, size=8, ids=None):
+    positive, negative = jnp.asarray(positive), jnp.asarray(negative)
+    ids = jnp.arange(len(positive)) if ids is None else ids
+    return ops.sample_balanced(
+        ops.priorities(jax.random.key(3), ids),
+        positive,
+        negative,
+        size=size,
+        positive_fraction=0.25,
+    )
+
+
+def test_sampling_counts_and_membership():
+    rng = np.random.default_rng(0)
+    for positives, negatives in [(0, 0), (1, 20), (20, 1), (20, 20), (3, 3), (0, 30), (30, 0)]:
+        kind = rng.permutation([1] * positives + [2] * negatives + [0] * 5)
+        samples = sample(kind == 1, kind == 2)
+        expected_positive = min(2, positives)
+        expected = expected_positive + min(8 - expected_positive, negatives)
+        assert int(samples.positive.sum()) == expected_positive
+        assert int(samples.valid.sum()) == expected
+        picked = np.asarray(samples.chosen)[np.asarray(samples.valid)]
+        assert len(set(picked.tolist())) == expected
+        np.testing.assert_array_equal(
+            kind[picked], [1] * expected_positive + [2] * (expected - expected_positive)
+        )
+
+
+def test_sampling_does_not_depend_on_padding_or_order():
+    positive, negative = np.arange(12) % 3 == 0, np.arange(12) % 3 == 1
+    samples = sample(positive, negative)
+    padded = sample(np.pad(positive, (0, 9)), np.pad(negative, (0, 9)))
+    np.testing.assert_array_equal(samples.chosen, padded.chosen)
+    order = np.random.default_rng(0).permutation(12)
+    shuffled = sample(positive[order], negative[order], ids=jnp.asarray(order))
+    np.testing.assert_array_equal(
+        order[shuffled.chosen][shuffled.valid], samples.chosen[samples.valid]
+    )
+
+
+def test_priorities_are_uniform():
+    values = np.asarray(ops.priorities(jax.random.key(0), jnp.arange(4000)))
+    assert values.min() >= 0
+    assert values.max() < 1
+    assert abs(values.mean() - 0.5) < 0.03
+    assert len(np.unique(values)) > 3990

@@ -1,0 +1,78 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxseg import ops
+from tests.goldens import load_golden
+from tests.oracles.boxes import greedy_nms
+
+batched_nms = jax.jit(ops.batched_nms)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    threshold=st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.7, 0.9]),
+    spread=st.sampled_from([5, 20, 60]),
+    labels=st.integers(1, 3),
+)
+def test_equals_greedy_nms(seed, threshold, spread, labels):
+    rng = np.random.default_rng(seed)
+    corner = rng.integers(0, spread, (24, 2))
+    boxes = np.concatenate([corner, corner + rng.integers(0, 25, (24, 2))], 1).astype(np.float32)
+    scores = rng.integers(0, 8, 24).astype(np.float32) / 8  # many ties
+    label = rng.integers(0, labels, 24).astype(np.int32)
+    valid = rng.random(24) < 0.8
+    threshold = np.float32(threshold)
+    keep = batched_nms(*map(jnp.asarray, (boxes, scores, label, threshold, valid)))
+    expected = greedy_nms(boxes, scores, label, threshold, valid)
+    np.testing.assert_array_equal(keep, expected)
+
+
+def test_a_long_chain_of_overlaps():
+    # Each box overlaps only its neighbours: greedy keeps every second one.
+    x = np.arange(40, dtype=np.float32) * 4
+    boxes = jnp.asarray(np.stack([x, 0 * x, x + 10, 0 * x + 10], 1))
+    keep = ops.nms(boxes, jnp.linspace(1, 0, 40), 0.4)
+    np.testing.assert_array_equal(keep, np.arange(40) % 2 == 0)
+
+
+def test_no_boxes():
+    assert ops.nms(jnp.zeros((0, 4)), jnp.zeros(0), 0.5).shape == (0,)
+
+
+def test_invalid_boxes_do_not_suppress():
+    boxes = jnp.asarray([[0.0, 0.0, 9.0, 9.0], [0.0, 0.0, 9.0, 9.0]])
+    keep = ops.nms(boxes, jnp.asarray([0.9, 0.1]), 0.5, jnp.asarray([False, True]))
+    assert keep.tolist() == [False, True]
+
+
+def test_golden(shared):
+    meta, golden = load_golden(shared, "nms")
+    for case in meta["cases"]:
+        arrays = {
+            name: golden[f"{case['key']}__{name}"]
+            for name in ("boxes", "scores", "idxs", "labels", "keep")
+            if f"{case['key']}__{name}" in golden
+        }
+        boxes, scores = jnp.asarray(arrays["boxes"]), jnp.asarray(arrays["scores"])
+        run = ops.nms
+        if case["batched"]:
+            labels = arrays.get("idxs", arrays.get("labels")).astype(np.int32)
+            run = functools.partial(ops.batched_nms, labels=jnp.asarray(labels))
+        keep = run(boxes=boxes, scores=scores, iou_threshold=case["iou_threshold"])
+        np.testing.assert_array_equal(
+            np.flatnonzero(keep), np.sort(arrays["keep"]), err_msg=case["key"]
+        )
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.5])
+def test_threshold_may_be_traced(threshold):
+    boxes = jnp.asarray([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 4.0]])  # IoU 0.4
+    keep = jax.jit(ops.nms)(boxes, jnp.asarray([0.9, 0.8]), jnp.asarray(threshold))
+    assert keep.tolist() == [True, threshold == 0.5]
