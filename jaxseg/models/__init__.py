@@ -1,0 +1,1 @@
+"""One file, one model: its config, its own heads, `loss` and `predict`."""

@@ -1,0 +1,197 @@
+"""Region proposal network over a feature pyramid (Ren et al. 2015, arXiv 1506.01497).
+
+Terms:
+    A         anchors per cell, one for every aspect ratio
+    K         anchors of an image, all levels together, in the order (level, y, x, anchor)
+    logit     objectness before the sigmoid, one for each anchor
+    deltas    box regression, four for each anchor, relative to the anchor
+    P         proposal slots, padded; `valid` marks the used ones
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxseg import losses, ops
+from jaxseg.nn.fpn import Pyramid
+from jaxseg.nn.padding import extent_mask, level_extent
+from jaxseg.types import Batch, LossTerm
+
+
+@dataclasses.dataclass(frozen=True)
+class RPNConfig:
+    """Choices of Lin et al. 2017, section 4.1, with the references' limits."""
+
+    anchor_sizes: tuple[float, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)
+    """Side in pixels, one for each level, finest first."""
+    aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    """Height over width."""
+    positive_iou: float = 0.7
+    negative_iou: float = 0.3
+    samples: int = 256
+    positive_fraction: float = 0.5
+    train_candidates: int = 2000
+    """Best anchors of each level that NMS sees in training."""
+    test_candidates: int = 1000
+    train_proposals: int = 1000
+    test_proposals: int = 1000
+    nms_iou: float = 0.7
+    smooth_l1_beta: float = 1 / 9
+
+
+class Anchors(NamedTuple):
+    """All anchors of a batch's images."""
+
+    boxes: Float[Array, "K 4"]
+    ids: Int[Array, " K"]
+    """A number for each anchor that padding does not change; random draws go by it."""
+    valid: Bool[Array, "B K"]
+    """False for anchors of cells in the padding."""
+    level_sizes: tuple[int, ...]
+    """How many of the K belong to each level, finest first."""
+
+
+class RPNOutput(NamedTuple):
+    logits: Float[Array, "B K"]
+    deltas: Float[Array, "B K 4"]
+
+
+class Proposals(NamedTuple):
+    """Boxes that may hold an object, best first. No gradient flows through them."""
+
+    boxes: Float[Array, "*B P 4"]
+    valid: Bool[Array, "*B P"]
+
+
+class RPNHead(nn.Module):
+    """The 3x3 convolution and two 1x1 convolutions shared by all levels."""
+
+    num_anchors: int
+
+    @nn.compact
+    def __call__(self, pyramid: Pyramid) -> RPNOutput:
+        init = nn.initializers.normal(0.01)
+        channels = next(iter(pyramid.values())).shape[-1]
+        hidden = nn.Conv(channels, (3, 3), padding=1, kernel_init=init, name="conv")
+        logit = nn.Conv(self.num_anchors, (1, 1), kernel_init=init, name="logit")
+        delta = nn.Conv(4 * self.num_anchors, (1, 1), kernel_init=init, name="delta")
+        logits, deltas = [], []
+        for x in pyramid.values():
+            y = nn.relu(hidden(x))
+            logits.append(logit(y).reshape(x.shape[0], -1))
+            deltas.append(delta(y).reshape(x.shape[0], -1, 4))
+        return RPNOutput(jnp.concatenate(logits, 1), jnp.concatenate(deltas, 1))
+
+
+def make_anchors(config: RPNConfig, pyramid: Pyramid, canvas: Int[Array, "B 2"]) -> Anchors:
+    """Anchors for every cell of every level; constants but for `valid`."""
+    boxes, ids, valid = [], [], []
+    for level, (stride, x) in enumerate(pyramid.items()):
+        height, width = x.shape[1:3]
+        cell = ops.cell_anchors((config.anchor_sizes[level],), config.aspect_ratios, rounded=False)
+        boxes.append(ops.grid_anchors(cell, (height, width), stride))
+        y, x_, a = np.mgrid[:height, :width, : len(cell)]
+        ids.append((((level << 11 | y) << 11 | x_) * len(cell) + a).reshape(-1))
+        inside = extent_mask(level_extent(canvas, stride), height, width)
+        valid.append(jnp.repeat(inside.reshape(inside.shape[0], -1), len(cell), axis=1))
+    return Anchors(
+        boxes=jnp.concatenate([jnp.asarray(b) for b in boxes]),
+        ids=jnp.asarray(np.concatenate(ids), jnp.int32),
+        valid=jnp.concatenate(valid, 1),
+        level_sizes=tuple(len(b) for b in boxes),
+    )
+
+
+def propose(
+    config: RPNConfig,
+    output: RPNOutput,
+    anchors: Anchors,
+    image_size: Int[Array, "B 2"],
+    train: bool,
+) -> Proposals:
+    """The best boxes of all levels after NMS within each level."""
+    candidates = config.train_candidates if train else config.test_candidates
+    slots = config.train_proposals if train else config.test_proposals
+    levels = np.cumsum(anchors.level_sizes)[:-1].tolist()
+
+    def one_image(logits: Array, deltas: Array, valid: Array, size: Array) -> Proposals:
+        scores = jnp.where(valid, logits, -jnp.inf)
+        boxes, kept = [], []
+        for s, d, a in zip(
+            jnp.split(scores, levels),
+            jnp.split(deltas, levels),
+            jnp.split(anchors.boxes, levels),
+            strict=True,
+        ):
+            best, index = jax.lax.top_k(s, min(candidates, s.shape[0]))
+            box = ops.clip_boxes(ops.decode_boxes(d[index], a[index]), size)
+            usable = (best > -jnp.inf) & (ops.box_area(box) > 0)
+            keep = ops.nms(box, best, config.nms_iou, usable)
+            boxes.append(box)
+            kept.append(jnp.where(keep, best, -jnp.inf))
+        return _best(jnp.concatenate(boxes), jnp.concatenate(kept), slots)
+
+    proposals = jax.vmap(one_image)(output.logits, output.deltas, anchors.valid, image_size)
+    return jax.lax.stop_gradient(proposals)
+
+
+def _best(boxes: Float[Array, "K 4"], scores: Float[Array, " K"], slots: int) -> Proposals:
+    """The `slots` best boxes with a finite score, filled up with zeros."""
+    best, index = jax.lax.top_k(scores, min(slots, scores.shape[0]))
+    missing = slots - best.shape[0]
+    valid = jnp.pad(best > -jnp.inf, (0, missing))
+    return Proposals(
+        jnp.where(valid[:, None], jnp.pad(boxes[index], ((0, missing), (0, 0))), 0), valid
+    )
+
+
+def rpn_losses(
+    config: RPNConfig, output: RPNOutput, anchors: Anchors, batch: Batch, keys: Array
+) -> dict[str, LossTerm]:
+    """Objectness and box loss on sampled anchors, both over the number of samples.
+
+    `keys [B]` are the images' own random keys.
+    """
+
+    def one_image(
+        logits: Array, deltas: Array, inside: Array, gt: Array, valid: Array, key: Array
+    ) -> tuple:
+        iou = ops.box_iou(anchors.boxes, gt)
+        matches = ops.match(
+            iou,
+            valid,
+            high=config.positive_iou,
+            low=config.negative_iou,
+            low_quality=True,
+            anchor_valid=inside,
+        )
+        sample = ops.sample_balanced(
+            ops.priorities(key, anchors.ids),
+            matches.positive,
+            matches.negative,
+            size=config.samples,
+            positive_fraction=config.positive_fraction,
+        )
+        index = sample.chosen
+        target = ops.encode_boxes(gt[matches.gt[index]], anchors.boxes[index])
+        label = sample.positive.astype(logits.dtype)
+        class_loss = losses.sigmoid_cross_entropy(logits[index], label)
+        box_loss = losses.smooth_l1_loss(deltas[index], target, beta=config.smooth_l1_beta).sum(-1)
+        return (
+            jnp.where(sample.valid, class_loss, 0).sum(),
+            jnp.where(sample.positive, box_loss, 0).sum(),
+            sample.valid.sum().astype(logits.dtype),
+        )
+
+    class_loss, box_loss, count = jax.vmap(one_image)(
+        output.logits, output.deltas, anchors.valid, batch.boxes, batch.valid, keys
+    )
+    return {
+        "rpn_class": LossTerm(class_loss.sum(), count.sum()),
+        "rpn_box": LossTerm(box_loss.sum(), count.sum()),
+    }

@@ -1,0 +1,122 @@
+"""Normalisation layers that know about padding.
+
+Each is called as `norm(x, mask, train)`: `x [B, h, w, C]`, `mask [B, h, w, 1]` (true where
+`x` is data; statistics are taken over those cells alone) and whether this is a training
+step. The kinds:
+
+    frozen   batch norm with fixed statistics and fixed scale and bias, as detectors are
+             fine-tuned from ImageNet (He et al. 2017, arXiv 1703.06870, section 3.1)
+    batch    batch norm over the whole global batch, all devices together
+             (Peng et al. 2018, arXiv 1711.07240: "cross-GPU batch normalization")
+    group    group norm (Wu & He 2018, arXiv 1803.08494), the same at any batch size
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float
+
+from jaxseg.model import BATCH_AXIS
+
+NormKind = Literal["frozen", "batch", "group"]
+
+
+class FrozenBatchNorm(nn.Module):
+    """Batch norm that never changes: all four vectors are state, none is a parameter."""
+
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B h w C"], mask: Bool[Array, "B h w 1"], train: bool
+    ) -> Float[Array, "B h w C"]:
+        del mask, train
+        shape = (x.shape[-1],)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, shape).value
+        var = self.variable("batch_stats", "var", jnp.ones, shape).value
+        scale = self.variable("batch_stats", "scale", jnp.ones, shape).value
+        bias = self.variable("batch_stats", "bias", jnp.zeros, shape).value
+        factor = scale * jax.lax.rsqrt(var + self.epsilon)
+        return x * _channels(factor) + _channels(bias - mean * factor)
+
+
+class BatchNorm(nn.Module):
+    """Batch norm whose training statistics cover the global batch.
+
+    A training call must run where the axis `BATCH_AXIS` is mapped (the training step is).
+    """
+
+    epsilon: float = 1e-5
+    momentum: float = 0.9
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B h w C"], mask: Bool[Array, "B h w 1"], train: bool
+    ) -> Float[Array, "B h w C"]:
+        shape = (x.shape[-1],)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        running_var = self.variable("batch_stats", "var", jnp.ones, shape)
+        scale = self.param("scale", nn.initializers.ones, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape)
+        mean, var = running_mean.value, running_var.value
+        if train:
+            mean, var, count = _global_statistics(x, mask)
+            unbiased = var * count / jnp.maximum(count - 1, 1)
+            keep = self.momentum
+            running_mean.value = keep * running_mean.value + (1 - keep) * mean
+            running_var.value = keep * running_var.value + (1 - keep) * unbiased
+        factor = scale * jax.lax.rsqrt(var + self.epsilon)
+        return x * _channels(factor) + _channels(bias - mean * factor)
+
+
+def _global_statistics(
+    x: Float[Array, "B h w C"], mask: Bool[Array, "B h w 1"]
+) -> tuple[Float[Array, " C"], Float[Array, " C"], Float[Array, ""]]:
+    """Mean, variance and number of the data cells over all devices."""
+    data = jnp.where(mask, x, 0)
+    sums = (data.sum((0, 1, 2)), (data * data).sum((0, 1, 2)), mask.sum(dtype=x.dtype))
+    total, squares, count = jax.lax.psum(sums, BATCH_AXIS)
+    count = jnp.maximum(count, 1)
+    mean = total / count
+    return mean, jnp.maximum(squares / count - mean * mean, 0), count
+
+
+class GroupNorm(nn.Module):
+    """Group norm over each image's own data cells; 32 groups, or fewer where C is small."""
+
+    groups: int = 32
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B h w C"], mask: Bool[Array, "B h w 1"], train: bool
+    ) -> Float[Array, "B h w C"]:
+        del train
+        batch, height, width, channels = x.shape
+        groups = min(self.groups, channels // 4)
+        scale = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        grouped = x.reshape(batch, height, width, groups, channels // groups)
+        inside = mask[..., None]
+        count = jnp.maximum(inside.sum((1, 2, 3, 4), keepdims=True), 1) * (channels // groups)
+        mean = jnp.where(inside, grouped, 0).sum((1, 2, 4), keepdims=True) / count
+        centred = jnp.where(inside, grouped - mean, 0)
+        var = (centred * centred).sum((1, 2, 4), keepdims=True) / count
+        normal = (centred * jax.lax.rsqrt(var + self.epsilon)).reshape(x.shape)
+        return normal * _channels(scale) + _channels(bias)
+
+
+def _channels(vector: Float[Array, " C"]) -> Float[Array, "1 1 1 C"]:
+    return vector[None, None, None, :]
+
+
+def make_norm(kind: NormKind, name: str | None = None) -> nn.Module:
+    """The layer of a kind, for use inside a module's `setup` or compact call."""
+    layers: dict[str, type[nn.Module]] = {
+        "frozen": FrozenBatchNorm,
+        "batch": BatchNorm,
+        "group": GroupNorm,
+    }
+    return layers[kind](name=name)

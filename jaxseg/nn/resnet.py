@@ -1,0 +1,135 @@
+"""ResNet (He et al. 2015, arXiv 1512.03385) as a feature extractor.
+
+Terms:
+    stem        7x7 convolution with stride 2 and 3x3 max-pooling with stride 2
+    stage       the blocks between two strides; stages 2 to 5 give the maps C2 to C5
+    basic       block of two 3x3 convolutions (ResNet-18, 34)
+    bottleneck  block of 1x1, 3x3, 1x1 convolutions, four times as wide at its ends
+                (ResNet-50, 101)
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxseg.nn.norm import NormKind, make_norm
+from jaxseg.nn.padding import extent_mask, level_extent, zero_padding
+
+_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+_BOTTLENECK_DEPTHS = (50, 101)
+
+he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+@dataclasses.dataclass(frozen=True)
+class ResNetConfig:
+    """A ResNet's choices. `width` is the stem's number of channels, 64 in the paper."""
+
+    depth: Literal[18, 34, 50, 101] = 50
+    width: int = 64
+    norm: NormKind = "frozen"
+    stride_in_1x1: bool = False
+    """Bottlenecks stride in their first 1x1 (the paper and MSRA's weights) and not in the 3x3."""
+
+
+def conv(features: int, size: int, stride: int = 1, name: str | None = None) -> nn.Conv:
+    """A convolution without bias, padded by `size // 2` on every side whatever the stride."""
+    pad = size // 2
+    return nn.Conv(
+        features,
+        (size, size),
+        strides=(stride, stride),
+        padding=((pad, pad), (pad, pad)),
+        use_bias=False,
+        kernel_init=he_normal,
+        name=name,
+    )
+
+
+class Block(nn.Module):
+    """A residual block, basic or bottleneck; input and output are zero in the padding."""
+
+    channels: int
+    stride: int
+    config: ResNetConfig
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B h w C"], mask_in: Bool[Array, "B h w 1"],
+        mask: Bool[Array, "B u v 1"], train: bool,
+    ) -> Float[Array, "B u v D"]:  # fmt: skip
+        norm = self.config.norm
+
+        def layer(
+            x: Array, features: int, size: int, stride: int, mask: Array, number: int
+        ) -> Array:
+            x = conv(features, size, stride, name=f"conv{number}")(x)
+            return make_norm(norm, name=f"norm{number}")(x, mask, train)
+
+        if self.config.depth in _BOTTLENECK_DEPTHS:
+            out_channels = 4 * self.channels
+            first, second = (self.stride, 1) if self.config.stride_in_1x1 else (1, self.stride)
+            mask_mid = mask if self.config.stride_in_1x1 else mask_in
+            y = zero_padding(nn.relu(layer(x, self.channels, 1, first, mask_mid, 1)), mask_mid)
+            y = nn.relu(layer(y, self.channels, 3, second, mask, 2))
+            y = layer(y, out_channels, 1, 1, mask, 3)
+        else:
+            out_channels = self.channels
+            y = zero_padding(nn.relu(layer(x, self.channels, 3, self.stride, mask, 1)), mask)
+            y = layer(y, self.channels, 3, 1, mask, 2)
+        if x.shape[-1] != out_channels or self.stride != 1:
+            x = conv(out_channels, 1, self.stride, name="shortcut_conv")(x)
+            x = make_norm(norm, name="shortcut_norm")(x, mask, train)
+        return zero_padding(nn.relu(x + y), mask)
+
+
+class ResNet(nn.Module):
+    """Images to the maps C2 to C5.
+
+    Call with `images [B, H, W, 3]` (normalised, zero in the padding; H and W multiples of
+    32), `canvas [B, 2]` and `train`. Returns `{4: C2, 8: C3, 16: C4, 32: C5}` by stride,
+    each zero outside the canvas.
+    """
+
+    config: ResNetConfig
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "B H W 3"], canvas: Int[Array, "B 2"], train: bool
+    ) -> dict[int, Float[Array, "B ? ? ?"]]:
+        width = self.config.width
+
+        def mask_at(stride: int) -> Bool[Array, "B h w 1"]:
+            height, width = images.shape[1] // stride, images.shape[2] // stride
+            return extent_mask(level_extent(canvas, stride), height, width)
+
+        x = conv(width, 7, 2, name="stem_conv")(images)
+        x = make_norm(self.config.norm, name="stem_norm")(x, mask_at(2), train)
+        x = zero_padding(nn.relu(x), mask_at(2))
+        x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+
+        maps, mask_in = {}, mask_at(4)
+        for stage, blocks in enumerate(_BLOCKS[self.config.depth]):
+            out_stride = 4 * 2**stage
+            mask = mask_at(out_stride)
+            for block in range(blocks):
+                stride = 2 if stage > 0 and block == 0 else 1
+                x = Block(
+                    width * 2**stage, stride, self.config, name=f"stage{stage + 2}_block{block}"
+                )(x, mask_in, mask, train)
+                mask_in = mask
+            maps[out_stride] = x
+        return maps
+
+
+def normalize(
+    images: Array, image_size: Int[Array, "B 2"], mean: tuple[float, ...], std: tuple[float, ...]
+) -> Float[Array, "B H W 3"]:
+    """uint8 RGB images to `(x - mean) / std`, then zeros in the padding."""
+    x = (images.astype(jnp.float32) - jnp.asarray(mean)[None, None, None, :]) / jnp.asarray(std)[
+        None, None, None, :
+    ]
+    return zero_padding(x, extent_mask(image_size, images.shape[1], images.shape[2]))
