@@ -1,0 +1,24 @@
+"""Data on the host: sources of annotated images, and batches of static shape from them."""
+
+from jaxseg.data.coco import CocoFolder
+from jaxseg.data.images import read_image
+from jaxseg.data.pipeline import DataConfig, eval_batches, train_batches
+from jaxseg.data.shapes import Shapes, coco_json, write_coco
+from jaxseg.data.source import RLE, Category, Example, ImageList, Source, SourceConfig
+
+__all__ = [
+    "RLE",
+    "Category",
+    "CocoFolder",
+    "DataConfig",
+    "Example",
+    "ImageList",
+    "Shapes",
+    "Source",
+    "SourceConfig",
+    "coco_json",
+    "eval_batches",
+    "read_image",
+    "train_batches",
+    "write_coco",
+]

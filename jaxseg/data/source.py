@@ -1,0 +1,80 @@
+"""What a data set is to the rest of jaxseg: examples by number, with their annotations.
+
+Terms:
+    RLE      a mask in COCO's compressed run-length encoding,
+             `{"size": [h, w], "counts": bytes}`, as `pycocotools.mask` reads and writes it
+    crowd    one annotation for a group of objects; left out of training, ignored in
+             evaluation
+    label    an object's place in `categories`, contiguous from 0
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+RLE = dict[str, Any]
+
+
+class Category(NamedTuple):
+    """A class of objects, with the data set's own id."""
+
+    id: int
+    name: str
+
+
+class Example(NamedTuple):
+    """One image and its n annotated objects. Boxes are `xyxy` in this image's pixels."""
+
+    image: np.ndarray  # uint8 [h, w, 3], RGB
+    image_id: int
+    boxes: np.ndarray  # float32 [n, 4]
+    labels: np.ndarray  # int32 [n]
+    rles: Sequence[RLE]  # n masks of the image's size
+    crowd: np.ndarray  # bool [n]
+
+
+class Source(Protocol):
+    """A split of a data set. `source[i]` is a pure function of `i`."""
+
+    @property
+    def categories(self) -> Sequence[Category]: ...
+
+    @property
+    def image_ids(self) -> Sequence[int]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Example: ...
+
+    def ground_truth(self) -> dict[str, Any]:
+        """All annotations as COCO JSON, for evaluation."""
+        ...
+
+
+class SourceConfig(Protocol):
+    """A frozen dataclass that says where a data set is."""
+
+    def open(self, split: str) -> Source:
+        """The split of a name; `train` and `val` are understood by all."""
+        ...
+
+
+class ImageList:
+    """Images without annotations, as a source for prediction; ids count from 1."""
+
+    def __init__(self, images: Sequence[np.ndarray]):
+        self._images = images
+        self.categories: Sequence[Category] = ()
+        self.image_ids = range(1, len(images) + 1)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int, /) -> Example:
+        image, nothing = self._images[index], np.zeros(0, np.int32)
+        boxes = np.zeros((0, 4), np.float32)
+        return Example(image, self.image_ids[index], boxes, nothing, (), nothing.astype(bool))
+
+    def ground_truth(self) -> dict[str, Any]:
+        return {"images": [], "annotations": [], "categories": []}

@@ -1,0 +1,173 @@
+"""From an example to arrays of fixed shapes: resize, flip, masks in the model's frame, pad.
+
+Terms:
+    canvas   the static `(height, width)` that every image is padded to, right and below
+    scaled   of the image after resizing; boxes are scaled with it, each axis by its own
+             exact factor (sizes are whole pixels)
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from pycocotools import mask as mask_api
+
+from jaxseg.data.source import RLE, Example
+from jaxseg.types import MaskFrame, MaskSpec
+
+
+class Sample(NamedTuple):
+    """One image of a training batch; the fields are those of `jaxseg.types.Batch`."""
+
+    images: np.ndarray  # uint8 [H, W, 3]
+    image_size: np.ndarray  # int32 [2]
+    boxes: np.ndarray  # float32 [N, 4]
+    labels: np.ndarray  # int32 [N]
+    masks: np.ndarray  # bool [N, h, w]
+    valid: np.ndarray  # bool [N]
+
+
+def scaled_size(
+    size: tuple[int, int], canvas: tuple[int, int], resize: tuple[int, int] | None
+) -> tuple[int, int]:
+    """`(height, width)` after resizing with the aspect kept.
+
+    `resize` is `(shorter, longer)`: the shorter side becomes `shorter` unless the longer one
+    would pass `longer` (Lin et al. 2017, section 5). Without it the size stays. An image
+    that would not fit into the canvas is made smaller until it does.
+    """
+    scale = min(canvas[0] / size[0], canvas[1] / size[1])
+    if resize is None:
+        scale = min(scale, 1.0)
+    else:
+        scale = min(scale, resize[0] / min(size), resize[1] / max(size))
+    height, width = (max(1, round(side * scale)) for side in size)
+    return min(height, canvas[0]), min(width, canvas[1])
+
+
+def fit_image(
+    image: np.ndarray, canvas: tuple[int, int], resize: tuple[int, int] | None
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """The resized image (bilinear) on a canvas of zeros, and its `(height, width)` there."""
+    size = image.shape[0], image.shape[1]
+    height, width = scaled_size(size, canvas, resize)
+    if (height, width) != size:
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    padded = np.zeros((*canvas, 3), np.uint8)
+    padded[:height, :width] = image
+    return padded, (height, width)
+
+
+def flip(example: Example) -> Example:
+    """The mirror image, left for right; masks are flipped where they are used."""
+    width = example.image.shape[1]
+    boxes = example.boxes.copy()
+    boxes[:, 0], boxes[:, 2] = width - example.boxes[:, 2], width - example.boxes[:, 0]
+    return example._replace(image=example.image[:, ::-1], boxes=boxes)
+
+
+def make_sample(
+    example: Example,
+    *,
+    canvas: tuple[int, int],
+    resize: tuple[int, int] | None,
+    max_objects: int,
+    needs: MaskSpec,
+    flipped: bool,
+) -> Sample:
+    """The example as fixed shapes.
+
+    Crowds are left out; of more than `max_objects` objects the largest stay.
+    """
+    chosen = _largest(example.boxes, np.flatnonzero(~example.crowd), max_objects)
+    seen = flip(example) if flipped else example
+    image, (height, width) = fit_image(np.ascontiguousarray(seen.image), canvas, resize)
+    old_height, old_width = example.image.shape[:2]
+    factors = np.asarray([width / old_width, height / old_height] * 2, np.float32)
+
+    rasterize = _RASTERIZERS[needs.frame]
+    shape = _mask_shape(needs, canvas)
+    boxes = np.zeros((max_objects, 4), np.float32)
+    labels = np.zeros(max_objects, np.int32)
+    masks = np.zeros((max_objects, *shape), bool)
+    for slot, i in enumerate(chosen):
+        boxes[slot] = seen.boxes[i] * factors
+        labels[slot] = example.labels[i]
+        bitmap = _decode(example.rles[i], flipped)
+        masks[slot] = rasterize(bitmap, seen.boxes[i], (height, width), canvas, needs.size)
+    return Sample(
+        images=image,
+        image_size=np.asarray([height, width], np.int32),
+        boxes=boxes,
+        labels=labels,
+        masks=masks,
+        valid=np.arange(max_objects) < len(chosen),
+    )
+
+
+def _largest(boxes: np.ndarray, candidates: np.ndarray, count: int) -> np.ndarray:
+    """The candidates if they are few enough, else the `count` with the largest boxes."""
+    if len(candidates) <= count:
+        return candidates
+    sides = boxes[candidates, 2:] - boxes[candidates, :2]
+    order = np.argsort(-sides.prod(1), kind="stable")[:count]
+    return np.sort(candidates[order])
+
+
+def _decode(rle: RLE, flipped: bool) -> np.ndarray:
+    """The mask as uint8 0 and 255."""
+    bitmap = mask_api.decode(rle) * np.uint8(255)
+    return np.ascontiguousarray(bitmap[:, ::-1] if flipped else bitmap)
+
+
+def _mask_shape(needs: MaskSpec, canvas: tuple[int, int]) -> tuple[int, int]:
+    if needs.frame is MaskFrame.BOX:
+        return needs.size, needs.size
+    if canvas[0] % needs.size or canvas[1] % needs.size:
+        raise ValueError(f"canvas {canvas} is not a multiple of the mask stride {needs.size}")
+    return canvas[0] // needs.size, canvas[1] // needs.size
+
+
+def crop_to_box(
+    bitmap: np.ndarray,
+    box: np.ndarray,
+    scaled: tuple[int, int],
+    canvas: tuple[int, int],
+    size: int,
+) -> np.ndarray:
+    """The mask at `size x size` points of its box, bilinear, at least half covered.
+
+    It is taken from the bitmap as annotated, so that resizing the image costs it nothing.
+    """
+    del scaled, canvas
+    x1, y1, x2, y2 = box.tolist()
+    step_x, step_y = (x2 - x1) / size, (y2 - y1) / size
+    to_bitmap = np.asarray(
+        [[step_x, 0, x1 + 0.5 * step_x - 0.5], [0, step_y, y1 + 0.5 * step_y - 0.5]], np.float64
+    )
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(bitmap, to_bitmap, (size, size), flags=flags) >= 128
+
+
+def whole_image(
+    bitmap: np.ndarray,
+    box: np.ndarray,
+    scaled: tuple[int, int],
+    canvas: tuple[int, int],
+    stride: int,
+) -> np.ndarray:
+    """The mask resized with its image, on the canvas, at a stride; bilinear, rounded."""
+    del box
+    resized = cv2.resize(bitmap, scaled[::-1], interpolation=cv2.INTER_LINEAR)
+    padded = np.zeros(canvas, np.uint8)
+    padded[: scaled[0], : scaled[1]] = np.where(resized >= 128, np.uint8(255), np.uint8(0))
+    size = canvas[1] // stride, canvas[0] // stride
+    return cv2.resize(padded, size, interpolation=cv2.INTER_LINEAR) >= 128
+
+
+_Rasterizer = Callable[[np.ndarray, np.ndarray, tuple[int, int], tuple[int, int], int], np.ndarray]
+_RASTERIZERS: dict[MaskFrame, _Rasterizer] = {
+    MaskFrame.BOX: crop_to_box,
+    MaskFrame.IMAGE: whole_image,
+}
