@@ -1,0 +1,15 @@
+"""Evaluation: detections to COCO results, COCO's figures, and the report."""
+
+from jaxseg.evaluation.coco import Metrics, coco_results, evaluate
+from jaxseg.evaluation.predictions import Prediction, to_predictions
+from jaxseg.evaluation.report import format_table, write_metrics
+
+__all__ = [
+    "Metrics",
+    "Prediction",
+    "coco_results",
+    "evaluate",
+    "format_table",
+    "to_predictions",
+    "write_metrics",
+]
