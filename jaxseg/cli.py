@@ -1,0 +1,82 @@
+"""The command `jaxseg`: flags, and nothing else; the work is in `jaxseg.jobs`."""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; its exit status is 0, or 1 after a message about bad input."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and options.command != "train":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    # Imported late: JAX takes seconds, and `--help` should not.
+    from jaxseg import jobs
+    from jaxseg.demo import run_demo
+    from jaxseg.experiment import load_experiment, override
+
+    try:
+        if options.command == "demo":
+            run_demo(options.out)
+        elif options.command == "train":
+            experiment = override(load_experiment(options.experiment), rest)
+            jobs.train(experiment, options.workdir)
+        elif options.command == "eval":
+            out = options.out or options.workdir / "eval"
+            jobs.evaluate(options.workdir, out, data_folder=options.data, split=options.split)
+        else:
+            jobs.predict(options.workdir, options.images, options.out, options.threshold)
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"jaxseg {options.command}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    shape = argparse.ArgumentDefaultsHelpFormatter
+    parser = argparse.ArgumentParser(prog="jaxseg", description="Instance segmentation in JAX.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    path = pathlib.Path
+
+    demo = commands.add_parser(
+        "demo", help="train, evaluate and draw on embedded data", formatter_class=shape
+    )
+    demo.add_argument("--out", type=path, default=path("demo-out"), help="folder for results")
+
+    train = commands.add_parser(
+        "train",
+        help="train an experiment; goes on by itself if interrupted",
+        formatter_class=shape,
+        usage="jaxseg train EXPERIMENT --workdir DIR [--field value ...]",
+        epilog="Any field of the experiment can be given as a flag: --train.steps 100 "
+        "--data.source.path DIR --model.backbone.depth 18. An unknown field is an error.",
+    )
+    train.add_argument("experiment", type=path, metavar="EXPERIMENT", help="a Python file")
+    train.add_argument(
+        "--workdir", type=path, required=True, help="folder for checkpoints and curves"
+    )
+
+    evaluate = commands.add_parser(
+        "eval", help="box and mask AP of a checkpoint", formatter_class=shape
+    )
+    evaluate.add_argument("workdir", type=path, metavar="DIR", help="workdir of a training")
+    evaluate.add_argument("--data", type=path, help="COCO folder (as in training if not given)")
+    evaluate.add_argument("--split", default="val", help="split of the data")
+    evaluate.add_argument("--out", type=path, help="folder for results (DIR/eval if not given)")
+
+    predict = commands.add_parser(
+        "predict", help="overlays and COCO results for images", formatter_class=shape
+    )
+    predict.add_argument("workdir", type=path, metavar="DIR", help="workdir of a training")
+    predict.add_argument("images", type=path, nargs="+", metavar="IMAGE", help="image files")
+    predict.add_argument("--out", type=path, required=True, help="folder for results")
+    predict.add_argument(
+        "--threshold", type=float, default=0.5, help="least score of an instance that is drawn"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

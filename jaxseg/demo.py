@@ -1,0 +1,61 @@
+"""The demo: Mask R-CNN learns drawn shapes from random weights in minutes, on any machine.
+
+Reproduces: mask AP (0.50:0.95) of at least 0.50 on 200 unseen scenes.
+Hardware: 2 CPU cores. Time: about 8 minutes.
+"""
+
+import pathlib
+import time
+
+from jaxseg import jobs
+from jaxseg.data import DataConfig, Shapes
+from jaxseg.experiment import Experiment
+from jaxseg.models.mask_rcnn import BoxHeadConfig, MaskHeadConfig, MaskRCNNConfig
+from jaxseg.models.rpn import RPNConfig
+from jaxseg.nn.resnet import ResNetConfig
+from jaxseg.training.loop import TrainConfig
+from jaxseg.training.optimizer import OptimizerConfig
+
+SMALL_MASK_RCNN = MaskRCNNConfig(
+    num_classes=5,
+    backbone=ResNetConfig(depth=18, width=32, norm="batch"),
+    fpn_channels=64,
+    head_norm="batch",
+    rpn=RPNConfig(
+        anchor_sizes=(12.0, 24.0, 48.0, 96.0, 128.0),
+        samples=64,
+        train_candidates=200,
+        test_candidates=200,
+        train_proposals=100,
+        test_proposals=100,
+    ),
+    box=BoxHeadConfig(hidden=256, samples=32, detections=30, nms_candidates=300),
+    mask=MaskHeadConfig(convs=2, channels=64),
+    gt_mask_size=56,
+)
+
+experiment = Experiment(
+    model=SMALL_MASK_RCNN,
+    data=DataConfig(source=Shapes(), canvas=(128, 128), resize=None, max_objects=16),
+    train=TrainConfig(
+        steps=1500,
+        batch_size=8,
+        optimizer=OptimizerConfig(
+            kind="adamw", learning_rate=1e-3, warmup_steps=100, weight_decay=1e-2
+        ),
+        checkpoint_every=250,
+    ),
+)
+
+
+def run_demo(out: pathlib.Path) -> None:
+    """Trains in `out/run`, evaluates, and writes `out/metrics.json` and `out/overlays`."""
+    started = time.monotonic()
+    jobs.train(experiment, out / "run")
+    trained = time.monotonic()
+    jobs.evaluate(out / "run", out)
+    done = time.monotonic()
+    print(
+        f"trained in {trained - started:.0f} s, evaluated in {done - trained:.0f} s; "
+        f"look at {out / 'overlays'}"
+    )

@@ -1,0 +1,238 @@
+"""The jobs behind the commands: where data, model, training and evaluation meet."""
+
+import dataclasses
+import json
+import pathlib
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxseg import data, evaluation, visualize
+from jaxseg.experiment import Experiment, from_json, to_json
+from jaxseg.model import Model, Variables
+from jaxseg.training import loop
+from jaxseg.training.checkpoint import Checkpoints, open_checkpoints
+from jaxseg.training.optimizer import make_optimizer
+from jaxseg.training.parallel import parallel_predict, replicate
+from jaxseg.training.progress import say
+from jaxseg.training.step import init_state
+
+EVAL_BATCH_PER_DEVICE = 4
+OVERLAYS = 16
+"""How many images of an evaluation are drawn."""
+
+
+class Trained(NamedTuple):
+    """A model out of a checkpoint, with all that is needed to use it."""
+
+    experiment: Experiment
+    categories: Sequence[data.Category]
+    model: Model
+    variables: Variables
+    step: int
+
+
+def train(experiment: Experiment, workdir: pathlib.Path) -> None:
+    """Trains `experiment` in `workdir`, or goes on with it where it was interrupted."""
+    source = experiment.data.source.open("train")
+    if experiment.model.num_classes != len(source.categories):
+        raise ValueError(
+            f"the data has {len(source.categories)} categories and the model.num_classes is "
+            f"{experiment.model.num_classes}: set it to {len(source.categories)}"
+        )
+    record = {
+        "experiment": to_json(experiment),
+        "categories": [{"id": c.id, "name": c.name} for c in source.categories],
+    }
+    from_json(record["experiment"])  # a config that could not be read back is an error now
+    _check_same_run(workdir, record)
+    model = experiment.model.build()
+    config = experiment.train
+
+    def batches(start: int) -> Any:
+        return data.train_batches(
+            source,
+            experiment.data,
+            model.needs,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            start_step=start,
+        )
+
+    say(f"training on {len(source)} images, {jax.local_device_count()} device(s), in {workdir}")
+    shape = (1, *experiment.data.canvas, 3)
+    loop.train(model, config, batches, shape, workdir, record)
+
+
+MAY_CHANGE = ("train.log_every", "train.checkpoint_every", "train.keep_checkpoints")
+"""Fields that a run may be resumed with other values of."""
+
+
+def _check_same_run(workdir: pathlib.Path, record: dict[str, Any]) -> None:
+    """Refuses to go on with a run of another experiment."""
+    if not (workdir / "checkpoints").is_dir():
+        return
+    with Checkpoints(workdir) as checkpoints:
+        if checkpoints.latest_step() is None:
+            return
+        before = _flatten(checkpoints.experiment())
+    now = _flatten(record)
+    changed = [
+        f"{name.removeprefix('experiment.')} ({before.get(name)} -> {now.get(name)})"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name) and name.removeprefix("experiment.") not in MAY_CHANGE
+    ]
+    if changed:
+        raise ValueError(
+            f"{workdir} holds a run with other choices: {', '.join(changed)}. "
+            "Give the same ones to go on with it, or another --workdir."
+        )
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested JSON as `{"train.optimizer.kind": "sgd", ...}`."""
+    if isinstance(value, dict):
+        items = value.items()
+        return {k: v for name, item in items for k, v in _flatten(item, f"{prefix}{name}.").items()}
+    return {prefix.removesuffix("."): value}
+
+
+def load(workdir: pathlib.Path) -> Trained:
+    """The newest checkpoint of a run."""
+    with open_checkpoints(workdir) as checkpoints:
+        record = checkpoints.experiment()
+        experiment = from_json(record["experiment"])
+        model = experiment.model.build()
+        config = experiment.train
+        optimizer = make_optimizer(config.optimizer, config.steps)
+        shape = (1, *experiment.data.canvas, 3)
+        state = checkpoints.restore(
+            jax.eval_shape(lambda: init_state(model, optimizer, shape, config.seed))
+        )
+    categories = [data.Category(**category) for category in record["categories"]]
+    variables = {"params": state.params, **state.model_state}
+    return Trained(experiment, categories, model, variables, int(state.step))
+
+
+def evaluate(
+    workdir: pathlib.Path,
+    out: pathlib.Path,
+    *,
+    data_folder: pathlib.Path | None = None,
+    split: str = "val",
+) -> dict[str, float | None]:
+    """Box and mask AP of the newest checkpoint; writes metrics, predictions and overlays.
+
+    Returns the metrics as written to `out/metrics.json`.
+    """
+    trained = load(workdir)
+    config = trained.experiment.data
+    if data_folder is not None:
+        config = dataclasses.replace(config, source=data.CocoFolder(str(data_folder)))
+    source = config.source.open(split)
+    _check_categories(trained, source, split)
+
+    say(f"evaluating step {trained.step} on {len(source)} images of split {split!r}")
+    started = time.monotonic()
+    predictions = list(predict_source(trained, source, config))
+    say(f"predicted in {time.monotonic() - started:.0f} s")
+    results = evaluation.coco_results(predictions, [c.id for c in source.categories])
+    metrics = evaluation.evaluate(source.ground_truth(), results)
+
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "predictions.json").write_text(json.dumps(results))
+    draw_overlays(source, predictions[:OVERLAYS], out / "overlays")
+    evaluation.write_metrics(metrics, out / "metrics.json")
+    print(evaluation.format_table(metrics))
+    return metrics
+
+
+def _check_categories(trained: Trained, source: data.Source, split: str) -> None:
+    """Labels mean the same only where the names agree in their order."""
+    model_names = [c.name for c in trained.categories]
+    data_names = [c.name for c in source.categories]
+    if model_names != data_names:
+        raise ValueError(
+            f"split {split!r} has the categories {data_names}; the checkpoint was trained on "
+            f"{model_names}: evaluate on data with the same ones in the same order"
+        )
+
+
+def predict_source(
+    trained: Trained, source: data.Source, config: data.DataConfig
+) -> Iterator[evaluation.Prediction]:
+    """Predictions for every image of a source, in its order."""
+    devices = jax.local_device_count()
+    predict = parallel_predict(trained.model, devices)
+    variables = replicate(trained.variables, devices)
+    for batch in data.eval_batches(source, config, batch_size=EVAL_BATCH_PER_DEVICE * devices):
+        detections = predict(variables, batch.images, batch.image_size)
+        yield from evaluation.to_predictions(
+            detections,
+            batch.image_size,
+            batch.original_size,
+            batch.image_id,
+            batch.valid,
+            canvas=config.canvas,
+        )
+
+
+def draw_overlays(
+    source: data.Source, predictions: Sequence[evaluation.Prediction], folder: pathlib.Path
+) -> None:
+    """Ground truth beside predictions for each image, as `folder/<image id>.png`."""
+    place = {image_id: i for i, image_id in enumerate(source.image_ids)}
+    names = [c.name for c in source.categories]
+    for prediction in predictions:
+        example = source[place[prediction.image_id]]
+        truth = visualize.draw_instances(
+            example.image, example.boxes, example.labels, names, example.rles
+        )
+        picture = visualize.side_by_side(
+            truth, draw_prediction(example.image, prediction, names), ("ground truth", "prediction")
+        )
+        visualize.save_png(folder / f"{prediction.image_id}.png", picture)
+
+
+def draw_prediction(
+    image: np.ndarray,
+    prediction: evaluation.Prediction,
+    names: Sequence[str],
+    threshold: float = 0.5,
+) -> np.ndarray:
+    """The instances with at least this score, drawn over the image."""
+    shown = np.flatnonzero(prediction.scores >= threshold)
+    return visualize.draw_instances(
+        image,
+        prediction.boxes[shown],
+        prediction.labels[shown],
+        names,
+        [prediction.rles[i] for i in shown],
+        prediction.scores[shown],
+    )
+
+
+def predict(
+    workdir: pathlib.Path, images: Sequence[pathlib.Path], out: pathlib.Path, threshold: float
+) -> None:
+    """Overlays and `predictions.json` in COCO result format for image files.
+
+    An image's id is its place in the list, from 1; each result names its file too.
+    """
+    pixels = [data.read_image(path) for path in images]  # all are read before work is spent
+    trained = load(workdir)
+    names = [c.name for c in trained.categories]
+    source = data.ImageList(pixels)
+    predictions = predict_source(trained, source, trained.experiment.data)
+    results: list[dict[str, Any]] = []
+    for path, image, prediction in zip(images, pixels, predictions, strict=True):
+        found = evaluation.coco_results([prediction], [c.id for c in trained.categories])
+        results += [{**result, "file_name": str(path)} for result in found]
+        overlay = draw_prediction(image, prediction, names, threshold)
+        visualize.save_png(out / f"{prediction.image_id:03}_{path.stem}.png", overlay)
+        shown = int((prediction.scores >= threshold).sum())
+        print(f"{path}: {shown} instances with a score of at least {threshold}")
+    (out / "predictions.json").write_text(json.dumps(results))

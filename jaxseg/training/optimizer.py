@@ -1,0 +1,62 @@
+"""Optimiser and learning-rate schedule from one frozen config."""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """SGD with momentum or AdamW, linear warm-up, then a decay.
+
+    The decay is `cosine` to zero at the last step, `steps` (times `drop` at each milestone,
+    given in steps) or `constant`.
+    """
+
+    kind: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = 0.02
+    warmup_steps: int = 500
+    warmup_start: float = 0.001
+    """The learning rate at step 0, as a share of `learning_rate`."""
+    decay: Literal["cosine", "steps", "constant"] = "cosine"
+    milestones: tuple[int, ...] = ()
+    drop: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    """For SGD it is added to the gradient (L2), for AdamW it is decoupled; matrices and
+    kernels only, not biases and normalisation."""
+    clip_norm: float = 10.0
+    """Largest global norm of the gradient."""
+
+
+def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """The learning rate at each step of a run of `steps` steps."""
+    after_warmup = max(steps - config.warmup_steps, 1)
+    if config.decay == "cosine":
+        decay = optax.cosine_decay_schedule(config.learning_rate, after_warmup)
+    elif config.decay == "steps":
+        at = {milestone - config.warmup_steps: config.drop for milestone in config.milestones}
+        decay = optax.piecewise_constant_schedule(config.learning_rate, at)
+    else:
+        decay = optax.constant_schedule(config.learning_rate)
+    start = config.warmup_start * config.learning_rate
+    warmup = optax.linear_schedule(start, config.learning_rate, config.warmup_steps)
+    return optax.join_schedules([warmup, decay], [config.warmup_steps])
+
+
+def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """Clip, then SGD or AdamW with the schedule of `make_schedule`."""
+    schedule = make_schedule(config, steps)
+    clip = optax.clip_by_global_norm(config.clip_norm)
+    if config.kind == "adamw":
+        adamw = optax.adamw(schedule, weight_decay=config.weight_decay, mask=_is_kernel)
+        return optax.chain(clip, adamw)
+    decay = optax.add_decayed_weights(config.weight_decay, mask=_is_kernel)
+    return optax.chain(clip, decay, optax.sgd(schedule, momentum=config.momentum))
+
+
+def _is_kernel(params: optax.Params) -> optax.Params:
+    return jax.tree.map(lambda x: jnp.ndim(x) > 1, params)
