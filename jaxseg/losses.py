@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxseg.ops.boxes import box_area
+
 
 def sigmoid_cross_entropy(
     logits: Float[Array, "*shape"], targets: Float[Array, "*shape"]
@@ -64,3 +66,34 @@ def dice_loss(
     overlap = (probabilities * targets).sum((-2, -1))
     squares = (probabilities**2).sum((-2, -1)) + epsilon + (targets**2).sum((-2, -1)) + epsilon
     return 1 - 2 * overlap / squares
+
+
+def giou_loss(
+    predictions: Float[Array, "*N 4"], targets: Float[Array, "*N 4"]
+) -> Float[Array, "*N"]:
+    """1 - generalised IoU of each pair of `xyxy` boxes (Rezatofighi et al. 2019, arXiv 1902.09630).
+
+    Between 0 (equal boxes) and 2 (far apart); finite, with its gradient, for empty boxes.
+    """
+    common = jnp.concatenate(
+        [
+            jnp.maximum(predictions[..., :2], targets[..., :2]),
+            jnp.minimum(predictions[..., 2:], targets[..., 2:]),
+        ],
+        axis=-1,
+    )
+    hull = jnp.concatenate(
+        [
+            jnp.minimum(predictions[..., :2], targets[..., :2]),
+            jnp.maximum(predictions[..., 2:], targets[..., 2:]),
+        ],
+        axis=-1,
+    )
+    intersection, hull_area = box_area(common), box_area(hull)
+    union = box_area(predictions) + box_area(targets) - intersection
+    return 1 - _ratio(intersection, union) + _ratio(hull_area - union, hull_area)
+
+
+def _ratio(part: Float[Array, "*N"], whole: Float[Array, "*N"]) -> Float[Array, "*N"]:
+    """`part / whole`, 0 where the whole is nothing."""
+    return jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1), 0)

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,10 +50,19 @@ def test_goldens(shared):
                 return options["loss_weight"] * dice
 
             check(run, array("pred_logits"), array("out"), array("grad_pred_logits"))
+        elif case["fn"] == "generalized_box_iou_loss":
+            targets = jnp.asarray(array("boxes2"))
+
+            check(
+                functools.partial(losses.giou_loss, targets=targets),
+                array("boxes1"),
+                array("out"),
+                array("grad_boxes1"),
+            )
         else:
             continue
         checked += 1
-    assert checked >= 7
+    assert checked >= 8
 
 
 def test_cross_entropies_agree_with_their_definitions():
@@ -81,3 +92,11 @@ def test_extreme_logits_stay_finite():
 def test_l1_is_smooth_l1_without_a_smooth_part():
     value = losses.smooth_l1_loss(jnp.asarray([-2.0, 0.5]), jnp.zeros(2), beta=0.0)
     np.testing.assert_allclose(value, [2.0, 0.5])
+
+
+def test_giou_of_empty_boxes_is_finite():
+    point, box = jnp.asarray([[3.0, 3.0, 3.0, 3.0]]), jnp.asarray([[0.0, 0.0, 6.0, 6.0]])
+    for a, b, expected in ((point, point, 1.0), (point, box, 1.0), (box, box, 0.0)):
+        value, gradient = jax.value_and_grad(lambda x, b=b: losses.giou_loss(x, b).sum())(a)
+        np.testing.assert_allclose(value, expected)
+        assert np.isfinite(gradient).all()

@@ -17,7 +17,8 @@ def cell_anchors(
     """The A = sizes x ratios boxes of a cell, in the order (ratio, size) of torchvision.
 
     An anchor of size s and aspect ratio r (height over width) has the area s * s. Torchvision
-    rounds the coordinates to even integers' halves (`rounded=True`), Detectron2 does not.
+    rounds the coordinates to integers, halves to the even one (`rounded=True`); Detectron2 and
+    MMDetection do not.
     """
     size = np.asarray(sizes, np.float32)[None, :]
     root = np.sqrt(np.asarray(aspect_ratios, np.float32))[:, None]

@@ -8,40 +8,45 @@ Terms:
     tap      one of the two cells, along one axis, that a sample is interpolated from
     extent   the `(h, w)` part of a feature map that is image; beyond it lies padding
 
-Bilinear interpolation is separable, so each axis has a list of taps for each bin (a cell
-of the map and a weight), and a bin is the weighted sum over the taps of its row and its
-column. Two ways to compute that sum give the same result:
-
-    gather        one vectorised gather of all taps' rows of C channels, then the sum. Its
-                  gradient is a scatter-add.
-    contraction   the taps as a dense weight matrix per axis, then two matrix products. Its
-                  gradient is two more. Cheaper where the map is small.
+Bilinear interpolation is separable, so each axis has its own taps: cells of the map and
+their weights. A bin is the sum over the taps of its row and its column. Each pair of taps
+is one gather of whole rows of C channels from the cells of all maps in one list, and its
+gradient is one scatter-add.
 """
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from jaxseg.ops.boxes import box_area
 
-MAX_ADAPTIVE_SAMPLES = 16
-"""Most samples of a bin along an axis with `sampling_ratio=0`; enough for bins of 16 cells."""
+MAX_ADAPTIVE_SAMPLES = 64
+"""Most samples of a bin along an axis with `sampling_ratio=0`; enough for bins of 64 cells.
 
-CONTRACTION_CELLS = 64 * 64
-"""Largest (finest) map that is pooled by contraction; see docs/benchmarks.md."""
+Only as many are computed as the largest bin needs.
+"""
+
+_MAX_UNROLLED_SAMPLES = 4
+"""Up to so many samples along an axis, XLA sees one sum over all taps, which it fuses."""
 
 Extent = tuple[int, int] | Int[Array, " 2"]
 
 
 class Taps(NamedTuple):
-    """Where each bin of an axis reads a map, and how much each reading counts."""
+    """Where each bin of an axis reads a map, and how much each reading counts.
 
-    cell: Int[Array, "R bins T"]
-    weight: Float[Array, "R bins T"]
+    S samples have two taps each. Only the first `used` samples have weight for any RoI.
+    """
+
+    cell: Int[Array, "R bins S 2"]
+    weight: Float[Array, "R bins S 2"]
+    used: Int[Array, ""]
 
 
 def roi_align(
@@ -60,16 +65,16 @@ def roi_align(
     `ceil(bin size)` samples per bin and axis, at most `MAX_ADAPTIVE_SAMPLES`. `aligned`
     shifts boxes by half a cell, so that pixel centres and cell centres agree; without it a
     RoI is at least one cell wide. Samples more than a cell outside the map count as 0, and
-    others are clamped to it; `extent` makes the map end earlier for both.
+    others are clamped to it; `extent` makes the map end earlier for both. Only `features`
+    get a gradient, as in torchvision.
     """
-    height, width, _ = features.shape
-    rows, columns = height if extent is None else extent[0], width if extent is None else extent[1]
+    height, width, channels = features.shape
+    rows, columns = (height, width) if extent is None else (extent[0], extent[1])
     scaled = boxes * spatial_scale
     taps_y = _taps(scaled[:, 1], scaled[:, 3], output_size[0], sampling_ratio, aligned, rows)
     taps_x = _taps(scaled[:, 0], scaled[:, 2], output_size[1], sampling_ratio, aligned, columns)
-    if height * width <= CONTRACTION_CELLS:
-        return _contract(features, _dense(taps_y, height), _dense(taps_x, width))
-    return _gather(features.reshape(height * width, -1), taps_y, taps_x, 0, width)
+    taps_y = taps_y._replace(cell=taps_y.cell * width)
+    return _pool(features.reshape(-1, channels).astype(boxes.dtype), taps_y, taps_x)
 
 
 def multilevel_roi_align(
@@ -85,26 +90,27 @@ def multilevel_roi_align(
 ) -> Float[Array, "R oh ow C"]:
     """Pools each box from the level of a pyramid that fits its size.
 
-    `pyramid` maps strides (powers of two, each twice the one before) to feature maps. The
-    level is that of Lin et al. 2017, equation 1, cut to the levels there are. `extent` gives
-    each map's, by stride.
+    `pyramid` maps strides to feature maps. The level is that of Lin et al. 2017 (arXiv
+    1612.03144, equation 1), cut to the levels there are. `extent` gives each map's, by
+    stride. The rest is as for `roi_align`. Raises `ValueError` unless the strides are
+    powers of two, each twice the one before.
     """
-    strides = sorted(pyramid)
+    strides = _checked_strides(pyramid)
     level = assign_levels(boxes, strides, canonical_size, canonical_level)
-    shapes = [pyramid[stride].shape[:2] for stride in strides]
-    if extent is None:
-        ends = jnp.asarray(shapes)
-    else:
-        ends = jnp.stack([jnp.asarray(extent[stride]) for stride in strides])
+    maps = [pyramid[stride] for stride in strides]
+    shapes = [features.shape[:2] for features in maps]
+    sizes = shapes if extent is None else [extent[stride] for stride in strides]
+    ends = jnp.stack([jnp.asarray(size) for size in sizes])
     scaled = boxes / jnp.asarray(strides, boxes.dtype)[level][:, None]
     rows, columns = ends[level, 0], ends[level, 1]
     taps_y = _taps(scaled[:, 1], scaled[:, 3], output_size[0], sampling_ratio, aligned, rows)
     taps_x = _taps(scaled[:, 0], scaled[:, 2], output_size[1], sampling_ratio, aligned, columns)
 
-    maps = [pyramid[stride] for stride in strides]
-    if math.prod(shapes[0]) <= CONTRACTION_CELLS:
-        return _contract_levels(maps, level, taps_y, taps_x)
-    return _gather_levels(maps, level, taps_y, taps_x)
+    first = jnp.asarray(np.cumsum([0, *(h * w for h, w in shapes[:-1])]))[level]
+    width = jnp.asarray([w for _, w in shapes])[level]
+    in_list = taps_y.cell * width[:, None, None, None] + first[:, None, None, None]
+    cells = jnp.concatenate([features.reshape(-1, features.shape[2]) for features in maps])
+    return _pool(cells.astype(boxes.dtype), taps_y._replace(cell=in_list), taps_x)
 
 
 def assign_levels(
@@ -116,8 +122,20 @@ def assign_levels(
     """
     lowest = int(math.log2(strides[0]))
     side = jnp.sqrt(box_area(boxes))
+    # Rounding must not send a box of exactly a level's size to the level below.
     level = jnp.floor(canonical_level + jnp.log2(side / canonical_size) + 1e-6)
     return jnp.clip(level - lowest, 0, len(strides) - 1).astype(jnp.int32)
+
+
+def _checked_strides(pyramid: Mapping[int, Array]) -> list[int]:
+    strides = sorted(pyramid)
+    doubling = all(2 * a == b for a, b in itertools.pairwise(strides))
+    if not strides or strides[0].bit_count() != 1 or not doubling:
+        raise ValueError(
+            f"pyramid has the strides {strides}: give one map for each of consecutive powers of "
+            "two, such as 4, 8, 16, 32"
+        )
+    return strides
 
 
 def _taps(
@@ -143,70 +161,74 @@ def _taps(
     offset = (sample + 0.5)[None, :] * step[:, None]
     bin_start = start[:, None] + jnp.arange(bins, dtype=start.dtype)[None, :] * bin_size[:, None]
     position = bin_start[:, :, None] + offset[:, None, :]
-    used = (sample[None, :] < count[:, None])[:, None, :]
-    used &= (position >= -1) & (position <= last + 1)
-    position = jnp.clip(position, 0, jnp.maximum(last, 0).astype(start.dtype))
+    counts = (sample[None, :] < count[:, None])[:, None, :]
+    counts &= (position >= -1) & (position <= last + 1) & (last >= 0)
+    last = jnp.maximum(last, 0)
+    position = jnp.clip(position, 0, last.astype(start.dtype))
     low = jnp.floor(position).astype(jnp.int32)
     fraction = position - low
-    share = used / jnp.maximum(count, 1)[:, None, None]
+    share = counts / jnp.maximum(count, 1)[:, None, None]
     return Taps(
-        jnp.concatenate([low, jnp.minimum(low + 1, jnp.maximum(last, 0))], axis=-1),
-        jnp.concatenate([(1 - fraction) * share, fraction * share], axis=-1),
+        jnp.stack([low, jnp.minimum(low + 1, last)], axis=-1),
+        jnp.stack([(1 - fraction) * share, fraction * share], axis=-1),
+        count.max(initial=0).astype(jnp.int32),
     )
 
 
-def _contract_levels(
-    maps: Sequence[Float[Array, "_ _ C"]], level: Int[Array, " R"], taps_y: Taps, taps_x: Taps
-) -> Float[Array, "R oh ow C"]:
-    """Every RoI from every map, with weights of zero but on its own level."""
-    pooled = jnp.zeros((), maps[0].dtype)
-    for number, features in enumerate(maps):
-        own = (level == number)[:, None, None]
-        weights_y = _dense(taps_y, features.shape[0]) * own
-        pooled = pooled + _contract(features, weights_y, _dense(taps_x, features.shape[1]))
-    return pooled
+@jax.custom_vjp
+def _pool(cells: Float[Array, "K C"], taps_y: Taps, taps_x: Taps) -> Float[Array, "R oh ow C"]:
+    """The weighted sum over taps. A pair of taps reads the cell `taps_y.cell + taps_x.cell`."""
+
+    def add(total: Array, index: Array, weight: Array) -> Array:
+        rows = cells.at[index].get(mode="promise_in_bounds", wrap_negative_indices=False)
+        return total + rows * weight[..., None]
+
+    shape = (*taps_y.cell.shape[:2], taps_x.cell.shape[1], cells.shape[1])
+    return _over_taps(add, jnp.zeros(shape, cells.dtype), taps_y, taps_x)
 
 
-def _gather_levels(
-    maps: Sequence[Float[Array, "_ _ C"]], level: Int[Array, " R"], taps_y: Taps, taps_x: Taps
-) -> Float[Array, "R oh ow C"]:
-    """One gather from all maps' cells in one list."""
-    sizes = [features.shape[0] * features.shape[1] for features in maps]
-    cells = [features.reshape(-1, features.shape[2]) for features in maps]
-    first = jnp.asarray(np.cumsum([0, *sizes[:-1]]))[level]
-    width = jnp.asarray([features.shape[1] for features in maps])[level]
-    return _gather(jnp.concatenate(cells), taps_y, taps_x, first, width)
+def _pool_forward(
+    cells: Float[Array, "K C"], taps_y: Taps, taps_x: Taps
+) -> tuple[Array, tuple[Array, Taps, Taps]]:
+    return _pool(cells, taps_y, taps_x), (cells, taps_y, taps_x)
 
 
-def _gather(
-    cells: Float[Array, "K C"],
-    taps_y: Taps,
-    taps_x: Taps,
-    first: int | Int[Array, " R"],
-    width: int | Int[Array, " R"],
-) -> Float[Array, "R oh ow C"]:
-    """The sum over taps, with every map's cells in one list; a RoI's map starts at `first`."""
-    rows = taps_y.cell * _per_roi(width) + _per_roi(first)
-    index = rows[:, :, None, :, None] + taps_x.cell[:, None, :, None, :]
-    return jnp.einsum(
-        "rpqtuc,rpt,rqu->rpqc", cells[index], taps_y.weight, taps_x.weight, optimize="optimal"
-    )
+def _pool_backward(
+    saved: tuple[Array, Taps, Taps], gradient: Float[Array, "R oh ow C"]
+) -> tuple[Array, None, None]:
+    """Adds all taps into one array. JAX's own gradient makes an array as large as all maps for
+    every pair of taps and adds them up: up to twice the time on large maps."""
+    cells, taps_y, taps_x = saved
+
+    def add(total: Array, index: Array, weight: Array) -> Array:
+        update = gradient * weight[..., None]
+        return total.at[index].add(update, mode="promise_in_bounds", wrap_negative_indices=False)
+
+    return _over_taps(add, jnp.zeros_like(cells), taps_y, taps_x), None, None
 
 
-def _per_roi(value: int | Int[Array, " R"]) -> Array:
-    return jnp.asarray(value).reshape(-1, 1, 1)
+_pool.defvjp(_pool_forward, _pool_backward)
 
 
-def _dense(taps: Taps, size: int) -> Float[Array, "R bins size"]:
-    """Taps as a matrix from the cells of a map's axis to bins."""
-    hit: Bool[Array, "R bins T size"] = taps.cell[..., None] == jnp.arange(size)[None, None, None]
-    return jnp.where(hit, taps.weight[..., None], 0).sum(axis=2)
+def _over_taps(
+    add: Callable[[Array, Array, Array], Array], total: Array, taps_y: Taps, taps_x: Taps
+) -> Array:
+    """`total = add(total, index, weight)` for each pair of taps, both `[R, oh, ow]`."""
 
+    def add_sample(total: Array, y: int | Array, x: int | Array) -> Array:
+        for a, b in itertools.product(range(2), range(2)):
+            index = taps_y.cell[:, :, None, y, a] + taps_x.cell[:, None, :, x, b]
+            weight = taps_y.weight[:, :, None, y, a] * taps_x.weight[:, None, :, x, b]
+            total = add(total, index, weight)
+        return total
 
-def _contract(
-    features: Float[Array, "H W C"],
-    weights_y: Float[Array, "R oh H"],
-    weights_x: Float[Array, "R ow W"],
-) -> Float[Array, "R oh ow C"]:
-    rows = jnp.einsum("rph,hwc->rpwc", weights_y, features)
-    return jnp.einsum("rqw,rpwc->rpqc", weights_x, rows)
+    most = taps_y.cell.shape[2]
+    if most <= _MAX_UNROLLED_SAMPLES:
+        for y, x in itertools.product(range(most), range(most)):
+            total = add_sample(total, y, x)
+        return total
+
+    def add_row(y: Array, total: Array) -> Array:
+        return jax.lax.fori_loop(0, taps_x.used, lambda x, t: add_sample(t, y, x), total)
+
+    return jax.lax.fori_loop(0, taps_y.used, add_row, total)

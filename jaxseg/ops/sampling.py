@@ -43,7 +43,7 @@ def sample_balanced(
     negative_index, num_negative = _best(priority, negative, size)
     slot = jnp.arange(size)
     is_positive = slot < num_positive
-    from_positives = positive_index[jnp.minimum(slot, most_positives - 1)]
+    from_positives = jnp.pad(positive_index, (0, size - most_positives))
     from_negatives = negative_index[jnp.maximum(slot - num_positive, 0)]
     valid = slot < num_positive + num_negative
     index = jnp.where(is_positive, from_positives, from_negatives)

@@ -75,6 +75,17 @@ def test_anchors_golden(shared):
     np.testing.assert_allclose(np.concatenate(boxes), golden["c0__anchors"])
 
 
+def test_unrounded_anchors_golden(shared):
+    meta, golden = load_golden(shared, "mm_ops")
+    options = meta["anchor0"]
+    for level, (stride, grid) in enumerate(
+        zip(options["strides"], options["feature_sizes"], strict=True)
+    ):
+        cell = ops.cell_anchors((options["scales"][0] * stride,), options["ratios"], rounded=False)
+        boxes = ops.grid_anchors(cell, tuple(grid), stride)
+        np.testing.assert_allclose(boxes, golden[f"anchor0__l{level}"], rtol=1e-6, atol=1e-4)
+
+
 def test_unrounded_anchors_have_the_asked_area_and_shape():
     for box, ratio in zip(
         ops.cell_anchors((32.0,), (0.5, 1.0, 2.0), rounded=False), (0.5, 1.0, 2.0), strict=True

@@ -5,6 +5,7 @@ import pytest
 
 from jaxseg import ops
 from tests.goldens import load_golden
+from tests.oracles.matching import match as slow_match
 
 IOU = jnp.asarray([[0.8, 0.1], [0.4, 0.2], [0.1, 0.25], [0.0, 0.25], [0.0, 0.0]])
 
@@ -26,6 +27,20 @@ def test_thresholds_and_low_quality_matches():
     assert matches.negative.tolist() == [False, False, False, False, True]
     assert matches.gt[:4].tolist() == [0, 0, 1, 1]
     assert run(low_quality=False).positive.tolist() == [True, False, False, False, False]
+
+
+def test_agrees_with_the_loop():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        iou = rng.integers(0, 10, (15, 6)).astype(np.float32) / 10  # many ties
+        gt_valid, anchor_valid = rng.random(6) < 0.5, rng.random(15) < 0.7
+        matches = run(jnp.asarray(iou), gt_valid, anchor_valid=jnp.asarray(anchor_valid))
+        gt, positive, negative = slow_match(
+            iou, gt_valid, anchor_valid, np.float32(0.7), np.float32(0.3)
+        )
+        np.testing.assert_array_equal(matches.positive, positive)
+        np.testing.assert_array_equal(matches.negative, negative)
+        np.testing.assert_array_equal(np.asarray(matches.gt)[positive], gt[positive])
 
 
 def test_padded_objects_match_nothing():
@@ -103,6 +118,19 @@ def test_sampling_counts_and_membership():
         np.testing.assert_array_equal(
             kind[picked], [1] * expected_positive + [2] * (expected - expected_positive)
         )
+
+
+def test_sampling_where_the_share_of_positives_rounds_to_none():
+    samples = ops.sample_balanced(
+        jnp.linspace(0, 0.9, 5),
+        jnp.asarray([True, True, False, False, False]),
+        jnp.asarray([False, False, True, True, False]),
+        size=3,
+        positive_fraction=0.25,
+    )
+    assert samples.chosen.tolist() == [3, 2, 0]
+    assert samples.valid.tolist() == [True, True, False]
+    assert not samples.positive.any()
 
 
 def test_sampling_does_not_depend_on_padding_or_order():

@@ -1,5 +1,3 @@
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,22 +51,25 @@ def test_invalid_boxes_do_not_suppress():
 
 
 def test_golden(shared):
+    """Padded to a few sizes, so that there are few compilations and padding is tested too."""
     meta, golden = load_golden(shared, "nms")
     for case in meta["cases"]:
-        arrays = {
-            name: golden[f"{case['key']}__{name}"]
-            for name in ("boxes", "scores", "idxs", "labels", "keep")
-            if f"{case['key']}__{name}" in golden
-        }
-        boxes, scores = jnp.asarray(arrays["boxes"]), jnp.asarray(arrays["scores"])
-        run = ops.nms
-        if case["batched"]:
-            labels = arrays.get("idxs", arrays.get("labels")).astype(np.int32)
-            run = functools.partial(ops.batched_nms, labels=jnp.asarray(labels))
-        keep = run(boxes=boxes, scores=scores, iou_threshold=case["iou_threshold"])
-        np.testing.assert_array_equal(
-            np.flatnonzero(keep), np.sort(arrays["keep"]), err_msg=case["key"]
+        boxes, scores, expected = (
+            golden[f"{case['key']}__{name}"] for name in ("boxes", "scores", "keep")
         )
+        labels = np.zeros(len(boxes), np.int32)
+        if case["batched"]:
+            names = [f"{case['key']}__{name}" for name in ("idxs", "labels")]
+            labels = next(golden[name] for name in names if name in golden).astype(np.int32)
+        padding = (400 if len(boxes) <= 400 else 1400) - len(boxes)
+        keep = batched_nms(
+            jnp.pad(boxes, ((0, padding), (0, 0))),
+            jnp.pad(scores, (0, padding), constant_values=2.0),
+            jnp.pad(labels, (0, padding)),
+            jnp.asarray(case["iou_threshold"], jnp.float32),
+            jnp.arange(len(boxes) + padding) < len(boxes),
+        )
+        np.testing.assert_array_equal(np.flatnonzero(keep), np.sort(expected), err_msg=case["key"])
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5])
@@ -76,3 +77,14 @@ def test_threshold_may_be_traced(threshold):
     boxes = jnp.asarray([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 4.0]])  # IoU 0.4
     keep = jax.jit(ops.nms)(boxes, jnp.asarray([0.9, 0.8]), jnp.asarray(threshold))
     assert keep.tolist() == [True, threshold == 0.5]
+
+
+def test_the_same_in_a_batch():
+    rng = np.random.default_rng(0)
+    boxes = np.sort(rng.uniform(0, 20, (3, 24, 2, 2)), axis=2).reshape(3, 24, 4).astype(np.float32)
+    scores = rng.random((3, 24)).astype(np.float32)
+    batch = jax.vmap(lambda b, s: ops.nms(b, s, 0.3))(jnp.asarray(boxes), jnp.asarray(scores))
+    for keep, b, s in zip(batch, boxes, scores, strict=True):
+        everything = np.ones(24, bool)
+        expected = greedy_nms(b, s, 0 * everything, np.float32(0.3), everything)
+        np.testing.assert_array_equal(keep, expected)

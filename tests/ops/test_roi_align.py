@@ -28,24 +28,16 @@ BOXES = np.asarray(
 )
 
 
-@pytest.fixture(params=["contraction", "gather"])
-def way(request, monkeypatch):
-    """Each test runs for both ways to compute the same."""
-    cells = 10**9 if request.param == "contraction" else 0
-    monkeypatch.setattr(module, "CONTRACTION_CELLS", cells)
-    return request.param
-
-
 @pytest.mark.parametrize("aligned", [False, True])
 @pytest.mark.parametrize("sampling_ratio", [0, 1, 2])
-def test_agrees_with_the_loop(way, aligned, sampling_ratio):
+def test_agrees_with_the_loop(aligned, sampling_ratio):
     options = {"output_size": (3, 4), "spatial_scale": 0.25, "sampling_ratio": sampling_ratio}
     pooled = ops.roi_align(jnp.asarray(FEATURES), jnp.asarray(BOXES), aligned=aligned, **options)
     expected = slow_roi_align(FEATURES, BOXES, (3, 4), 0.25, sampling_ratio, aligned)
     np.testing.assert_allclose(pooled, expected, atol=2e-5)
 
 
-def test_padding_beyond_the_extent_is_never_read(way):
+def test_padding_beyond_the_extent_is_never_read():
     padded = np.full((16, 20, 3), 1e6, np.float32)
     padded[:9, :12] = FEATURES
     pool = functools.partial(
@@ -56,14 +48,103 @@ def test_padding_beyond_the_extent_is_never_read(way):
     )
 
 
-def test_no_boxes(way):
+def test_no_boxes():
     pooled = ops.roi_align(
         jnp.asarray(FEATURES), jnp.zeros((0, 4)), output_size=(7, 7), spatial_scale=0.25
     )
     assert pooled.shape == (0, 7, 7, 3)
 
 
-def test_golden_with_gradient(shared, way):
+@pytest.mark.parametrize("sampling_ratio", [0, 2])
+def test_gradient_is_the_adjoint(sampling_ratio):
+    """RoIAlign is linear in the features: `<pool(x), y> = <x, gradient(y)>` for all x and y."""
+
+    def pool(features):
+        return ops.roi_align(
+            features,
+            jnp.asarray(BOXES),
+            output_size=(3, 3),
+            spatial_scale=0.25,
+            sampling_ratio=sampling_ratio,
+        )
+
+    pooled, pullback = jax.vjp(pool, jnp.asarray(FEATURES))
+    y = np.random.default_rng(1).normal(size=pooled.shape).astype(np.float32)
+    (gradient,) = pullback(jnp.asarray(y))
+    np.testing.assert_allclose((pooled * y).sum(), (FEATURES * gradient).sum(), rtol=1e-4)
+    elsewhere = np.random.default_rng(2).normal(size=FEATURES.shape).astype(np.float32)
+    np.testing.assert_allclose(
+        (pool(jnp.asarray(elsewhere)) * y).sum(), (elsewhere * gradient).sum(), rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("sampling_ratio", [0, 2])
+def test_multilevel_does_not_depend_on_padding_or_batch(sampling_ratio):
+    rng = np.random.default_rng(1)
+    sizes = [{4: (12, 16), 8: (6, 8)}, {4: (20, 16), 8: (10, 8)}]
+    images = [
+        {s: rng.normal(size=(*hw, 2)).astype(np.float32) for s, hw in size.items()}
+        for size in sizes
+    ]
+    boxes = np.asarray([[1, 2, 9, 12], [0, 0, 60, 44], [30, 20, 64, 80]], np.float32)
+    pool = functools.partial(
+        ops.multilevel_roi_align,
+        boxes=jnp.asarray(boxes),
+        output_size=(2, 3),
+        sampling_ratio=sampling_ratio,
+        canonical_size=32.0,
+        canonical_level=3,
+    )
+
+    def padded(image, stride):
+        shape = image[stride].shape
+        out = np.full((96 // stride, 80 // stride, 2), 1e6, np.float32)
+        out[: shape[0], : shape[1]] = image[stride]
+        return out
+
+    batch = {s: jnp.stack([padded(image, s) for image in images]) for s in (4, 8)}
+    extent = {s: jnp.asarray([size[s] for size in sizes]) for s in (4, 8)}
+    pooled = jax.vmap(lambda p, e: pool(p, extent=e))(batch, extent)
+    for image, actual in zip(images, pooled, strict=True):
+        expected = pool({s: jnp.asarray(x) for s, x in image.items()})
+        np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
+def test_a_map_without_any_image_gives_zeros():
+    pooled = ops.roi_align(
+        jnp.asarray(FEATURES),
+        jnp.asarray(BOXES),
+        output_size=(2, 2),
+        spatial_scale=0.25,
+        extent=(0, 0),
+    )
+    assert not pooled.any()
+
+
+@pytest.mark.parametrize("strides", [(), (4, 16), (6, 12)])
+def test_strides_that_are_no_pyramid_are_named(strides):
+    pyramid = {stride: jnp.zeros((4, 4, 1)) for stride in strides}
+    with pytest.raises(ValueError, match=r"strides .* consecutive powers of two"):
+        ops.multilevel_roi_align(pyramid, jnp.zeros((1, 4)), output_size=(2, 2))
+
+
+def test_adaptive_golden_of_a_pyramid(shared):
+    """MMDetection's extractor: aligned, as many samples as a bin has cells."""
+    _, golden = load_golden(shared, "mm_ops")
+    pyramid = {
+        4 * 2**level: jnp.asarray(golden[f"extract__feat{level}"][0].transpose(1, 2, 0))
+        for level in range(4)
+    }
+    boxes = jnp.asarray(golden["extract__rois"][:, 1:])
+    pooled = ops.multilevel_roi_align(
+        pyramid, boxes, output_size=(7, 7), sampling_ratio=0, aligned=True
+    )
+    expected = golden["extract__out"].transpose(0, 2, 3, 1)
+    # Features reach 4: this is 1e-5 of their scale.
+    np.testing.assert_allclose(pooled, expected, rtol=1e-5, atol=4e-5)
+
+
+def test_golden_with_gradient(shared):
     meta, golden = load_golden(shared, "roi_align")
     for case in meta["cases"]:
         features = golden[f"{case['input']}__feat"].transpose(0, 2, 3, 1)
@@ -94,7 +175,7 @@ def test_golden_with_gradient(shared, way):
             np.testing.assert_allclose(gradient, gradients[image], rtol=1e-4, atol=1e-4)
 
 
-def test_multilevel_golden(shared, way):
+def test_multilevel_golden(shared):
     meta, golden = load_golden(shared, "multiscale_roi_align")
     first = len(golden["boxes0"])
     for case in meta["cases"]:
