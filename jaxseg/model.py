@@ -11,7 +11,7 @@ collections after the batch. Linen modules live inside a model; nobody outside s
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 
@@ -32,6 +32,7 @@ class Model(NamedTuple):
     needs: MaskSpec
 
 
+@runtime_checkable
 class ModelConfig(Protocol):
     """A frozen dataclass of a model's choices. It carries no arrays and can be written down."""
 

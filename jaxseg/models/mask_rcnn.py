@@ -166,12 +166,18 @@ class MaskHead(nn.Module):
             if self.norm is not None:
                 x = make_norm(self.norm, name=f"norm{number}")(x, mask, train)
             x = nn.relu(x)
-        x = nn.ConvTranspose(
-            channels, (2, 2), strides=(2, 2), kernel_init=he_normal, name="upsample"
-        )(x)
-        return nn.Conv(
-            self.num_classes, (1, 1), kernel_init=nn.initializers.normal(0.001), name="logit"
-        )(nn.relu(x))
+        # A transposed 2x2 convolution with stride 2 gives each cell's four pixels a matrix of
+        # their own: one product, several times as fast on a CPU. The pixels move to their
+        # places last, when they hold few channels.
+        count, height, width, _ = x.shape
+        x = nn.Dense(4 * channels, use_bias=False, kernel_init=he_normal, name="upsample")(x)
+        bias = self.param("upsample_bias", nn.initializers.zeros, (channels,))
+        x = x.reshape(count, height, width, 2, 2, channels) + bias[None, None, None, None, None]
+        x = nn.Dense(self.num_classes, kernel_init=nn.initializers.normal(0.001), name="logit")(
+            nn.relu(x)
+        )
+        x = x.transpose(0, 1, 3, 2, 4, 5)
+        return x.reshape(count, 2 * height, 2 * width, self.num_classes)
 
 
 class MaskRCNN(nn.Module):
@@ -211,7 +217,7 @@ def pool(
     levels = {stride: x for stride, x in pyramid.items() if stride <= 32}
     extent = {stride: level_extent(canvas, stride) for stride in levels}
 
-    def one_image(levels: Pyramid, boxes: Array, extent: dict[int, Array]) -> Array:
+    def one_image(levels: dict[int, Array], boxes: Array, extent: dict[int, Array]) -> Array:
         return ops.multilevel_roi_align(levels, boxes, output_size=(size, size), extent=extent)
 
     pooled = jax.vmap(one_image)(levels, boxes, extent)

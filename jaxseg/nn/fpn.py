@@ -11,9 +11,10 @@ from jaxtyping import Array, Float, Int
 
 from jaxseg.nn.norm import NormKind, make_norm
 from jaxseg.nn.padding import extent_mask, level_extent, zero_padding
+from jaxseg.nn.resnet import FeatureMaps
 
-Pyramid = dict[int, Float[Array, "B ? ? C"]]
-"""Feature maps by stride, finest first, each zero outside the images' canvas."""
+Pyramid = dict[int, Float[Array, "B _ _ C"]]
+"""P2 to P6 by stride, finest first, each zero outside the images' canvas."""
 
 _xavier_uniform = nn.initializers.xavier_uniform()
 
@@ -25,7 +26,7 @@ class FPN(nn.Module):
     norm: NormKind | None = None
 
     @nn.compact
-    def __call__(self, maps: Pyramid, canvas: Int[Array, "B 2"], train: bool) -> Pyramid:
+    def __call__(self, maps: FeatureMaps, canvas: Int[Array, "B 2"], train: bool) -> Pyramid:
         def layer(x: Array, size: int, mask: Array, name: str) -> Array:
             x = nn.Conv(
                 self.channels,
@@ -54,6 +55,6 @@ class FPN(nn.Module):
         return pyramid
 
 
-def _double(x: Float[Array, "B h w C"]) -> Float[Array, "B 2h 2w C"]:
+def _double(x: Float[Array, "B h w C"]) -> Float[Array, "B 2*h 2*w C"]:
     """Nearest-neighbour upsampling by two."""
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)

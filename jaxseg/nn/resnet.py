@@ -21,6 +21,9 @@ from jaxseg.nn.padding import extent_mask, level_extent, zero_padding
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 _BOTTLENECK_DEPTHS = (50, 101)
 
+FeatureMaps = dict[int, Float[Array, "B _ _ _"]]
+"""Feature maps by stride, finest first."""
+
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
@@ -99,7 +102,7 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(
         self, images: Float[Array, "B H W 3"], canvas: Int[Array, "B 2"], train: bool
-    ) -> dict[int, Float[Array, "B ? ? ?"]]:
+    ) -> FeatureMaps:
         width = self.config.width
 
         def mask_at(stride: int) -> Bool[Array, "B h w 1"]:
@@ -110,6 +113,7 @@ class ResNet(nn.Module):
         x = make_norm(self.config.norm, name="stem_norm")(x, mask_at(2), train)
         x = zero_padding(nn.relu(x), mask_at(2))
         x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        x = zero_padding(x, mask_at(4))  # pooling windows reach one cell into the padding
 
         maps, mask_in = {}, mask_at(4)
         for stage, blocks in enumerate(_BLOCKS[self.config.depth]):

@@ -61,7 +61,7 @@ def make_step(
         params = optax.apply_updates(state.params, updates)
         metrics = metrics | {
             "loss": sum(metrics.values(), jnp.zeros(())),
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
         }
         return TrainState(state.step + 1, params, model_state, opt_state), metrics
 

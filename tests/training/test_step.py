@@ -1,0 +1,79 @@
+import jax
+import numpy as np
+import optax
+import pytest
+
+from jaxseg.models.mask_rcnn import mask_rcnn
+from jaxseg.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
+from jaxseg.training.parallel import check_batch_size, parallel_step, replicate
+from jaxseg.training.step import init_state, make_step
+from tests.tiny import make_batch, tiny_config
+
+
+@pytest.fixture(scope="module")
+def stepped():
+    """One step of the same state on the same global batch, on 1 and on 2 devices.
+
+    The devices hold 5 and 0 objects; batch norm runs over both.
+    """
+    model = mask_rcnn(tiny_config(norm="batch"))
+    optimizer = optax.sgd(0.1)
+    batch = make_batch([(64, 64), (50, 64), (64, 40), (64, 64)], [3, 2, 0, 0])
+    results = {}
+    for devices in (1, 2):
+        step = parallel_step(make_step(model, optimizer, seed=0), devices)
+        state = replicate(init_state(model, optimizer, (1, 64, 64, 3), seed=0), devices)
+        start = jax.tree.map(np.asarray, state)
+        results[devices] = (start, *jax.tree.map(np.asarray, step(state, batch)))
+    return results
+
+
+def test_one_and_two_devices_make_the_same_step(stepped):
+    (_, one, metrics_one), (_, two, metrics_two) = stepped[1], stepped[2]
+    for name, value in metrics_one.items():
+        np.testing.assert_allclose(value, metrics_two[name], rtol=1e-4, err_msg=name)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_step_changes_every_parameter_and_the_statistics(stepped):
+    start, state, _ = stepped[2]
+    for before, after in ((start.params, state.params), (start.model_state, state.model_state)):
+        changed = jax.tree.map(lambda a, b: bool((a != b).any()), before, after)
+        still = [
+            jax.tree_util.keystr(path)
+            for path, moved in jax.tree_util.tree_leaves_with_path(changed)
+            if not moved
+        ]
+        assert not still
+    assert int(state.step) == 1
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+    with pytest.raises(ValueError, match="batch_size 3 does not divide over 2 devices"):
+        check_batch_size(3, 2)
+
+
+@pytest.mark.parametrize("decay", ["cosine", "steps", "constant"])
+def test_schedules(decay):
+    config = OptimizerConfig(
+        learning_rate=1.0, warmup_steps=10, decay=decay, milestones=(60, 80), warmup_start=0.1
+    )
+    schedule = make_schedule(config, 100)
+    np.testing.assert_allclose(schedule(0), 0.1, rtol=1e-5)
+    np.testing.assert_allclose(schedule(10), 1.0, rtol=1e-5)
+    end = {"cosine": 0.0, "steps": 0.01, "constant": 1.0}[decay]
+    np.testing.assert_allclose(schedule(100), end, atol=1e-6)
+    if decay == "steps":
+        np.testing.assert_allclose([schedule(59), schedule(61)], [1.0, 0.1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_weight_decay_spares_vectors(kind):
+    config = OptimizerConfig(kind=kind, learning_rate=1.0, warmup_steps=0, decay="constant")
+    params = {"kernel": np.ones((2, 2), np.float32), "bias": np.ones(2, np.float32)}
+    optimizer = make_optimizer(config, 10)
+    zero = jax.tree.map(np.zeros_like, params)
+    updates, _ = optimizer.update(zero, optimizer.init(params), params)
+    assert (np.asarray(updates["kernel"]) < 0).all()
+    assert not np.asarray(updates["bias"]).any()
