@@ -204,7 +204,7 @@ _OUTLINES: tuple[Callable[[np.ndarray, np.ndarray, float, float], None], ...] = 
 
 def _tight_box(mask: np.ndarray) -> list[int]:
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+    return [int(v) for v in (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)]
 
 
 def coco_json(source: Source) -> dict[str, Any]:

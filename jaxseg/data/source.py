@@ -9,7 +9,7 @@ Terms:
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -34,6 +34,7 @@ class Example(NamedTuple):
     crowd: np.ndarray  # bool [n]
 
 
+@runtime_checkable
 class Source(Protocol):
     """A split of a data set. `source[i]` is a pure function of `i`."""
 
@@ -52,6 +53,7 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
 class SourceConfig(Protocol):
     """A frozen dataclass that says where a data set is."""
 

@@ -5,6 +5,7 @@ instance's box, so that memory does not grow with their number. A pixel belongs 
 instance where the interpolated probability is at least one half.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import cv2
@@ -82,7 +83,8 @@ def _paste_weights(start: float, end: float, cells: int, size: int) -> tuple[sli
     if end <= start:
         return slice(0, 0), np.zeros((0, cells), np.float32)
     margin = 0.5 * (end - start) / cells
-    first, last = max(int(np.floor(start - margin)), 0), min(int(np.ceil(end + margin)), size)
+    last = max(min(math.ceil(end + margin), size), 0)
+    first = min(max(math.floor(start - margin), 0), last)
     pixel = np.arange(first, last) + 0.5
     position = (pixel - start) * (cells / (end - start)) - 0.5
     weights = np.maximum(1 - np.abs(position[:, None] - np.arange(cells)[None, :]), 0)

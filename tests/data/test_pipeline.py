@@ -1,0 +1,208 @@
+import cv2
+import numpy as np
+import pytest
+from pycocotools import mask as mask_api
+
+from jaxseg.data import (
+    CocoFolder,
+    DataConfig,
+    Example,
+    Shapes,
+    eval_batches,
+    train_batches,
+    write_coco,
+)
+from jaxseg.data.transforms import fit_image, make_sample, scaled_size
+from jaxseg.types import Batch, MaskFrame, MaskSpec
+
+NEEDS = MaskSpec(MaskFrame.BOX, 14)
+SHAPES = Shapes(size=64, train_images=10, val_images=5)
+CONFIG = DataConfig(SHAPES, canvas=(64, 64), resize=None, max_objects=8)
+
+
+def take(count, **options):
+    settings = {"batch_size": 4, "seed": 3} | options
+    stream = train_batches(SHAPES.open("train"), CONFIG, NEEDS, **settings)
+    return [next(stream) for _ in range(count)]
+
+
+def assert_equal(a: Batch, b: Batch):
+    for name, x, y in zip(Batch._fields, a, b, strict=True):
+        np.testing.assert_array_equal(x, y, err_msg=name)
+
+
+def test_batches_depend_on_seed_and_step_alone():
+    batches = take(6)
+    for again, expected in zip(take(2, start_step=4), batches[4:], strict=True):
+        assert_equal(again, expected)
+    other = take(1, seed=4)[0]
+    assert (other.images != batches[0].images).any()
+
+
+def test_every_epoch_has_every_image_once_in_another_order():
+    source = SHAPES.open("train")
+    known = {source[i].image.tobytes(): i for i in range(10)}
+    known |= {source[i].image[:, ::-1].tobytes(): i for i in range(10)}
+    order = [known[image.tobytes()] for batch in take(5) for image in batch.images]
+    assert sorted(order[:10]) == sorted(order[10:]) == list(range(10))
+    assert order[:10] != order[10:]
+
+
+def test_shards_are_the_parts_of_the_global_batch():
+    whole = take(3)
+    parts = [take(3, shard_index=i, shard_count=2) for i in range(2)]
+    for step, batch in enumerate(whole):
+        joined = Batch(*(np.concatenate(x) for x in zip(*(p[step] for p in parts), strict=True)))
+        assert_equal(joined, batch)
+    with pytest.raises(ValueError, match="does not divide over 3 shards"):
+        take(1, shard_count=3)
+
+
+def test_a_batch_larger_than_the_data_set():
+    assert take(1, batch_size=24)[0].images.shape == (24, 64, 64, 3)
+
+
+def test_an_unreadable_image_stops_the_iterator_with_its_name(tmp_path):
+    write_coco(SHAPES.open("val"), tmp_path, "train")
+    for path in (tmp_path / "images").iterdir():
+        path.write_bytes(b"broken")
+    source = CocoFolder(str(tmp_path)).open("train")
+    with pytest.raises(ValueError, match=r"train_0000000\d.png cannot be decoded"):
+        next(train_batches(source, CONFIG, NEEDS, batch_size=2, seed=0))
+
+
+def example(height=20, width=30, boxes=((3.0, 4.0, 13.0, 10.0),), crowd=None):
+    rng = np.random.default_rng(0)
+    bitmaps = []
+    for x1, y1, x2, y2 in boxes:
+        bitmap = np.zeros((height, width), np.uint8, order="F")
+        bitmap[int(y1) : int(y2), int(x1) : int((x1 + x2) / 2)] = 1  # the left half of the box
+        bitmaps.append(mask_api.encode(bitmap))
+    return Example(
+        image=rng.integers(0, 256, (height, width, 3), np.uint8),
+        image_id=1,
+        boxes=np.asarray(boxes, np.float32),
+        labels=np.arange(len(boxes), dtype=np.int32),
+        rles=bitmaps,
+        crowd=np.zeros(len(boxes), bool) if crowd is None else np.asarray(crowd),
+    )
+
+
+def sample(scene, needs=NEEDS, flipped=False, canvas=(64, 64), resize=None, max_objects=3):
+    return make_sample(
+        scene,
+        canvas=canvas,
+        resize=resize,
+        max_objects=max_objects,
+        needs=needs,
+        flipped=flipped,
+    )
+
+
+def test_boxes_and_crops_follow_resize_and_flip():
+    scene = example()
+    plain = sample(scene, resize=(40, 60))
+    assert plain.image_size.tolist() == [40, 60]
+    np.testing.assert_allclose(plain.boxes[0], [6, 8, 26, 20])
+    np.testing.assert_array_equal(plain.masks[0], np.arange(14)[None, :].repeat(14, 0) < 7)
+    assert plain.valid.tolist() == [True, False, False]
+    mirrored = sample(scene, resize=(40, 60), flipped=True)
+    np.testing.assert_allclose(mirrored.boxes[0], [34, 8, 54, 20])
+    np.testing.assert_array_equal(mirrored.masks[0], plain.masks[0][:, ::-1])
+    np.testing.assert_array_equal(mirrored.images[:40, :60], plain.images[:40, :60][:, ::-1])
+    assert not plain.images[40:].any()
+    assert not plain.images[:, 60:].any()
+
+
+def test_image_frame_masks_lie_over_the_canvas():
+    scene = example()
+    masks = sample(scene, needs=MaskSpec(MaskFrame.IMAGE, 1)).masks[0]
+    expected = np.zeros((64, 64), bool)
+    expected[:20, :30] = mask_api.decode(scene.rles[0])
+    np.testing.assert_array_equal(masks, expected)
+    assert sample(scene, needs=MaskSpec(MaskFrame.IMAGE, 4)).masks.shape == (3, 16, 16)
+    with pytest.raises(ValueError, match="not a multiple of the mask stride 5"):
+        sample(scene, needs=MaskSpec(MaskFrame.IMAGE, 5))
+
+
+def test_crowds_are_left_out_and_the_largest_objects_stay():
+    boxes = [(0, 0, 4, 4), (0, 0, 20, 20), (2, 2, 8, 8), (1, 1, 10, 10), (5, 5, 9, 9)]
+    chosen = sample(example(boxes=boxes, crowd=[False, True, False, False, False]))
+    assert chosen.labels.tolist() == [0, 2, 3]
+    assert sample(example(boxes=[(0, 0, 4, 4)], crowd=[True])).valid.tolist() == [False] * 3
+
+
+@pytest.mark.parametrize(
+    ("size", "resize", "expected"),
+    [
+        ((480, 640), (800, 1333), (800, 1067)),
+        ((427, 640), (800, 1333), (800, 1199)),
+        ((300, 900), (800, 1333), (444, 1333)),
+        ((900, 300), (800, 1333), (1333, 444)),
+        ((480, 640), None, (480, 640)),
+        ((4000, 2000), None, (1344, 672)),
+        ((1, 5000), None, (1, 1344)),
+    ],
+)
+def test_scaled_size(size, resize, expected):
+    assert scaled_size(size, (1344, 1344), resize) == expected
+
+
+def test_evaluation_sees_every_image_once_and_marks_the_fillers():
+    batches = list(eval_batches(SHAPES.open("val"), CONFIG, batch_size=3))
+    ids = np.concatenate([b.image_id[b.valid] for b in batches])
+    assert ids.tolist() == [1, 2, 3, 4, 5]
+    assert batches[-1].valid.tolist() == [True, True, False]
+    assert batches[0].images.shape == batches[1].images.shape
+
+
+def test_fit_image_keeps_small_images_and_shrinks_large_ones():
+    padded, size = fit_image(np.full((10, 12, 3), 7, np.uint8), (32, 32), None)
+    assert size == (10, 12)
+    assert padded.sum() == 10 * 12 * 3 * 7
+    assert fit_image(np.zeros((100, 50, 3), np.uint8), (32, 32), None)[1] == (32, 16)
+
+
+def test_shapes_are_deterministic_and_their_masks_are_what_is_visible():
+    train, val = SHAPES.open("train"), SHAPES.open("val")
+    assert (train[3].image == SHAPES.open("train")[3].image).all()
+    assert (train[0].image != val[0].image).any()
+    for index in range(10):
+        scene = train[index]
+        masks = [mask_api.decode(rle).astype(int) for rle in scene.rles]
+        if masks:
+            assert np.sum(masks, axis=0).max() == 1  # no pixel belongs to two shapes
+        for box, mask in zip(scene.boxes.astype(int), masks, strict=True):
+            x1, y1, x2, y2 = box
+            assert mask[y1:y2, x1:x2].sum() == mask.sum() >= 20
+            assert mask[y1].any()
+            assert mask[y2 - 1].any()
+            assert mask[:, x1].any()
+            assert mask[:, x2 - 1].any()
+
+
+def test_some_scenes_are_empty():
+    source = Shapes(size=32).open("train")
+    share = np.mean([len(source[i].boxes) == 0 for i in range(300)])
+    assert 0.01 < share < 0.3
+
+
+def test_shapes_know_only_their_splits():
+    with pytest.raises(ValueError, match="splits train and val, not 'test'"):
+        SHAPES.open("test")
+
+
+def test_shapes_written_as_coco_read_back_the_same(tmp_path):
+    source = SHAPES.open("val")
+    write_coco(source, tmp_path, "val")
+    again = CocoFolder(str(tmp_path)).open("val")
+    assert again.categories == source.categories
+    for index in range(len(source)):
+        a, b = source[index], again[index]
+        assert a.image_id == b.image_id
+        np.testing.assert_array_equal(a.image, b.image)
+        np.testing.assert_array_equal(a.boxes, b.boxes)
+        np.testing.assert_array_equal(a.labels, b.labels)
+        assert list(a.rles) == list(b.rles)
+    bgr = cv2.imread(str(tmp_path / "images" / "val_00000001.png"))
+    np.testing.assert_array_equal(bgr[..., ::-1], source[0].image)
