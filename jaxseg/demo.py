@@ -38,12 +38,12 @@ experiment = Experiment(
     model=SMALL_MASK_RCNN,
     data=DataConfig(source=Shapes(), canvas=(128, 128), resize=None, max_objects=16),
     train=TrainConfig(
-        steps=1500,
+        steps=1800,
         batch_size=8,
         optimizer=OptimizerConfig(
-            kind="adamw", learning_rate=1e-3, warmup_steps=100, weight_decay=1e-2
+            kind="adamw", learning_rate=2e-3, warmup_steps=100, weight_decay=1e-2
         ),
-        checkpoint_every=250,
+        checkpoint_every=300,
     ),
 )
 

@@ -1,0 +1,51 @@
+"""Mask R-CNN on fluorescence micrographs of cell nuclei, from random weights.
+
+Data: a COCO-format folder with `mini_train.json`, `mini_val.json` and `images/`: 80 and 20
+images of 256x256 pixels from the 2018 Data Science Bowl (BBBC038), about 27 nuclei each.
+    jaxseg train experiments/mask_rcnn_nuclei.py --workdir DIR --data.source.path NUCLEI
+
+Expected: mask AP50 of at least 0.75 on mini_val. Hardware: 2 CPU cores. Time: under 30 minutes.
+"""
+
+from jaxseg.data import CocoFolder, DataConfig
+from jaxseg.experiment import Experiment
+from jaxseg.models.mask_rcnn import BoxHeadConfig, MaskHeadConfig, MaskRCNNConfig
+from jaxseg.models.rpn import RPNConfig
+from jaxseg.nn.resnet import ResNetConfig
+from jaxseg.training.loop import TrainConfig
+from jaxseg.training.optimizer import OptimizerConfig
+
+experiment = Experiment(
+    model=MaskRCNNConfig(
+        num_classes=1,
+        backbone=ResNetConfig(depth=18, width=32, norm="batch"),
+        fpn_channels=64,
+        head_norm="batch",
+        rpn=RPNConfig(
+            # Most nuclei are 8 to 20 pixels across.
+            anchor_sizes=(12.0, 24.0, 48.0, 96.0, 192.0),
+            samples=128,
+            train_candidates=400,
+            test_candidates=500,
+            train_proposals=200,
+            test_proposals=300,
+        ),
+        box=BoxHeadConfig(hidden=256, samples=64, nms_candidates=500),
+        mask=MaskHeadConfig(convs=4, channels=64),
+        gt_mask_size=56,
+    ),
+    data=DataConfig(
+        source=CocoFolder("nuclei", train="mini_train", val="mini_val"),
+        canvas=(256, 256),
+        resize=None,
+        max_objects=128,
+    ),
+    train=TrainConfig(
+        steps=1200,
+        batch_size=4,
+        optimizer=OptimizerConfig(
+            kind="adamw", learning_rate=2e-3, warmup_steps=100, weight_decay=1e-2
+        ),
+        checkpoint_every=200,
+    ),
+)

@@ -1,0 +1,86 @@
+"""Holds the rule of who may know whom, by reading the imports."""
+
+import ast
+
+import pytest
+
+from tests.conftest import ROOT
+
+# What each room may import of jaxseg, besides itself.
+MAY_KNOW = {
+    "types": set(),
+    "model": {"types"},
+    "ops": {"types"},
+    "losses": {"types", "ops"},
+    "nn": {"types", "model", "ops", "losses"},
+    "models": {"types", "model", "ops", "losses", "nn"},
+    "data": {"types", "model"},
+    "training": {"types", "model"},
+    "evaluation": {"types", "model"},
+    "visualize": {"types"},
+    "experiment": {"types", "model", "data", "training"},
+}
+
+
+def modules():
+    return sorted((ROOT / "jaxseg").rglob("*.py"))
+
+
+def room(path):
+    relative = path.relative_to(ROOT / "jaxseg")
+    return relative.parts[0].removesuffix(".py")
+
+
+def imported_rooms(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module == "jaxseg":
+            names = [f"jaxseg.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        else:
+            continue
+        yield from (name.split(".")[1] for name in names if name.startswith("jaxseg."))
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_follow_the_plan_of_the_house(path):
+    allowed = MAY_KNOW.get(room(path))
+    if allowed is not None:
+        stray = set(imported_rooms(path)) - allowed - {room(path)}
+        assert not stray, f"{room(path)} must not know {sorted(stray)}"
+
+
+def test_the_rule_is_about_rooms_that_exist():
+    assert set(MAY_KNOW) <= {room(path) for path in modules()}
+    ops_imports = set(imported_rooms(ROOT / "jaxseg" / "models" / "mask_rcnn.py"))
+    assert {"ops", "nn", "losses"} <= ops_imports
+
+
+def test_only_one_file_names_a_parallel_transform():
+    named = [
+        path.name
+        for path in modules()
+        if any(word in path.read_text() for word in ("pmap(", "shard_map(", "NamedSharding("))
+    ]
+    assert named == ["parallel.py"]
+
+
+DEVICE_ROOMS = ("types", "model", "ops", "losses", "nn", "models")
+HOST_ONLY = {"grain", "pycocotools", "cv2", "PIL", "tyro", "tensorboardX"}
+
+
+def test_what_runs_on_devices_imports_without_the_host_packages():
+    for path in modules():
+        steps = path.parent.name == "training" and path.name in ("step.py", "parallel.py")
+        if room(path) not in DEVICE_ROOMS and not steps:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found = {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found = {(node.module or "").split(".")[0]}
+            else:
+                continue
+            assert not found & HOST_ONLY, path

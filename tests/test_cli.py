@@ -1,0 +1,168 @@
+"""The commands as a user gives them, on a run of a few steps."""
+
+import dataclasses
+import json
+
+import cv2
+import jax
+import numpy as np
+import pytest
+
+from jaxseg import jobs
+from jaxseg.cli import main
+from jaxseg.data import CocoFolder, DataConfig, Shapes, write_coco
+from jaxseg.experiment import Experiment
+from jaxseg.training.checkpoint import Checkpoints
+from jaxseg.training.loop import TrainConfig
+from jaxseg.training.optimizer import OptimizerConfig
+from tests.tiny import tiny_config
+
+SHAPES = Shapes(size=64, train_images=8, val_images=5)
+EXPERIMENT = Experiment(
+    model=dataclasses.replace(tiny_config(norm="batch"), num_classes=5),
+    data=DataConfig(source=SHAPES, canvas=(64, 64), resize=None, max_objects=6),
+    train=TrainConfig(
+        steps=6,
+        batch_size=2,
+        optimizer=OptimizerConfig(warmup_steps=2, learning_rate=0.01),
+        log_every=2,
+        checkpoint_every=2,
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    path = tmp_path_factory.mktemp("run")
+    jobs.train(EXPERIMENT, path)
+    return path
+
+
+def final_state(workdir):
+    trained = jobs.load(workdir)
+    return trained.step, jax.tree.map(np.asarray, trained.variables)
+
+
+class PulledPlug(Exception):
+    pass
+
+
+def test_an_interrupted_run_goes_on_and_ends_as_if_never_stopped(workdir, tmp_path, monkeypatch):
+    real = jobs.data.train_batches
+
+    def batches_until_the_plug_is_pulled(*args, **kwargs):
+        stream = real(*args, **kwargs)
+        for _ in range(5):
+            yield next(stream)
+        raise PulledPlug
+
+    monkeypatch.setattr(jobs.data, "train_batches", batches_until_the_plug_is_pulled)
+    with pytest.raises(PulledPlug):
+        jobs.train(EXPERIMENT, tmp_path)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest_step() == 4
+    monkeypatch.undo()
+    jobs.train(EXPERIMENT, tmp_path)
+    step, resumed = final_state(tmp_path)
+    _, straight = final_state(workdir)
+    assert step == 6
+    jax.tree.map(np.testing.assert_array_equal, resumed, straight)
+
+
+def test_a_finished_run_has_nothing_left_to_do(workdir, capsys):
+    jobs.train(EXPERIMENT, workdir)
+    assert "going on from step 6" in capsys.readouterr().err
+
+
+def test_a_workdir_with_another_run_is_refused_by_field(workdir):
+    train = dataclasses.replace(EXPERIMENT.train, seed=9, log_every=1)
+    with pytest.raises(ValueError, match=r"other choices: train.seed \(0 -> 9\)\."):
+        jobs.train(dataclasses.replace(EXPERIMENT, train=train), workdir)
+
+
+def test_the_number_of_classes_must_be_that_of_the_data(tmp_path):
+    wrong = dataclasses.replace(EXPERIMENT, model=tiny_config())
+    with pytest.raises(ValueError, match=r"data has 5 categories and the model.num_classes is 3"):
+        jobs.train(wrong, tmp_path)
+
+
+def test_non_finite_losses_name_the_step_and_the_terms(tmp_path):
+    optimizer = OptimizerConfig(warmup_steps=0, learning_rate=1e30, clip_norm=1e30)
+    train = dataclasses.replace(EXPERIMENT.train, optimizer=optimizer, checkpoint_every=1)
+    with pytest.raises(FloatingPointError, match=r"step \d: .*rpn_class = nan"):
+        jobs.train(dataclasses.replace(EXPERIMENT, train=train), tmp_path)
+
+
+def test_eval_writes_metrics_predictions_and_overlays(workdir, tmp_path, capsys):
+    assert main(["eval", str(workdir), "--out", str(tmp_path)]) == 0
+    assert "AP50" in capsys.readouterr().out
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert {"segm/AP", "segm/AP50", "bbox/AP", "segm/AP/disc"} <= metrics.keys()
+    assert len(list((tmp_path / "overlays").glob("*.png"))) == 5
+    for result in json.loads((tmp_path / "predictions.json").read_text()):
+        assert result["category_id"] in range(1, 6)
+        assert result["segmentation"]["size"] == [64, 64]
+
+
+def test_eval_on_a_folder_of_ones_own(workdir, tmp_path):
+    write_coco(SHAPES.open("val"), tmp_path, "mine")
+    arguments = ["--data", str(tmp_path), "--split", "mine", "--out", str(tmp_path / "out")]
+    assert main(["eval", str(workdir), *arguments]) == 0
+    ours = jobs.evaluate(workdir, tmp_path / "direct")
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == ours
+
+
+def test_eval_refuses_other_categories(workdir, tmp_path, capsys):
+    write_coco(SHAPES.open("val"), tmp_path, "val")
+    content = json.loads((tmp_path / "val.json").read_text())
+    content["categories"][0]["name"] = "cat"
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    assert len(CocoFolder(str(tmp_path)).open("val")) == 5
+    assert main(["eval", str(workdir), "--data", str(tmp_path)]) == 1
+    assert "same ones in the same order" in capsys.readouterr().err
+
+
+def test_predict_draws_and_writes_coco_results(workdir, tmp_path, capsys):
+    paths = []
+    for number, size in enumerate([(64, 64), (90, 40)]):
+        paths.append(str(tmp_path / f"image{number}.png"))
+        cv2.imwrite(paths[-1], np.full((*size, 3), 120, np.uint8))
+    assert main(["predict", str(workdir), *paths, "--out", str(tmp_path / "out")]) == 0
+    assert "image1.png" in capsys.readouterr().out
+    assert len(list((tmp_path / "out").glob("*.png"))) == 2
+    results = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert {r["file_name"] for r in results} == set(paths)
+    for result in results:
+        size = [64, 64] if result["image_id"] == 1 else [90, 40]
+        assert result["segmentation"]["size"] == size
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["predict", "DIR", "absent.png", "--out", "x"], "absent.png"),
+        (["eval", "absent"], "absent holds no checkpoints"),
+        (["train", "absent.py", "--workdir", "x"], "no experiment file absent.py"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_1(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["demo", "train", "eval", "predict"])
+def test_help_fits_a_screen(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert len(capsys.readouterr().out.splitlines()) <= 24
+
+
+def test_unknown_flags_are_errors():
+    with pytest.raises(SystemExit) as stop:
+        main(["eval", "x", "--bogus", "1"])
+    assert stop.value.code == 2
