@@ -35,45 +35,62 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    shape = argparse.ArgumentDefaultsHelpFormatter
     parser = argparse.ArgumentParser(prog="jaxseg", description="Instance segmentation in JAX.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     path = pathlib.Path
 
-    demo = commands.add_parser(
-        "demo", help="train, evaluate and draw on embedded data", formatter_class=shape
+    demo = commands.add_parser("demo", help="train, evaluate and draw on embedded data")
+    demo.add_argument(
+        "--out",
+        type=path,
+        default=path("demo-out"),
+        metavar="DIR",
+        help="folder for results (default: %(default)s)",
     )
-    demo.add_argument("--out", type=path, default=path("demo-out"), help="folder for results")
 
     train = commands.add_parser(
         "train",
         help="train an experiment; goes on by itself if interrupted",
-        formatter_class=shape,
         usage="jaxseg train EXPERIMENT --workdir DIR [--field value ...]",
         epilog="Any field of the experiment can be given as a flag: --train.steps 100 "
-        "--data.source.path DIR --model.backbone.depth 18. An unknown field is an error.",
+        "--data.source.path DIR --model.backbone.depth 18. The experiment holds the defaults; "
+        "an unknown field is an error.",
     )
-    train.add_argument("experiment", type=path, metavar="EXPERIMENT", help="a Python file")
     train.add_argument(
-        "--workdir", type=path, required=True, help="folder for checkpoints and curves"
+        "experiment", type=path, metavar="EXPERIMENT", help="a Python file that defines one"
+    )
+    train.add_argument(
+        "--workdir",
+        type=path,
+        required=True,
+        metavar="DIR",
+        help="folder for checkpoints and curves (required)",
     )
 
-    evaluate = commands.add_parser(
-        "eval", help="box and mask AP of a checkpoint", formatter_class=shape
-    )
+    evaluate = commands.add_parser("eval", help="box and mask AP of a checkpoint")
     evaluate.add_argument("workdir", type=path, metavar="DIR", help="workdir of a training")
-    evaluate.add_argument("--data", type=path, help="COCO folder (as in training if not given)")
-    evaluate.add_argument("--split", default="val", help="split of the data")
-    evaluate.add_argument("--out", type=path, help="folder for results (DIR/eval if not given)")
-
-    predict = commands.add_parser(
-        "predict", help="overlays and COCO results for images", formatter_class=shape
+    evaluate.add_argument(
+        "--data", type=path, metavar="DIR", help="COCO folder (default: the data of the training)"
     )
+    evaluate.add_argument(
+        "--split", default="val", metavar="NAME", help="split of the data (default: %(default)s)"
+    )
+    evaluate.add_argument(
+        "--out", type=path, metavar="DIR", help="folder for results (default: DIR/eval)"
+    )
+
+    predict = commands.add_parser("predict", help="overlays and COCO results for images")
     predict.add_argument("workdir", type=path, metavar="DIR", help="workdir of a training")
     predict.add_argument("images", type=path, nargs="+", metavar="IMAGE", help="image files")
-    predict.add_argument("--out", type=path, required=True, help="folder for results")
     predict.add_argument(
-        "--threshold", type=float, default=0.5, help="least score of an instance that is drawn"
+        "--out", type=path, required=True, metavar="DIR", help="folder for results (required)"
+    )
+    predict.add_argument(
+        "--threshold",
+        type=float,
+        default=0.5,
+        metavar="SCORE",
+        help="least score of an instance that is drawn (default: %(default)s)",
     )
     return parser
 

@@ -72,6 +72,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_never_stopped(workdir, tmp_pa
 def test_a_finished_run_has_nothing_left_to_do(workdir, capsys):
     jobs.train(EXPERIMENT, workdir)
     assert "going on from step 6" in capsys.readouterr().err
+    assert list((workdir / "tensorboard").glob("events*"))
 
 
 def test_a_workdir_with_another_run_is_refused_by_field(workdir):

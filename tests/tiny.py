@@ -33,7 +33,7 @@ def tiny_config(norm="group") -> MaskRCNNConfig:
     )
 
 
-def make_batch(sizes, objects, canvas=(64, 64), slots=SLOTS, seed=0) -> Batch:
+def make_batch(sizes, objects, canvas=(64, 64), slots=SLOTS, seed=0):
     """Random images of true `sizes` with `objects[i]` objects each; the same image and
     objects for the same seed and size whatever the canvas and the slots."""
     count = len(sizes)

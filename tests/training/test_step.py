@@ -1,3 +1,5 @@
+import contextlib
+
 import jax
 import numpy as np
 import optax
@@ -24,8 +26,37 @@ def stepped():
         step = parallel_step(make_step(model, optimizer, seed=0), devices)
         state = replicate(init_state(model, optimizer, (1, 64, 64, 3), seed=0), devices)
         start = jax.tree.map(np.asarray, state)
-        results[devices] = (start, *jax.tree.map(np.asarray, step(state, batch)))
+        state, metrics = step(state, batch)
+        results[devices] = (start, *jax.tree.map(np.asarray, (state, metrics)))
+    with compilations() as compiled:
+        for seed in (1, 2):
+            sizes = [(64, 64), (8, 20), (33, 64), (64, 7)]
+            state, _ = step(state, make_batch(sizes, [0, seed, 6, 1], seed=seed))
+    results["compiled again"] = len(compiled)
     return results
+
+
+@contextlib.contextmanager
+def compilations():
+    """A list that grows by one entry whenever XLA compiles something."""
+    events = []
+
+    def listen(event, duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            events.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        jax.jit(lambda x: x + 1)(np.ones(3))
+        assert events, "JAX reports compilations under another name"
+        events.clear()
+        yield events
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_the_step_is_compiled_once(stepped):
+    assert stepped["compiled again"] == 0
 
 
 def test_one_and_two_devices_make_the_same_step(stepped):
