@@ -12,6 +12,7 @@ Masks are given as polygons, compressed RLE or uncompressed RLE.
 import collections
 import dataclasses
 import json
+import logging
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,10 @@ from pycocotools import mask as mask_api
 
 from jaxseg.data.images import read_image
 from jaxseg.data.source import RLE, Category, Example
+
+_LOG = logging.getLogger(__name__)
+_FARTHEST = 100_000
+"""Pixels. pycocotools crashes on polygons with points much farther out, or with NaN."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +110,16 @@ class CocoSource:
         )
 
     def ground_truth(self) -> dict[str, Any]:
-        return self._content
+        """The file's content, with `iscrowd` and `area` added to annotations that lack them."""
+        size_of = {image["id"]: (image["height"], image["width"]) for image in self._images}
+        complete = []
+        for annotation in self._content["annotations"]:
+            missing: dict[str, Any] = {} if "iscrowd" in annotation else {"iscrowd": 0}
+            if "area" not in annotation:
+                rle = to_rle(annotation["segmentation"], *size_of[annotation["image_id"]])
+                missing["area"] = float(mask_api.area(rle))
+            complete.append({**annotation, **missing})
+        return {**self._content, "annotations": complete}
 
 
 def to_rle(segmentation: Any, height: int, width: int) -> RLE:
@@ -125,13 +139,18 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
         content = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
-    missing = [key for key in ("images", "annotations", "categories") if key not in content]
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is not in COCO format: it is not a JSON object")
+    keys = ("images", "annotations", "categories")
+    missing = [key for key in keys if not isinstance(content.get(key), list)]
     if missing:
-        raise ValueError(f"{path} is not in COCO format: it has no {', '.join(missing)}")
+        raise ValueError(f"{path} is not in COCO format: it has no list of {', '.join(missing)}")
     return content
 
 
 def _read_categories(content: Mapping[str, Any], path: pathlib.Path) -> list[Category]:
+    for number, category in enumerate(content["categories"]):
+        _check_fields(category, ("id", "name"), f"{path}: categories[{number}]")
     categories = [Category(c["id"], c["name"]) for c in content["categories"]]
     _check_unique([c.id for c in categories], f"{path}: category id")
     return sorted(categories)
@@ -140,9 +159,10 @@ def _read_categories(content: Mapping[str, Any], path: pathlib.Path) -> list[Cat
 def _read_images(content: Mapping[str, Any], path: pathlib.Path) -> list[dict[str, Any]]:
     images = content["images"]
     for number, image in enumerate(images):
-        for field in ("id", "file_name", "height", "width"):
-            if field not in image:
-                raise ValueError(f"{path}: images[{number}] has no {field}")
+        where = f"{path}: images[{number}]"
+        _check_fields(image, ("id", "file_name", "height", "width"), where)
+        if image["height"] < 1 or image["width"] < 1:
+            raise ValueError(f"{where} has no pixels: {image['width']}x{image['height']}")
     _check_unique([image["id"] for image in images], f"{path}: image id")
     if not images:
         raise ValueError(f"{path} has no images")
@@ -155,14 +175,13 @@ def _read_annotations(
     images: Sequence[Mapping[str, Any]],
     labels: Mapping[int, int],
 ) -> dict[int, list[dict[str, Any]]]:
-    """Checked annotations of each image; those without any area are left out."""
+    """Checked annotations of each image; those without any area are left out and counted."""
     by_image: dict[int, list[dict[str, Any]]] = collections.defaultdict(list)
     size_of = {image["id"]: (image["height"], image["width"]) for image in images}
     for number, annotation in enumerate(content["annotations"]):
-        where = f"{path}: annotation id {annotation.get('id', f'of annotations[{number}]')}"
-        for field in ("id", "image_id", "category_id", "bbox", "segmentation"):
-            if field not in annotation:
-                raise ValueError(f"{where} has no {field}")
+        _check_fields(annotation, ("id",), f"{path}: annotations[{number}]")
+        where = f"{path}: annotation id {annotation['id']}"
+        _check_fields(annotation, ("image_id", "category_id", "bbox", "segmentation"), where)
         if annotation["image_id"] not in size_of:
             raise ValueError(f"{where}: image_id {annotation['image_id']} is not in images")
         if annotation["category_id"] not in labels:
@@ -174,7 +193,22 @@ def _read_annotations(
         if annotation["bbox"][2] > 0 and annotation["bbox"][3] > 0:
             by_image[annotation["image_id"]].append(annotation)
     _check_unique([a["id"] for a in content["annotations"]], f"{path}: annotation id")
+    flat = len(content["annotations"]) - sum(map(len, by_image.values()))
+    if flat:
+        _LOG.warning("%s: %d annotations have boxes without area and are left out", path, flat)
     return by_image
+
+
+def _check_fields(entry: Any, fields: Sequence[str], where: str) -> None:
+    """The fields are there, and those that count something are whole numbers."""
+    if not isinstance(entry, dict):
+        raise ValueError(f"{where} is not a JSON object")
+    for field in fields:
+        if field not in entry:
+            raise ValueError(f"{where} has no {field}")
+        whole = field in ("id", "image_id", "category_id", "height", "width")
+        if whole and not isinstance(entry[field], int):
+            raise ValueError(f"{where}: {field} {entry[field]!r} is not a whole number")
 
 
 def _check_box(box: Any, where: str) -> None:
@@ -190,20 +224,65 @@ def _check_segmentation(segmentation: Any, size: tuple[int, int], where: str) ->
         if not segmentation:
             raise ValueError(f"{where}: segmentation is empty")
         for polygon in segmentation:
-            if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
-                raise ValueError(
-                    f"{where}: a polygon must be a list of at least three points, x and y in turn"
-                )
+            _check_polygon(polygon, where)
     elif isinstance(segmentation, dict) and {"size", "counts"} <= segmentation.keys():
-        if tuple(segmentation["size"]) != size:
+        if segmentation["size"] != list(size):
             raise ValueError(
                 f"{where}: the mask's size {segmentation['size']} is not the image's {list(size)}"
             )
-        counts = segmentation["counts"]
-        if isinstance(counts, list) and sum(counts) != size[0] * size[1]:
+        runs = _runs(segmentation["counts"], where)
+        if min(runs, default=0) < 0 or sum(runs) != size[0] * size[1]:
             raise ValueError(f"{where}: the RLE's counts do not add up to the image's pixels")
     else:
         raise ValueError(f"{where}: segmentation is neither polygons nor RLE")
+
+
+def _check_polygon(polygon: Any, where: str) -> None:
+    if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+        raise ValueError(
+            f"{where}: a polygon must be a list of at least three points, x and y in turn"
+        )
+    try:
+        near = bool((np.abs(np.asarray(polygon, np.float64)) <= _FARTHEST).all())
+    except (TypeError, ValueError):
+        near = False
+    if not near:
+        raise ValueError(
+            f"{where}: a polygon's coordinates must be numbers, none beyond {_FARTHEST} pixels"
+        )
+
+
+def _runs(counts: Any, where: str) -> list[int]:
+    """The lengths of an RLE's runs, compressed or not.
+
+    They must fill the mask exactly: pycocotools does not check, and leaves pixels that no
+    run covers as they happen to be in memory.
+
+    Compressed, a number is characters of 5 bits each, lowest first, counted from "0"; bit 5
+    says that another one follows, bit 4 of the last is the sign. From the fourth number on
+    it is the difference from the run two before.
+    """
+    if isinstance(counts, list):
+        if not all(isinstance(run, int) for run in counts):
+            raise ValueError(f"{where}: the RLE's counts are not whole numbers")
+        return counts
+    broken = ValueError(f"{where}: the RLE's counts are not COCO's compressed text")
+    if not isinstance(counts, str):
+        raise broken
+    runs: list[int] = []
+    value = shift = 0
+    for code in (ord(character) - 48 for character in counts):
+        if not 0 <= code < 64 or shift > 30:
+            raise broken
+        value |= (code & 31) << shift
+        shift += 5
+        if not code & 32:
+            value -= (code & 16) << (shift - 4)
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    if shift:
+        raise broken
+    return runs
 
 
 def _check_unique(ids: Sequence[int], what: str) -> None:

@@ -17,6 +17,8 @@ def read_image(path: pathlib.Path) -> np.ndarray:
             if image.mode.startswith("I;16"):
                 pixels = (np.asarray(image) >> 8).astype(np.uint8)
                 return np.repeat(pixels[..., None], 3, axis=2)
+            if image.mode == "P" and "transparency" in image.info:
+                image.info.pop("transparency")  # Pillow warns where it would drop it itself
             return np.asarray(image.convert("RGB"))
     except FileNotFoundError:
         raise

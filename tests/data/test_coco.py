@@ -8,7 +8,7 @@ from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 
 from jaxseg.data import CocoFolder, read_image
-from jaxseg.data.coco import to_rle
+from jaxseg.data.coco import _runs, to_rle
 
 SIZE = [20, 30]
 
@@ -123,7 +123,14 @@ def annotation(field, value):
 
 BROKEN = {
     "not JSON": ('{"images": [', "train.json is not valid JSON"),
-    "not COCO": ({"a": 1}, "has no images, annotations, categories"),
+    "not COCO": ({"a": 1}, "no list of images, annotations, categories"),
+    "not an object": ("null", "is not a JSON object"),
+    "category without name": (
+        change(("categories", 1, "name"), ...),
+        r"categories\[1\] has no name",
+    ),
+    "height as text": (change(("images", 0, "height"), "20"), "height '20' is not a whole number"),
+    "no pixels": (change(("images", 0, "height"), 0), r"images\[0\] has no pixels"),
     "no images": (change(("images",), []), "has no images"),
     "image without size": (change(("images", 1, "height"), ...), r"images\[1\] has no height"),
     "absent image": (change(("images", 1, "file_name"), "c.png"), "the first is c.png"),
@@ -137,6 +144,9 @@ BROKEN = {
     "NaN box": (annotation("bbox", [1, 2, float("nan"), 4]), "id 1: bbox .* finite"),
     "odd polygon": (annotation("segmentation", [[1, 2, 3, 4, 5, 6, 7]]), "id 1: a polygon"),
     "short polygon": (annotation("segmentation", [[1, 2, 3, 4]]), "id 1: a polygon"),
+    "far polygon": (annotation("segmentation", [[1, 2, 1e12, 4, 5, 6]]), "none beyond 100000"),
+    "NaN polygon": (annotation("segmentation", [[1, 2, float("nan"), 4, 5, 6]]), "none beyond"),
+    "text polygon": (annotation("segmentation", [["a", 2, 3, 4, 5, 6]]), "must be numbers"),
     "empty mask": (annotation("segmentation", []), "id 1: segmentation is empty"),
     "wrong RLE size": (
         annotation("segmentation", {"size": [4, 4], "counts": [16]}),
@@ -145,6 +155,24 @@ BROKEN = {
     "wrong RLE sum": (
         annotation("segmentation", {"size": SIZE, "counts": [16]}),
         "id 1: the RLE's counts do not add up",
+    ),
+    "negative RLE": (
+        annotation("segmentation", {"size": SIZE, "counts": [605, -5]}),
+        "do not add up",
+    ),
+    "fractional RLE": (
+        annotation("segmentation", {"size": SIZE, "counts": [0.5, 599.5]}),
+        "not whole numbers",
+    ),
+    "empty RLE": (annotation("segmentation", {"size": SIZE, "counts": ""}), "do not add up"),
+    "short RLE": (annotation("segmentation", {"size": SIZE, "counts": "b2::"}), "do not add up"),
+    "cut RLE": (
+        annotation("segmentation", {"size": SIZE, "counts": compressed(disc())["counts"] + "P"}),
+        "not COCO's compressed text",
+    ),
+    "text RLE": (
+        annotation("segmentation", {"size": SIZE, "counts": "\xe9"}),
+        "not COCO's compressed text",
     ),
     "no mask": (annotation("segmentation", None), "id 1: segmentation is neither"),
 }
@@ -155,6 +183,27 @@ def test_broken_annotations_are_refused_by_name(tmp_path, name):
     data, message = BROKEN[name]
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         write(tmp_path, data).open("train")
+
+
+def test_compressed_runs_are_those_of_the_mask():
+    rng = np.random.default_rng(0)
+    for share in (0.0, 0.01, 0.5, 0.99, 1.0):
+        bitmap = (rng.random((37, 211)) < share).astype(np.uint8)
+        runs = _runs(compressed(bitmap)["counts"], "here")
+        flat = np.repeat(np.arange(len(runs)) % 2, runs)
+        np.testing.assert_array_equal(flat, bitmap.flatten(order="F"))
+
+
+def test_ground_truth_says_what_evaluation_needs_of_every_annotation(tmp_path):
+    truth = write(tmp_path, content()).open("train").ground_truth()["annotations"]
+    assert [a["id"] for a in truth] == [1, 2, 3, 4]  # also the one without area
+    assert [a["iscrowd"] for a in truth] == [0, 0, 1, 0]
+    assert [a["area"] for a in truth] == [100, disc().sum(), disc().sum(), 100]
+
+
+def test_the_number_of_annotations_left_out_is_logged(tmp_path, caplog):
+    write(tmp_path, content()).open("train")
+    assert "train.json: 1 annotations have boxes without area" in caplog.text
 
 
 def test_an_image_of_another_size_or_undecodable_is_refused_by_name(tmp_path):
@@ -185,6 +234,15 @@ def test_images_of_every_mode_become_rgb(tmp_path):
         np.testing.assert_array_equal(pixels, np.dstack([grey] * 3), err_msg=mode)
 
 
+def test_a_palette_with_transparency_is_read_without_a_warning(tmp_path):
+    from PIL import Image
+
+    grey = np.arange(24, dtype=np.uint8).reshape(4, 6) * 10
+    path = tmp_path / "a.png"
+    Image.fromarray(grey).convert("P").save(path, transparency=bytes([0, 128, 255] * 5))
+    np.testing.assert_array_equal(read_image(path), np.dstack([grey] * 3))
+
+
 def test_polygons_outside_the_image_are_cut():
     rle = to_rle([[-5.0, -5.0, 10.0, -5.0, 10.0, 5.0, -5.0, 5.0]], *SIZE)
     assert mask_api.area(rle) == 50
@@ -192,7 +250,12 @@ def test_polygons_outside_the_image_are_cut():
 
 @pytest.mark.parametrize(
     ("folder", "split"),
-    [("nuclei", "mini_train"), ("nuclei", "mini_val"), ("coco_mini", "val2017")],
+    [
+        ("nuclei", "mini_train"),
+        ("nuclei", "mini_val"),
+        ("coco_mini", "train"),
+        ("coco_mini", "val"),
+    ],
 )
 def test_real_data_is_read_whole(shared, folder, split):
     source = CocoFolder(str(shared / "data" / folder)).open(split)

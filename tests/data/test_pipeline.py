@@ -1,3 +1,5 @@
+import math
+
 import cv2
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from jaxseg.data import (
     train_batches,
     write_coco,
 )
-from jaxseg.data.transforms import fit_image, make_sample, scaled_size
+from jaxseg.data.transforms import crop_to_box, fit_image, make_sample, scaled_size
 from jaxseg.types import Batch, MaskFrame, MaskSpec
 
 NEEDS = MaskSpec(MaskFrame.BOX, 14)
@@ -112,6 +114,33 @@ def test_boxes_and_crops_follow_resize_and_flip():
     np.testing.assert_array_equal(mirrored.images[:40, :60], plain.images[:40, :60][:, ::-1])
     assert not plain.images[40:].any()
     assert not plain.images[:, 60:].any()
+
+
+def crop_by_loops(bitmap, box, size):
+    """The crop sample by sample; outside of the picture there is no object."""
+    x1, y1, x2, y2 = (float(v) for v in box)
+    padded = np.pad(bitmap > 0, 3).astype(float)
+    crop = np.zeros((size, size), bool)
+    for i in range(size):
+        for j in range(size):
+            y, x = y1 + (i + 0.5) * (y2 - y1) / size - 0.5, x1 + (j + 0.5) * (x2 - x1) / size - 0.5
+            top, left = math.floor(y), math.floor(x)
+            down, right = y - top, x - left
+            corners = padded[top + 3 : top + 5, left + 3 : left + 5]
+            crop[i, j] = [1 - down, down] @ corners @ [1 - right, right] >= 0.5
+    return crop
+
+
+def test_crops_equal_bilinear_samples_taken_one_by_one():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        height, width = rng.integers(5, 40, 2)
+        bitmap = (rng.random((height, width)) < 0.5).astype(np.uint8) * np.uint8(255)
+        x1, x2 = np.sort(rng.uniform(-1, width + 1, 2))
+        y1, y2 = np.sort(rng.uniform(-1, height + 1, 2))
+        box = np.asarray([x1, y1, x2, y2], np.float32)
+        crop = crop_to_box(bitmap, box, (0, 0), (0, 0), 14)
+        np.testing.assert_array_equal(crop, crop_by_loops(bitmap, box, 14), err_msg=str(box))
 
 
 def test_image_frame_masks_lie_over_the_canvas():
