@@ -12,7 +12,8 @@ import pytest
 
 from jaxseg import jobs
 
-EXPERIMENT = """
+STEPS = 60
+EXPERIMENT = f"""
 import dataclasses
 from jaxseg.demo import experiment as demo
 
