@@ -8,7 +8,9 @@ Hardware: 2 CPU cores. Time: about 5 minutes for 100 steps; no AP is expected of
 
 from jaxseg.data import CocoFolder, DataConfig
 from jaxseg.experiment import Experiment
-from jaxseg.models.mask_rcnn import BoxHeadConfig, MaskHeadConfig, MaskRCNNConfig
+from jaxseg.models.box_head import BoxHeadConfig
+from jaxseg.models.mask_head import MaskHeadConfig
+from jaxseg.models.mask_rcnn import MaskRCNNConfig
 from jaxseg.models.rpn import RPNConfig
 from jaxseg.nn.resnet import ResNetConfig
 from jaxseg.training.loop import TrainConfig

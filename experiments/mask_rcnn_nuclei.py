@@ -9,7 +9,9 @@ Expected: mask AP50 of at least 0.75 on mini_val. Hardware: 2 CPU cores. Time: u
 
 from jaxseg.data import CocoFolder, DataConfig
 from jaxseg.experiment import Experiment
-from jaxseg.models.mask_rcnn import BoxHeadConfig, MaskHeadConfig, MaskRCNNConfig
+from jaxseg.models.box_head import BoxHeadConfig
+from jaxseg.models.mask_head import MaskHeadConfig
+from jaxseg.models.mask_rcnn import MaskRCNNConfig
 from jaxseg.models.rpn import RPNConfig
 from jaxseg.nn.resnet import ResNetConfig
 from jaxseg.training.loop import TrainConfig
@@ -31,8 +33,7 @@ experiment = Experiment(
             test_proposals=300,
         ),
         box=BoxHeadConfig(hidden=256, samples=64, nms_candidates=500),
-        mask=MaskHeadConfig(convs=4, channels=64),
-        gt_mask_size=56,
+        mask=MaskHeadConfig(convs=4, channels=64, crop_size=56),
     ),
     data=DataConfig(
         source=CocoFolder("nuclei", train="mini_train", val="mini_val"),

@@ -4,13 +4,15 @@ import argparse
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; its exit status is 0, or 1 after a message about bad input."""
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command != "train":
+    takes_fields = options.command == "train" or getattr(options, "job", None) == "import"
+    if rest and not takes_fields:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     # Imported late: JAX takes seconds, and `--help` should not.
     from jaxseg import jobs
@@ -26,6 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif options.command == "eval":
             out = options.out or options.workdir / "eval"
             jobs.evaluate(options.workdir, out, data_folder=options.data, split=options.split)
+        elif options.command == "weights" and options.job == "import":
+            jobs.import_weights(options.file, options.arch, options.out, rest)
+        elif options.command == "weights":
+            jobs.export_weights(options.workdir, options.out)
         else:
             jobs.predict(options.workdir, options.images, options.out, options.threshold)
     except (ValueError, OSError, FloatingPointError) as error:
@@ -92,7 +98,36 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SCORE",
         help="least score of an instance that is drawn (default: %(default)s)",
     )
+    _add_weights(commands)
     return parser
+
+
+def _add_weights(commands: Any) -> None:
+    path = pathlib.Path
+    weights = commands.add_parser("weights", help="published checkpoints in and out")
+    weights_jobs = weights.add_subparsers(dest="job", required=True, metavar="JOB")
+    importer = weights_jobs.add_parser(
+        "import",
+        help="a published Mask R-CNN as a workdir for eval and predict",
+        usage="jaxseg weights import FILE --arch NAME --out DIR [--field value ...]",
+        epilog="Names: maskrcnn_resnet50_fpn, maskrcnn_resnet50_fpn_v2 (torchvision); "
+        "detectron2_mask_rcnn_r50_fpn, _r101_fpn, _x101_32x8d_fpn; mmdet_mask_rcnn_r50_fpn. "
+        "Fields change the architecture: --model.num-classes 3.",
+    )
+    importer.add_argument(
+        "file", type=path, metavar="FILE", help=".pth, .pkl, .safetensors or .npz"
+    )
+    importer.add_argument("--arch", required=True, metavar="NAME", help="see below (required)")
+    importer.add_argument(
+        "--out", type=path, required=True, metavar="DIR", help="the new workdir (required)"
+    )
+    exporter = weights_jobs.add_parser(
+        "export", help="a checkpoint as .safetensors under torchvision's names"
+    )
+    exporter.add_argument("workdir", type=path, metavar="DIR", help="workdir of a training")
+    exporter.add_argument(
+        "--out", type=path, required=True, metavar="FILE", help="the new file (required)"
+    )
 
 
 if __name__ == "__main__":

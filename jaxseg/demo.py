@@ -10,7 +10,9 @@ import time
 from jaxseg import jobs
 from jaxseg.data import DataConfig, Shapes
 from jaxseg.experiment import Experiment
-from jaxseg.models.mask_rcnn import BoxHeadConfig, MaskHeadConfig, MaskRCNNConfig
+from jaxseg.models.box_head import BoxHeadConfig
+from jaxseg.models.mask_head import MaskHeadConfig
+from jaxseg.models.mask_rcnn import MaskRCNNConfig
 from jaxseg.models.rpn import RPNConfig
 from jaxseg.nn.resnet import ResNetConfig
 from jaxseg.training.loop import TrainConfig
@@ -30,8 +32,7 @@ SMALL_MASK_RCNN = MaskRCNNConfig(
         test_proposals=100,
     ),
     box=BoxHeadConfig(hidden=256, samples=32, detections=30, nms_candidates=300),
-    mask=MaskHeadConfig(convs=2, channels=64),
-    gt_mask_size=56,
+    mask=MaskHeadConfig(convs=2, channels=64, crop_size=56),
 )
 
 experiment = Experiment(

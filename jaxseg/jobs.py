@@ -8,17 +8,20 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxseg import data, evaluation, visualize
-from jaxseg.experiment import Experiment, from_json, to_json
-from jaxseg.model import Model, Variables
+from jaxseg import data, evaluation, visualize, weights
+from jaxseg.data.coco_categories import COCO_CATEGORIES, COCO_IDS
+from jaxseg.experiment import Experiment, from_json, override, to_json
+from jaxseg.model import Model, ModelConfig, Variables
+from jaxseg.models.published import BY_NAME
 from jaxseg.training import loop
 from jaxseg.training.checkpoint import Checkpoints, open_checkpoints
 from jaxseg.training.optimizer import make_optimizer
 from jaxseg.training.parallel import parallel_predict, replicate
 from jaxseg.training.progress import say
-from jaxseg.training.step import init_state
+from jaxseg.training.step import TrainState, init_state
 
 EVAL_BATCH_PER_DEVICE = 4
 OVERLAYS = 16
@@ -117,6 +120,55 @@ def load(workdir: pathlib.Path) -> Trained:
     return Trained(experiment, categories, model, variables, int(state.step))
 
 
+def import_weights(
+    file: pathlib.Path, architecture: str, out: pathlib.Path, overrides: Sequence[str] = ()
+) -> None:
+    """A published checkpoint as a workdir that `evaluate` and `predict` can use.
+
+    `architecture` is a name of `jaxseg.models.published.BY_NAME`; `overrides` change fields of
+    it as they do of an experiment (`--model.num-classes 3`).
+    """
+    if architecture not in BY_NAME:
+        known = ", ".join(BY_NAME)
+        raise ValueError(f"no architecture {architecture!r}: choose one of {known}")
+    if (out / "checkpoints").exists():
+        raise ValueError(f"{out} holds checkpoints already: choose another --out")
+    experiment = override(_coco_experiment(BY_NAME[architecture]), overrides)
+    config: Any = experiment.model
+    variables = dict(weights.load_checkpoint_file(file, config))
+    categories = {len(COCO_IDS): COCO_IDS, len(COCO_CATEGORIES): COCO_CATEGORIES}.get(
+        config.num_classes,
+        tuple(data.Category(i, f"class {i}") for i in range(1, config.num_classes + 1)),
+    )
+    record = {
+        "experiment": to_json(experiment),
+        "categories": [{"id": c.id, "name": c.name} for c in categories],
+    }
+    params = variables.pop("params")
+    optimizer = make_optimizer(experiment.train.optimizer, experiment.train.steps)
+    state = TrainState(jnp.zeros((), jnp.int32), params, variables, optimizer.init(params))
+    with Checkpoints(out) as checkpoints:
+        checkpoints.save(0, state, record)
+    count = sum(np.size(x) for x in jax.tree.leaves(params))
+    say(f"imported {architecture} with {count:,} trainable parameters into {out}")
+
+
+def _coco_experiment(model: ModelConfig) -> Experiment:
+    """The published models' own way with images: shorter side 800, longer at most 1333."""
+    source = data.CocoFolder("coco", train="train2017", val="val2017")
+    return Experiment(
+        model, data.DataConfig(source, canvas=(1344, 1344), resize=(800, 1333)), loop.TrainConfig()
+    )
+
+
+def export_weights(workdir: pathlib.Path, out: pathlib.Path) -> None:
+    """The newest checkpoint as `.safetensors` under torchvision's names."""
+    trained = load(workdir)
+    config: Any = trained.experiment.model
+    weights.write_safetensors(out, weights.to_torchvision(trained.variables, config))
+    say(f"wrote step {trained.step} of {workdir} to {out}")
+
+
 def evaluate(
     workdir: pathlib.Path,
     out: pathlib.Path,
@@ -133,11 +185,11 @@ def evaluate(
     if data_folder is not None:
         config = dataclasses.replace(config, source=data.CocoFolder(str(data_folder)))
     source = config.source.open(split)
-    _check_categories(trained, source, split)
+    labels = _labels_in(source, trained, split)
 
     say(f"evaluating step {trained.step} on {len(source)} images of split {split!r}")
     started = time.monotonic()
-    predictions = list(predict_source(trained, source, config))
+    predictions = [_relabel(p, labels) for p in predict_source(trained, source, config)]
     say(f"predicted in {time.monotonic() - started:.0f} s")
     results = evaluation.coco_results(predictions, [c.id for c in source.categories])
     metrics = evaluation.evaluate(source.ground_truth(), results)
@@ -150,15 +202,29 @@ def evaluate(
     return metrics
 
 
-def _check_categories(trained: Trained, source: data.Source, split: str) -> None:
-    """Labels mean the same only where the names agree in their order."""
-    model_names = [c.name for c in trained.categories]
-    data_names = [c.name for c in source.categories]
-    if model_names != data_names:
+def _labels_in(source: data.Source, trained: Trained, split: str) -> np.ndarray:
+    """The data's label of each of the model's classes, by name; -1 for those it lacks."""
+    places = {category.name: i for i, category in enumerate(source.categories)}
+    names = [category.name for category in trained.categories]
+    unknown = sorted(places.keys() - set(names))
+    if unknown:
         raise ValueError(
-            f"split {split!r} has the categories {data_names}; the checkpoint was trained on "
-            f"{model_names}: evaluate on data with the same ones in the same order"
+            f"split {split!r} has the categories {', '.join(unknown)}, which the checkpoint does "
+            f"not know; it knows {', '.join(names)}"
         )
+    return np.asarray([places.get(name, -1) for name in names])
+
+
+def _relabel(prediction: evaluation.Prediction, labels: np.ndarray) -> evaluation.Prediction:
+    """The prediction in the data's labels, without classes that the data lacks."""
+    label = labels[prediction.labels]
+    known = np.flatnonzero(label >= 0)
+    return prediction._replace(
+        boxes=prediction.boxes[known],
+        scores=prediction.scores[known],
+        labels=label[known],
+        rles=[prediction.rles[i] for i in known],
+    )
 
 
 def predict_source(

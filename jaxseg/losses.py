@@ -12,7 +12,7 @@ def sigmoid_cross_entropy(
     logits: Float[Array, "*shape"], targets: Float[Array, "*shape"]
 ) -> Float[Array, "*shape"]:
     """Binary cross-entropy of `sigmoid(logits)` with targets in [0, 1]."""
-    return jnp.maximum(logits, 0) - logits * targets + jnp.log1p(jnp.exp(-jnp.abs(logits)))
+    return jax.nn.softplus(logits) - logits * targets
 
 
 def softmax_cross_entropy(
@@ -49,7 +49,9 @@ def sigmoid_focal_loss(
     """
     probability = jax.nn.sigmoid(logits)
     wrong = probability * (1 - targets) + (1 - probability) * targets
-    loss = sigmoid_cross_entropy(logits, targets) * wrong**gamma
+    # Where the sigmoid saturates, the power of 0 has no gradient.
+    weight = jnp.where(wrong > 0, jnp.where(wrong > 0, wrong, 1) ** gamma, float(gamma == 0))
+    loss = sigmoid_cross_entropy(logits, targets) * weight
     if alpha is None:
         return loss
     return loss * (alpha * targets + (1 - alpha) * (1 - targets))

@@ -30,6 +30,8 @@ class MaskFrame(enum.Enum):
     """What the pixels of a mask array are laid over.
 
     BOX: the instance's own box, `[..., M, M]` whatever its size (Mask R-CNN family).
+    WHOLE_PIXEL_BOX: the same, but the box is grown by one cell of the grid on every side and
+        cut to whole pixels before the mask is laid over it, as torchvision does.
     IMAGE: the padded image at a stride, `[..., H/s, W/s]` (SOLO family).
 
     It is a static pytree node: it travels inside `Detections` through `jit` without being
@@ -37,6 +39,7 @@ class MaskFrame(enum.Enum):
     """
 
     BOX = "box"
+    WHOLE_PIXEL_BOX = "whole_pixel_box"
     IMAGE = "image"
 
 
@@ -58,7 +61,7 @@ class Batch(NamedTuple):
     it, and so do not depend on the device that the image landed on.
     """
 
-    images: UInt8[Array, "B H W 3"]  # RGB
+    images: UInt8[Array, "B H W 3"] | Float[Array, "B H W 3"]  # RGB, 0 to 255
     image_size: Int[Array, "B 2"]
     boxes: Float[Array, "B N 4"]
     labels: Int[Array, "B N"]
@@ -73,7 +76,7 @@ class EvalBatch(NamedTuple):
     A batch that was filled up to its static size marks the fillers with `valid = False`.
     """
 
-    images: UInt8[np.ndarray, "B H W 3"]
+    images: UInt8[np.ndarray, "B H W 3"] | Float[np.ndarray, "B H W 3"]
     image_size: Int[np.ndarray, "B 2"]
     original_size: Int[np.ndarray, "B 2"]  # (height, width) of the image as stored
     image_id: Int[np.ndarray, "B"]

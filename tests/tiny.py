@@ -2,7 +2,9 @@
 
 import numpy as np
 
-from jaxseg.models.mask_rcnn import BoxHeadConfig, MaskHeadConfig, MaskRCNNConfig
+from jaxseg.models.box_head import BoxHeadConfig
+from jaxseg.models.mask_head import MaskHeadConfig
+from jaxseg.models.mask_rcnn import MaskRCNNConfig
 from jaxseg.models.rpn import RPNConfig
 from jaxseg.nn.resnet import ResNetConfig
 from jaxseg.types import Batch
@@ -28,8 +30,7 @@ def tiny_config(norm="group") -> MaskRCNNConfig:
         box=BoxHeadConfig(
             hidden=32, samples=32, detections=8, nms_candidates=40, score_threshold=0.0
         ),
-        mask=MaskHeadConfig(convs=1, channels=16, pool_size=7),
-        gt_mask_size=MASK_SIZE,
+        mask=MaskHeadConfig(convs=1, channels=16, pool_size=7, crop_size=MASK_SIZE),
     )
 
 

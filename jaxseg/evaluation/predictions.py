@@ -54,6 +54,9 @@ def to_predictions(
         if detections.mask_frame is MaskFrame.BOX:
             pairs = zip(masks[i, slots], found, strict=True)
             rles = [box_mask_rle(mask, box, original) for mask, box in pairs]
+        elif detections.mask_frame is MaskFrame.WHOLE_PIXEL_BOX:
+            pairs = zip(masks[i, slots], found, strict=True)
+            rles = [whole_pixel_mask_rle(mask, box, original) for mask, box in pairs]
         else:
             rles = [image_mask_rle(mask, canvas, size, original) for mask in masks[i, slots]]
         predictions.append(
@@ -75,6 +78,26 @@ def box_mask_rle(mask: np.ndarray, box: np.ndarray, size: list[int]) -> dict[str
     inside = weights_y @ mask @ weights_x.T >= THRESHOLD
     bitmap = np.zeros((height, width), np.uint8, order="F")
     bitmap[rows, columns] = inside
+    return mask_api.encode(bitmap)
+
+
+def whole_pixel_mask_rle(mask: np.ndarray, box: np.ndarray, size: list[int]) -> dict[str, Any]:
+    """RLE of a mask over its box grown by one cell and cut to whole pixels, as torchvision's
+    (`jaxseg.ops.paste_masks` with `integer_boxes=True`)."""
+    height, width = size
+    bordered = np.pad(mask, 1).astype(np.float32)
+    grown = np.float32(bordered.shape[0] / mask.shape[0])
+    center, half = (box[:2] + box[2:]) * np.float32(0.5), (box[2:] - box[:2]) * np.float32(0.5)
+    x1, y1 = np.trunc(center - half * grown).astype(int).tolist()
+    x2, y2 = np.trunc(center + half * grown).astype(int).tolist()
+    across, down = max(x2 - x1 + 1, 1), max(y2 - y1 + 1, 1)
+    bitmap = np.zeros((height, width), np.uint8, order="F")
+    if x1 >= width or y1 >= height or x1 + across <= 0 or y1 + down <= 0:
+        return mask_api.encode(bitmap)
+    pasted = cv2.resize(bordered, (across, down), interpolation=cv2.INTER_LINEAR) >= THRESHOLD
+    top, bottom = np.clip([y1, y1 + down], 0, height)
+    left, right = np.clip([x1, x1 + across], 0, width)
+    bitmap[top:bottom, left:right] = pasted[top - y1 : bottom - y1, left - x1 : right - x1]
     return mask_api.encode(bitmap)
 
 

@@ -31,8 +31,17 @@ class RPNConfig:
     """Side in pixels, one for each level, finest first."""
     aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     """Height over width."""
+    rounded_anchors: bool = False
+    """Torchvision's: whole pixels, and steps of the canvas's size over the map's."""
+    convs: int = 1
+    """3x3 convolutions of the head."""
     positive_iou: float = 0.7
     negative_iou: float = 0.3
+    low_quality_iou: float = 0.0
+    """Least overlap with which an object claims the anchors that overlap it most."""
+    claims: bool = False
+    """A claimed anchor learns the object that claims it, as in MMDetection, rather than the
+    one that it overlaps most."""
     samples: int = 256
     positive_fraction: float = 0.5
     train_candidates: int = 2000
@@ -41,13 +50,15 @@ class RPNConfig:
     train_proposals: int = 1000
     test_proposals: int = 1000
     nms_iou: float = 0.7
+    min_box_size: float = 0.0
+    """Proposals with a shorter side are dropped, in pixels; 0.001 in torchvision."""
     smooth_l1_beta: float = 1 / 9
 
 
 class Anchors(NamedTuple):
     """All anchors of a batch's images."""
 
-    boxes: Float[Array, "K 4"]
+    boxes: Float[Array, "B K 4"]
     ids: Int[Array, " K"]
     """A number for each anchor that padding does not change; random draws go by it."""
     valid: Bool[Array, "B K"]
@@ -69,41 +80,50 @@ class Proposals(NamedTuple):
 
 
 class RPNHead(nn.Module):
-    """The 3x3 convolution and two 1x1 convolutions shared by all levels."""
+    """The 3x3 convolutions and two 1x1 convolutions shared by all levels."""
 
     num_anchors: int
+    convs: int
 
     @nn.compact
     def __call__(self, pyramid: Pyramid) -> RPNOutput:
         init = nn.initializers.normal(0.01)
         channels = next(iter(pyramid.values())).shape[-1]
-        hidden = nn.Conv(channels, (3, 3), padding=1, kernel_init=init, name="conv")
+        hidden = [
+            nn.Conv(channels, (3, 3), padding=1, kernel_init=init, name=f"conv{number}")
+            for number in range(1, self.convs + 1)
+        ]
         logit = nn.Conv(self.num_anchors, (1, 1), kernel_init=init, name="logit")
         delta = nn.Conv(4 * self.num_anchors, (1, 1), kernel_init=init, name="delta")
         logits, deltas = [], []
         for x in pyramid.values():
-            y = nn.relu(hidden(x))
-            logits.append(logit(y).reshape(x.shape[0], -1))
-            deltas.append(delta(y).reshape(x.shape[0], -1, 4))
+            for conv in hidden:
+                x = nn.relu(conv(x))
+            logits.append(logit(x).reshape(x.shape[0], -1))
+            deltas.append(delta(x).reshape(x.shape[0], -1, 4))
         return RPNOutput(jnp.concatenate(logits, 1), jnp.concatenate(deltas, 1))
 
 
 def make_anchors(config: RPNConfig, pyramid: Pyramid, canvas: Int[Array, "B 2"]) -> Anchors:
-    """Anchors for every cell of every level; constants but for `valid`."""
+    """Anchors for every cell of every level."""
     boxes, ids, valid = [], [], []
     for level, (stride, x) in enumerate(pyramid.items()):
-        height, width = x.shape[1:3]
-        cell = ops.cell_anchors((config.anchor_sizes[level],), config.aspect_ratios, rounded=False)
-        boxes.append(ops.grid_anchors(cell, (height, width), stride))
-        y, x_, a = np.mgrid[:height, :width, : len(cell)]
+        grid_shape = (x.shape[1], x.shape[2])
+        cell = ops.cell_anchors(
+            (config.anchor_sizes[level],), config.aspect_ratios, rounded=config.rounded_anchors
+        )
+        extent = level_extent(canvas, stride)
+        step = canvas // extent if config.rounded_anchors else jnp.full_like(canvas, stride)
+        boxes.append(jax.vmap(ops.grid_anchors, (None, None, 0))(cell, grid_shape, step))
+        y, x_, a = np.mgrid[: grid_shape[0], : grid_shape[1], : len(cell)]
         ids.append((((level << 11 | y) << 11 | x_) * len(cell) + a).reshape(-1))
-        inside = extent_mask(level_extent(canvas, stride), height, width)
+        inside = extent_mask(extent, *grid_shape)
         valid.append(jnp.repeat(inside.reshape(inside.shape[0], -1), len(cell), axis=1))
     return Anchors(
-        boxes=jnp.concatenate([jnp.asarray(b) for b in boxes]),
+        boxes=jnp.concatenate(boxes, 1),
         ids=jnp.asarray(np.concatenate(ids), jnp.int32),
         valid=jnp.concatenate(valid, 1),
-        level_sizes=tuple(len(b) for b in boxes),
+        level_sizes=tuple(len(i) for i in ids),
     )
 
 
@@ -119,24 +139,28 @@ def propose(
     slots = config.train_proposals if train else config.test_proposals
     levels = np.cumsum(anchors.level_sizes)[:-1].tolist()
 
-    def one_image(logits: Array, deltas: Array, valid: Array, size: Array) -> Proposals:
+    def one_image(
+        logits: Array, deltas: Array, anchor_boxes: Array, valid: Array, size: Array
+    ) -> Proposals:
         scores = jnp.where(valid, logits, -jnp.inf)
         boxes, kept = [], []
         for s, d, a in zip(
             jnp.split(scores, levels),
             jnp.split(deltas, levels),
-            jnp.split(anchors.boxes, levels),
+            jnp.split(anchor_boxes, levels),
             strict=True,
         ):
             best, index = jax.lax.top_k(s, min(candidates, s.shape[0]))
             box = ops.clip_boxes(ops.decode_boxes(d[index], a[index]), size)
-            usable = (best > -jnp.inf) & (ops.box_area(box) > 0)
+            usable = (best > -jnp.inf) & ops.is_larger(box, config.min_box_size)
             keep = ops.nms(box, best, config.nms_iou, usable)
             boxes.append(box)
             kept.append(jnp.where(keep, best, -jnp.inf))
         return _best(jnp.concatenate(boxes), jnp.concatenate(kept), slots)
 
-    proposals = jax.vmap(one_image)(output.logits, output.deltas, anchors.valid, image_size)
+    proposals = jax.vmap(one_image)(
+        output.logits, output.deltas, anchors.boxes, anchors.valid, image_size
+    )
     return jax.lax.stop_gradient(proposals)
 
 
@@ -150,24 +174,28 @@ def _best(boxes: Float[Array, "K 4"], scores: Float[Array, " K"], slots: int) ->
     )
 
 
-def rpn_losses(
-    config: RPNConfig, output: RPNOutput, anchors: Anchors, batch: Batch, keys: Array
-) -> dict[str, LossTerm]:
-    """Objectness and box loss on sampled anchors, both over the number of samples.
+class AnchorSamples(NamedTuple):
+    """Anchors sampled for training."""
 
-    `keys [B]` are the images' own random keys.
-    """
+    anchor: Int[Array, "*B S"]
+    valid: Bool[Array, "*B S"]
+    positive: Bool[Array, "*B S"]
+    gt: Int[Array, "*B S"]  # the object that a positive anchor is matched with
+
+
+def sample_anchors(config: RPNConfig, anchors: Anchors, batch: Batch, keys: Array) -> AnchorSamples:
+    """Up to half positives, the rest negatives. `keys [B]` are the images' own random keys."""
 
     def one_image(
-        logits: Array, deltas: Array, inside: Array, gt: Array, valid: Array, key: Array
-    ) -> tuple:
-        iou = ops.box_iou(anchors.boxes, gt)
+        boxes: Array, inside: Array, gt: Array, valid: Array, key: Array
+    ) -> AnchorSamples:
         matches = ops.match(
-            iou,
+            ops.box_iou(boxes, gt),
             valid,
             high=config.positive_iou,
             low=config.negative_iou,
-            low_quality=True,
+            low_quality=config.low_quality_iou,
+            claims=config.claims,
             anchor_valid=inside,
         )
         sample = ops.sample_balanced(
@@ -177,21 +205,25 @@ def rpn_losses(
             size=config.samples,
             positive_fraction=config.positive_fraction,
         )
-        index = sample.chosen
-        target = ops.encode_boxes(gt[matches.gt[index]], anchors.boxes[index])
-        label = sample.positive.astype(logits.dtype)
-        class_loss = losses.sigmoid_cross_entropy(logits[index], label)
-        box_loss = losses.smooth_l1_loss(deltas[index], target, beta=config.smooth_l1_beta).sum(-1)
-        return (
-            jnp.where(sample.valid, class_loss, 0).sum(),
-            jnp.where(sample.positive, box_loss, 0).sum(),
-            sample.valid.sum().astype(logits.dtype),
+        return AnchorSamples(
+            sample.chosen, sample.valid, sample.positive, matches.gt[sample.chosen]
         )
 
-    class_loss, box_loss, count = jax.vmap(one_image)(
-        output.logits, output.deltas, anchors.valid, batch.boxes, batch.valid, keys
-    )
+    return jax.vmap(one_image)(anchors.boxes, anchors.valid, batch.boxes, batch.valid, keys)
+
+
+def rpn_losses(
+    config: RPNConfig, output: RPNOutput, anchors: Anchors, samples: AnchorSamples, batch: Batch
+) -> dict[str, LossTerm]:
+    """Objectness and box loss on sampled anchors, both over the number of samples."""
+    take = jax.vmap(lambda values, index: values[index])
+    logits = take(output.logits, samples.anchor)
+    target = ops.encode_boxes(take(batch.boxes, samples.gt), take(anchors.boxes, samples.anchor))
+    class_loss = losses.sigmoid_cross_entropy(logits, samples.positive.astype(logits.dtype))
+    deltas = take(output.deltas, samples.anchor)
+    box_loss = losses.smooth_l1_loss(deltas, target, beta=config.smooth_l1_beta).sum(-1)
+    count = samples.valid.sum().astype(logits.dtype)
     return {
-        "rpn_class": LossTerm(class_loss.sum(), count.sum()),
-        "rpn_box": LossTerm(box_loss.sum(), count.sum()),
+        "rpn_class": LossTerm(jnp.where(samples.valid, class_loss, 0).sum(), count),
+        "rpn_box": LossTerm(jnp.where(samples.positive, box_loss, 0).sum(), count),
     }

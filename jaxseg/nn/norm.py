@@ -112,11 +112,11 @@ def _channels(vector: Float[Array, " C"]) -> Float[Array, "1 1 1 C"]:
     return vector[None, None, None, :]
 
 
-def make_norm(kind: NormKind, name: str | None = None) -> nn.Module:
+def make_norm(kind: NormKind, epsilon: float = 1e-5, name: str | None = None) -> nn.Module:
     """The layer of a kind, for use inside a module's `setup` or compact call."""
     layers: dict[str, type[nn.Module]] = {
         "frozen": FrozenBatchNorm,
         "batch": BatchNorm,
         "group": GroupNorm,
     }
-    return layers[kind](name=name)
+    return layers[kind](epsilon=epsilon, name=name)

@@ -1,4 +1,5 @@
-"""ResNet (He et al. 2015, arXiv 1512.03385) as a feature extractor.
+"""ResNet (He et al. 2015, arXiv 1512.03385) and ResNeXt (Xie et al. 2016, arXiv 1611.05431)
+as feature extractors.
 
 Terms:
     stem        7x7 convolution with stride 2 and 3x3 max-pooling with stride 2
@@ -11,15 +12,14 @@ Terms:
 import dataclasses
 from typing import Literal
 
-import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxseg.nn.norm import NormKind, make_norm
 from jaxseg.nn.padding import extent_mask, level_extent, zero_padding
 
-_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
-_BOTTLENECK_DEPTHS = (50, 101)
+BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+BOTTLENECK_DEPTHS = (50, 101)
 
 FeatureMaps = dict[int, Float[Array, "B _ _ _"]]
 """Feature maps by stride, finest first."""
@@ -33,12 +33,21 @@ class ResNetConfig:
 
     depth: Literal[18, 34, 50, 101] = 50
     width: int = 64
+    groups: int = 1
+    """Groups of the bottlenecks' 3x3 convolutions: 32 in ResNeXt (Xie et al. 2016)."""
+    width_per_group: int = 64
+    """Channels of each of these groups in stage 2, at a `width` of 64: 8 in ResNeXt-101-32x8d."""
     norm: NormKind = "frozen"
+    norm_epsilon: float = 1e-5
     stride_in_1x1: bool = False
     """Bottlenecks stride in their first 1x1 (the paper and MSRA's weights) and not in the 3x3."""
+    freeze_at: int = 0
+    """Nothing up to this stage is trained: 0 trains all, 1 freezes the stem, 2 stage 2 as well."""
 
 
-def conv(features: int, size: int, stride: int = 1, name: str | None = None) -> nn.Conv:
+def conv(
+    features: int, size: int, stride: int = 1, groups: int = 1, name: str | None = None
+) -> nn.Conv:
     """A convolution without bias, padded by `size // 2` on every side whatever the stride."""
     pad = size // 2
     return nn.Conv(
@@ -46,6 +55,7 @@ def conv(features: int, size: int, stride: int = 1, name: str | None = None) -> 
         (size, size),
         strides=(stride, stride),
         padding=((pad, pad), (pad, pad)),
+        feature_group_count=groups,
         use_bias=False,
         kernel_init=he_normal,
         name=name,
@@ -64,28 +74,36 @@ class Block(nn.Module):
         self, x: Float[Array, "B h w C"], mask_in: Bool[Array, "B h w 1"],
         mask: Bool[Array, "B u v 1"], train: bool,
     ) -> Float[Array, "B u v D"]:  # fmt: skip
-        norm = self.config.norm
+        config = self.config
 
         def layer(
-            x: Array, features: int, size: int, stride: int, mask: Array, number: int
+            x: Array,
+            features: int,
+            size: int,
+            stride: int,
+            mask: Array,
+            number: int,
+            groups: int = 1,
         ) -> Array:
-            x = conv(features, size, stride, name=f"conv{number}")(x)
-            return make_norm(norm, name=f"norm{number}")(x, mask, train)
+            x = conv(features, size, stride, groups, name=f"conv{number}")(x)
+            norm = make_norm(config.norm, config.norm_epsilon, name=f"norm{number}")
+            return norm(x, mask, train)
 
-        if self.config.depth in _BOTTLENECK_DEPTHS:
+        if config.depth in BOTTLENECK_DEPTHS:
             out_channels = 4 * self.channels
-            first, second = (self.stride, 1) if self.config.stride_in_1x1 else (1, self.stride)
-            mask_mid = mask if self.config.stride_in_1x1 else mask_in
-            y = zero_padding(nn.relu(layer(x, self.channels, 1, first, mask_mid, 1)), mask_mid)
-            y = nn.relu(layer(y, self.channels, 3, second, mask, 2))
-            y = layer(y, out_channels, 1, 1, mask, 3)
+            inner = self.channels * config.groups * config.width_per_group // 64
+            first, second = (self.stride, 1) if config.stride_in_1x1 else (1, self.stride)
+            mask_mid = mask if config.stride_in_1x1 else mask_in
+            y = zero_padding(nn.relu(layer(x, inner, 1, first, mask_mid, 1, 1)), mask_mid)
+            y = nn.relu(layer(y, inner, 3, second, mask, 2, config.groups))
+            y = layer(y, out_channels, 1, 1, mask, 3, 1)
         else:
             out_channels = self.channels
-            y = zero_padding(nn.relu(layer(x, self.channels, 3, self.stride, mask, 1)), mask)
-            y = layer(y, self.channels, 3, 1, mask, 2)
+            y = zero_padding(nn.relu(layer(x, self.channels, 3, self.stride, mask, 1, 1)), mask)
+            y = layer(y, self.channels, 3, 1, mask, 2, 1)
         if x.shape[-1] != out_channels or self.stride != 1:
             x = conv(out_channels, 1, self.stride, name="shortcut_conv")(x)
-            x = make_norm(norm, name="shortcut_norm")(x, mask, train)
+            x = make_norm(config.norm, config.norm_epsilon, name="shortcut_norm")(x, mask, train)
         return zero_padding(nn.relu(x + y), mask)
 
 
@@ -103,37 +121,37 @@ class ResNet(nn.Module):
     def __call__(
         self, images: Float[Array, "B H W 3"], canvas: Int[Array, "B 2"], train: bool
     ) -> FeatureMaps:
-        width = self.config.width
+        config = self.config
 
         def mask_at(stride: int) -> Bool[Array, "B h w 1"]:
             height, width = images.shape[1] // stride, images.shape[2] // stride
             return extent_mask(level_extent(canvas, stride), height, width)
 
-        x = conv(width, 7, 2, name="stem_conv")(images)
-        x = make_norm(self.config.norm, name="stem_norm")(x, mask_at(2), train)
+        learns = train and config.freeze_at < 1
+        x = conv(config.width, 7, 2, name="stem_conv")(images)
+        norm = make_norm(config.norm, config.norm_epsilon, name="stem_norm")
+        x = norm(x, mask_at(2), learns)
         x = zero_padding(nn.relu(x), mask_at(2))
         x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
         x = zero_padding(x, mask_at(4))  # pooling windows reach one cell into the padding
 
         maps, mask_in = {}, mask_at(4)
-        for stage, blocks in enumerate(_BLOCKS[self.config.depth]):
-            out_stride = 4 * 2**stage
+        for stage, blocks in enumerate(BLOCKS[config.depth], start=2):
+            out_stride = 2**stage
+            channels = config.width * 2 ** (stage - 2)
             mask = mask_at(out_stride)
+            learns = train and config.freeze_at < stage
             for block in range(blocks):
-                stride = 2 if stage > 0 and block == 0 else 1
-                x = Block(
-                    width * 2**stage, stride, self.config, name=f"stage{stage + 2}_block{block}"
-                )(x, mask_in, mask, train)
+                stride = 2 if stage > 2 and block == 0 else 1
+                layer = Block(channels, stride, config, name=f"stage{stage}_block{block}")
+                x = layer(x, mask_in, mask, learns)
                 mask_in = mask
             maps[out_stride] = x
         return maps
 
 
-def normalize(
-    images: Array, image_size: Int[Array, "B 2"], mean: tuple[float, ...], std: tuple[float, ...]
-) -> Float[Array, "B H W 3"]:
-    """uint8 RGB images to `(x - mean) / std`, then zeros in the padding."""
-    x = (images.astype(jnp.float32) - jnp.asarray(mean)[None, None, None, :]) / jnp.asarray(std)[
-        None, None, None, :
-    ]
-    return zero_padding(x, extent_mask(image_size, images.shape[1], images.shape[2]))
+def is_frozen(config: ResNetConfig, name: str) -> bool:
+    """Whether the layer of this name (`stem_conv`, `stage3_block0`) is left untrained."""
+    part = name.partition("_")[0]
+    stage = 1 if part == "stem" else int(part.removeprefix("stage"))
+    return stage <= config.freeze_at

@@ -8,17 +8,20 @@ from jaxseg.ops.boxes import (
     decode_boxes,
     encode_boxes,
     intersection_area,
+    is_larger,
 )
-from jaxseg.ops.masks import mask_targets, paste_masks
+from jaxseg.ops.masks import bitmap_targets, mask_targets, paste_masks
 from jaxseg.ops.matching import Matches, match
 from jaxseg.ops.nms import batched_nms, nms
-from jaxseg.ops.roi_align import multilevel_roi_align, roi_align
+from jaxseg.ops.roi_align import assign_levels, multilevel_roi_align, roi_align, roi_align_each
 from jaxseg.ops.sampling import Samples, priorities, sample_balanced
 
 __all__ = [
     "Matches",
     "Samples",
+    "assign_levels",
     "batched_nms",
+    "bitmap_targets",
     "box_area",
     "box_iou",
     "cell_anchors",
@@ -27,6 +30,7 @@ __all__ = [
     "encode_boxes",
     "grid_anchors",
     "intersection_area",
+    "is_larger",
     "mask_targets",
     "match",
     "multilevel_roi_align",
@@ -34,5 +38,6 @@ __all__ = [
     "paste_masks",
     "priorities",
     "roi_align",
+    "roi_align_each",
     "sample_balanced",
 ]

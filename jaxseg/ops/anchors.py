@@ -1,14 +1,14 @@
 """Anchors: boxes of fixed sizes and shapes around every cell of a feature map.
 
-They are constants of the model, computed with NumPy while it is traced. The anchors of one
-cell are centred on the origin; cell (y, x) of a map with stride s shifts them by (x s, y s),
-its top-left corner, as torchvision and Detectron2 (offset 0) do.
+The anchors of one cell are centred on the origin; cell (y, x) of a map with stride s shifts
+them by (x s, y s), its top-left corner, as torchvision and Detectron2 (offset 0) do.
 """
 
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float, Int
 
 
 def cell_anchors(
@@ -28,9 +28,17 @@ def cell_anchors(
 
 
 def grid_anchors(
-    cell: Float[np.ndarray, "A 4"], grid_shape: tuple[int, int], stride: int
-) -> Float[np.ndarray, "K 4"]:
-    """The cell's anchors at every cell of a `(height, width)` map, in the order (y, x, anchor)."""
-    y, x = np.mgrid[: grid_shape[0], : grid_shape[1]].astype(np.float32) * stride
-    shifts = np.stack([x, y, x, y], axis=-1).reshape(-1, 1, 4)
-    return (shifts + cell[None]).reshape(-1, 4).astype(np.float32)
+    cell: Float[np.ndarray, "A 4"],
+    grid_shape: tuple[int, int],
+    stride: int | tuple[int, int] | Int[Array, " 2"],
+) -> Float[Array, "K 4"]:
+    """The cell's anchors at every cell of a `(height, width)` map, in the order (y, x, anchor).
+
+    `stride` is one number or `(vertical, horizontal)`: torchvision's is the image's size over
+    the map's, rounded down, and so may differ where the coarsest map was rounded up.
+    """
+    step = jnp.broadcast_to(jnp.asarray(stride, jnp.float32), (2,))
+    y, x = (jnp.asarray(axis, jnp.float32) for axis in np.mgrid[: grid_shape[0], : grid_shape[1]])
+    y, x = y * step[0], x * step[1]
+    shifts = jnp.stack([x, y, x, y], axis=-1).reshape(-1, 1, 4)
+    return (shifts + cell[None]).reshape(-1, 4)

@@ -8,7 +8,7 @@ sizes, each times a weight (Girshick et al. 2013, arXiv 1311.2524, appendix C).
 import math
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Bool, Float, Num
 
 Weights = tuple[float, float, float, float]
 MAX_LOG_SCALE = math.log(1000.0 / 16)
@@ -22,6 +22,12 @@ def box_area(boxes: Float[Array, "*N 4"]) -> Float[Array, "*N"]:
     width = jnp.maximum(boxes[..., 2] - boxes[..., 0], 0)
     height = jnp.maximum(boxes[..., 3] - boxes[..., 1], 0)
     return width * height
+
+
+def is_larger(boxes: Float[Array, "*N 4"], side: float) -> Bool[Array, "*N"]:
+    """Which boxes have an area and no side shorter than `side`."""
+    shorter = jnp.minimum(boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1])
+    return (shorter > 0) & (shorter >= side)
 
 
 def intersection_area(a: Float[Array, "N 4"], b: Float[Array, "M 4"]) -> Float[Array, "N M"]:

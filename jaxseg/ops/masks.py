@@ -5,11 +5,13 @@ Terms:
              `x1 + i / M * (x2 - x1)` to `x1 + (i + 1) / M * (x2 - x1)`
     sample   a point at which a mask is interpolated bilinearly between its cell centres
 
-Both operations are separable: a weight matrix per axis, then two matrix products.
+Pasting and cropping are separable: a weight matrix per axis, then two matrix products.
 """
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num
+
+from jaxseg.ops.roi_align import roi_align_each
 
 _SAMPLES_PER_BIN = 2
 
@@ -64,7 +66,7 @@ def _integer_paste_weights(
 
 
 def mask_targets(
-    masks: Num[Array, "N h w"] | Bool[Array, "N h w"],
+    masks: Bool[Array, "N h w"] | Num[Array, "N h w"],
     frames: Float[Array, "N 4"],
     rois: Float[Array, "R 4"],
     gt_index: Int[Array, " R"],
@@ -73,13 +75,10 @@ def mask_targets(
 ) -> Float[Array, "R size size"]:
     """What the mask head should answer for each RoI: its object's mask inside it.
 
-    `masks[i]` covers `frames[i]`: the object's own box for cropped masks, the whole image
-    for masks of the image. The target is their RoIAlign (aligned, two samples per bin and
-    axis), 0 outside the frame, so its values are soft.
-
-    Detectron2 and MMDetection take more samples in large bins and threshold the result at
-    0.5: the same threshold here leaves 99.8 % of their cells equal. Torchvision does not
-    threshold, and pools without `aligned`: half a pixel further to the right and below.
+    `masks[i]` covers `frames[i]`, in practice a crop to the object's own box. A cell's value is
+    the mean of two by two samples of the crop, 0 outside the frame, so it is soft. Thresholded
+    at one half it is what `bitmap_targets` makes of the mask of the whole image, but for the
+    few cells that the crop's grid rounds otherwise (docs/benchmarks.md says how many).
     """
     if masks.shape[0] == 0:
         return jnp.zeros((rois.shape[0], size, size), rois.dtype)
@@ -92,6 +91,36 @@ def mask_targets(
     )
     chosen = masks[gt_index].astype(weights_y.dtype)
     return jnp.einsum("rph,rhw,rqw->rpq", weights_y, chosen, weights_x)
+
+
+def bitmap_targets(
+    masks: Bool[Array, "N H W"] | Num[Array, "N H W"],
+    rois: Float[Array, "R 4"],
+    gt_index: Int[Array, " R"],
+    image_size: Int[Array, " 2"] | tuple[int, int],
+    *,
+    size: int,
+    aligned: bool,
+) -> Float[Array, "R size size"]:
+    """The references' targets, from masks of the whole image: their adaptive RoIAlign, soft.
+
+    The masks may be padded; `image_size` is the image's true `(height, width)`.
+    Torchvision pools without `aligned`, half a pixel further to the right and below, and
+    learns the soft values. Detectron2 and MMDetection pool with it and threshold at one half.
+    """
+    if masks.shape[0] == 0:
+        return jnp.zeros((rois.shape[0], size, size), rois.dtype)
+    maps = masks[..., None].astype(rois.dtype)
+    pooled = roi_align_each(
+        maps,
+        gt_index,
+        rois,
+        output_size=(size, size),
+        sampling_ratio=0,
+        aligned=aligned,
+        extent=image_size,
+    )
+    return pooled[..., 0]
 
 
 def _target_weights(

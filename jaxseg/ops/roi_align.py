@@ -113,6 +113,25 @@ def multilevel_roi_align(
     return _pool(cells.astype(boxes.dtype), taps_y._replace(cell=in_list), taps_x)
 
 
+def roi_align_each(
+    maps: Float[Array, "N H W C"],
+    map_index: Int[Array, " R"],
+    boxes: Float[Array, "R 4"],
+    *,
+    output_size: tuple[int, int],
+    sampling_ratio: int = 2,
+    aligned: bool = False,
+    extent: Extent | None = None,
+) -> Float[Array, "R oh ow C"]:
+    """Pools each box from the map of its own, `maps[map_index]`, at the image's own scale."""
+    _, height, width, channels = maps.shape
+    rows, columns = (height, width) if extent is None else (extent[0], extent[1])
+    taps_y = _taps(boxes[:, 1], boxes[:, 3], output_size[0], sampling_ratio, aligned, rows)
+    taps_x = _taps(boxes[:, 0], boxes[:, 2], output_size[1], sampling_ratio, aligned, columns)
+    row = taps_y.cell + (map_index * height)[:, None, None, None]
+    return _pool(maps.reshape(-1, channels), taps_y._replace(cell=row * width), taps_x)
+
+
 def assign_levels(
     boxes: Float[Array, "R 4"], strides: list[int], canonical_size: float, canonical_level: int
 ) -> Int[Array, " R"]:
@@ -154,7 +173,9 @@ def _taps(
         length = jnp.maximum(end - start, 1.0)
     bin_size = length / bins
     most = sampling_ratio or MAX_ADAPTIVE_SAMPLES
-    adaptive = jnp.clip(jnp.ceil(bin_size), 0, most)
+    # Compiled, the quotient may be a little more than it is, so that of 21 / 7 is 4.
+    adaptive = jnp.ceil(bin_size)
+    adaptive = jnp.clip(adaptive - ((adaptive - 1) * bins >= length), 0, most)
     count = jnp.full_like(start, sampling_ratio) if sampling_ratio else adaptive
     sample = jnp.arange(most, dtype=start.dtype)
     step = bin_size / jnp.maximum(count, 1)

@@ -15,8 +15,9 @@ from jaxseg.evaluation import (
     write_metrics,
 )
 from jaxseg.evaluation.coco import FIGURES
-from jaxseg.evaluation.predictions import box_mask_rle
+from jaxseg.evaluation.predictions import box_mask_rle, whole_pixel_mask_rle
 from jaxseg.types import Detections, MaskFrame
+from tests.goldens import load_golden
 
 SOURCE = Shapes(size=64, val_images=12).open("val")
 IDS = [c.id for c in SOURCE.categories]
@@ -154,7 +155,7 @@ def detections(frame, masks):
     )
 
 
-@pytest.mark.parametrize("frame", MaskFrame)
+@pytest.mark.parametrize("frame", [MaskFrame.BOX, MaskFrame.IMAGE])
 def test_predictions_are_brought_back_to_the_original_image(frame):
     """An image of 60x40 was resized to 30x20 on a canvas of 32x32."""
     if frame is MaskFrame.BOX:
@@ -204,3 +205,19 @@ def test_drawing(tmp_path):
     visualize.save_png(tmp_path / "new" / "picture.png", both)
     assert (tmp_path / "new" / "picture.png").stat().st_size > 1000
     assert both.shape[1] == 1024
+
+
+def test_whole_pixel_masks_are_pasted_as_by_torchvision(shared):
+    meta, golden = load_golden(shared, "paste_masks")
+    boxes, size = golden["boxes"], list(meta["image"])
+    for masks, out in (("masks", "out"), ("masks14", "out14")):
+        for mask, box, expected in zip(golden[masks], boxes, golden[out], strict=True):
+            pasted = mask_api.decode(whole_pixel_mask_rle(mask[0], box, size)).astype(bool)
+            differs = pasted != (expected[0] >= 0.5)
+            assert np.abs(expected[0][differs] - 0.5).max(initial=0) < 1e-4
+
+
+def test_whole_pixel_masks_outside_the_image_are_empty():
+    for box in ([-50, -50, -20, -20], [90, 90, 120, 120]):
+        rle = whole_pixel_mask_rle(np.ones((8, 8), np.float32), np.float32(box), [40, 40])
+        assert mask_api.area(rle) == 0

@@ -4,31 +4,40 @@ import numpy as np
 import pytest
 
 from jaxseg import ops
-from jaxseg.models.mask_rcnn import MaskRCNNConfig, RoIs, mask_loss, mask_rcnn
+from jaxseg.models import published
+from jaxseg.models.box_head import RoIs
+from jaxseg.models.mask_head import MaskHeadConfig, mask_loss
+from jaxseg.models.mask_rcnn import MaskRCNNConfig, mask_rcnn
 from jaxseg.nn.resnet import ResNetConfig
 from tests.tiny import MASK_SIZE, make_batch, tiny_config
 
 
 def count_parameters(config):
     variables = jax.eval_shape(lambda: mask_rcnn(config).init(jax.random.key(0), (1, 64, 64, 3)))
-    statistics = [
-        leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(variables.get("batch_stats", {}))
-        if path[-1].key in ("scale", "bias")
-    ]
-    leaves = jax.tree.leaves(variables["params"]) + statistics
+    leaves = jax.tree.leaves([variables["params"], variables.get("frozen", {})])
     return sum(int(np.prod(leaf.shape)) for leaf in leaves)
 
 
-def test_the_paper_model_has_the_published_number_of_parameters():
-    """torchvision's `maskrcnn_resnet50_fpn`: 44,401,393 with 91 classes.
-
-    Its box head regresses and its mask head predicts the background class too, which costs
-    4 * 1025 and 257 parameters more than here. Its frozen batch norms count as buffers,
-    that is 53,120 scales and biases that are counted here.
-    """
-    parameters = count_parameters(MaskRCNNConfig(num_classes=90))
-    assert parameters == 44_401_393 - 4 * 1025 - 257 + 53_120
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        # As torchvision states them.
+        (published.TORCHVISION_R50_FPN, 44_401_393),
+        (published.TORCHVISION_R50_FPN_V2, 46_359_409),
+        # Torchvision's without the 11 classes that are not there or the background: 10 + 1 rows
+        # of 1025, 44 of 1025 and 11 of 257. The same layers, so the same count for all three.
+        (published.DETECTRON2_R50_FPN, 44_401_393 - 10 * 1025 - 44 * 1025 - 11 * 257),
+        (published.MMDET_R50_FPN, 44_401_393 - 10 * 1025 - 44 * 1025 - 11 * 257),
+        # ResNet-101 has 17 more blocks in stage 4, each of 1024 x 256 twice and 3 x 3 x 256 x 256.
+        (
+            published.DETECTRON2_R101_FPN,
+            44_401_393 - 54 * 1025 - 11 * 257 + 17 * (2 * 1024 * 256 + 9 * 256 * 256),
+        ),
+    ],
+)
+def test_published_models_have_the_published_number_of_parameters(config, expected):
+    """Counted as torchvision does: a frozen batch norm's vectors are no parameters."""
+    assert count_parameters(config) == expected
 
 
 @pytest.mark.parametrize("depth", [34, 101])
@@ -55,8 +64,8 @@ def test_mask_loss_of_a_perfect_prediction_is_zero():
         batch.masks[0], frames, frames[:2], jnp.asarray([0, 1]), size=MASK_SIZE
     )
     logits = jnp.where(target[..., None] >= 0.5, 40.0, -40.0) * jnp.ones((1, 1, 1, 3))
-    term = mask_loss(logits, rois, batch)
+    term = mask_loss(MaskHeadConfig(), logits, rois, batch)
     assert float(term.weight) == 1
     assert float(term.total) < 1e-6
-    wrong = mask_loss(-logits, rois, batch)
+    wrong = mask_loss(MaskHeadConfig(), -logits, rois, batch)
     np.testing.assert_allclose(wrong.total, 40, rtol=1e-5)

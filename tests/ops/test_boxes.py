@@ -2,23 +2,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jaxseg import ops
+from tests import strategies
 from tests.goldens import load_golden
+from tests.oracles import boxes as oracle
 from tests.oracles.boxes import iou
 
+WEIGHTS = [(1.0, 1.0, 1.0, 1.0), (10.0, 10.0, 5.0, 5.0), (2.0, 3.0, 4.0, 5.0)]
 
-def random_boxes(rng, count, size=50.0):
-    corners = rng.uniform(0, size, (count, 2, 2))
-    return np.concatenate([corners.min(1), corners.max(1)], 1).astype(np.float32)
+encode = jax.jit(ops.encode_boxes, static_argnames="weights")
+decode = jax.jit(ops.decode_boxes, static_argnames="weights")
+clip = jax.jit(ops.clip_boxes)
+iou_both_ways = jax.jit(lambda a, b: (ops.box_iou(a, b), ops.box_iou(b, a)))
 
 
-def test_iou_agrees_with_the_loop():
-    rng = np.random.default_rng(0)
-    a, b = random_boxes(rng, 7), random_boxes(rng, 5)
-    a[0] = a[0, [0, 1, 0, 1]]  # empty
-    expected = [[iou(x, y) for y in b] for x in a]
-    np.testing.assert_allclose(ops.box_iou(jnp.asarray(a), jnp.asarray(b)), expected, atol=1e-6)
+@jax.jit
+def areas(a, b):
+    larger = ops.is_larger(a, 0.0), ops.is_larger(a, 2.0)
+    return ops.box_area(a), ops.intersection_area(a, b), larger
 
 
 def test_iou_of_empty_boxes_is_zero_with_finite_gradient():
@@ -26,16 +30,6 @@ def test_iou_of_empty_boxes_is_zero_with_finite_gradient():
     assert ops.box_iou(empty, empty)[0, 0] == 0
     gradient = jax.grad(lambda a: ops.box_iou(a, empty).sum())(empty)
     assert np.isfinite(gradient).all()
-
-
-@pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0, 1.0), (10.0, 10.0, 5.0, 5.0)])
-def test_decode_undoes_encode(weights):
-    rng = np.random.default_rng(1)
-    grow = np.asarray([0, 0, 1, 1], np.float32)
-    boxes = jnp.asarray(random_boxes(rng, 20) + grow)
-    anchors = jnp.asarray(random_boxes(rng, 20) + grow)
-    deltas = ops.encode_boxes(boxes, anchors, weights)
-    np.testing.assert_allclose(ops.decode_boxes(deltas, anchors, weights), boxes, atol=1e-3)
 
 
 def test_degenerate_boxes_give_finite_codes():
@@ -59,36 +53,100 @@ def test_box_code_golden(shared, case):
     np.testing.assert_allclose(clipped, golden[f"{case}__decoded_clipped"], rtol=1e-5, atol=1e-3)
 
 
-def test_anchors_golden(shared):
-    meta, golden = load_golden(shared, "anchors")
-    case = meta["cases"][0]
-    boxes = [
-        ops.grid_anchors(ops.cell_anchors(sizes, ratios, rounded=True), tuple(grid), strides[0])
-        for sizes, ratios, grid, strides in zip(
-            case["sizes"],
-            case["aspect_ratios"],
-            case["feature_sizes"],
-            case["strides"],
-            strict=True,
-        )
-    ]
-    np.testing.assert_allclose(np.concatenate(boxes), golden["c0__anchors"])
+@settings(max_examples=60, deadline=None)
+@given(a=strategies.boxes(6), b=strategies.boxes(5))
+def test_areas_and_overlaps_agree_with_the_definitions(a, b):
+    area, intersection, larger = areas(a, b)
+    np.testing.assert_array_equal(area, [oracle.area(x) for x in a])
+    np.testing.assert_array_equal(intersection, [[oracle.intersection(x, y) for y in b] for x in a])
+    expected = [[oracle.is_larger(x, side) for x in a] for side in (0.0, 2.0)]
+    np.testing.assert_array_equal(larger, expected)
+    overlap, swapped = iou_both_ways(a, b)
+    expected = [[iou(x, y) for y in b] for x in a.astype(float)]
+    np.testing.assert_allclose(overlap, expected, rtol=1e-6)
+    np.testing.assert_array_equal(overlap, swapped.T)
+    itself, _ = iou_both_ways(a, a)
+    np.testing.assert_array_equal(np.diagonal(itself), (np.asarray(area) > 0).astype(float))
 
 
-def test_unrounded_anchors_golden(shared):
+@settings(max_examples=60, deadline=None)
+@given(a=strategies.integers((6, 4), -(2**20), 2**20), b=strategies.integers((5, 4), 0, 2**20))
+def test_iou_is_a_symmetric_share_where_areas_are_rounded_too(a, b):
+    a, b = (np.sort(x.reshape(-1, 2, 2), axis=1).reshape(-1, 4) / 1024 for x in (a, b))
+    overlap, swapped = iou_both_ways(a, b)
+    assert np.all((np.asarray(overlap) >= 0) & (np.asarray(overlap) <= 1))
+    np.testing.assert_allclose(overlap, swapped.T, rtol=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    boxes=strategies.boxes(6),
+    height=st.integers(0, 50),
+    width=st.integers(0, 50),
+)
+def test_clipping_agrees_with_the_definition_and_changes_nothing_twice(boxes, height, width):
+    clipped = clip(boxes, np.asarray([height, width]))
+    np.testing.assert_array_equal(clipped, [oracle.clip(box, height, width) for box in boxes])
+    np.testing.assert_array_equal(clip(clipped, np.asarray([height, width])), clipped)
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+@settings(max_examples=30, deadline=None)
+@given(
+    boxes=strategies.boxes(6, smallest=1),
+    anchors=strategies.boxes(6, smallest=1),
+    delta=strategies.floats((6, 4), -60, 60),
+)
+def test_box_code_agrees_with_the_definition(weights, boxes, anchors, delta):
+    code = encode(boxes, anchors, weights)
+    expected = [oracle.encode(*pair, weights) for pair in zip(boxes, anchors, strict=True)]
+    np.testing.assert_allclose(code, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(decode(code, anchors, weights), boxes, atol=1e-3)
+    expected = [oracle.decode(*pair, weights) for pair in zip(delta, anchors, strict=True)]
+    np.testing.assert_allclose(decode(delta, anchors, weights), expected, rtol=1e-5, atol=5e-3)
+    np.testing.assert_allclose(decode(np.zeros_like(delta), anchors, weights), anchors, atol=1e-4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(boxes=strategies.boxes(6), anchors=strategies.boxes(6))
+def test_codes_of_boxes_without_sides_are_finite(boxes, anchors):
+    code = encode(boxes, anchors, WEIGHTS[1])
+    assert np.isfinite(code).all()
+    assert np.isfinite(decode(code, anchors, WEIGHTS[1])).all()
+
+
+@pytest.mark.parametrize("case", ["w0", "w1"])
+def test_round_trip_and_small_boxes_golden(shared, case):
+    meta, golden = load_golden(shared, "box_coder")
+    options = next(c for c in meta["cases"] if c["key"] == case)
+    weights, proposals = tuple(options["weights"]), golden[f"{case}__proposals"]
+    trip = decode(encode(golden[f"{case}__gt"], proposals, weights), proposals, weights)
+    np.testing.assert_allclose(trip, golden[f"{case}__roundtrip"], rtol=1e-5, atol=1e-3)
+    clipped = jnp.asarray(golden[f"{case}__decoded_clipped"].reshape(-1, 4))
+    larger = ops.is_larger(clipped, options["remove_small_min"])
+    np.testing.assert_array_equal(np.flatnonzero(larger), golden[f"{case}__keep_small"])
+
+
+@pytest.mark.parametrize("case", ["delta0", "delta1", "delta2"])
+def test_mmdetection_box_code_golden(shared, case):
+    """MMDetection bounds `dw` and `dh` below too, so its deltas are bounded here."""
     meta, golden = load_golden(shared, "mm_ops")
-    options = meta["anchor0"]
-    for level, (stride, grid) in enumerate(
-        zip(options["strides"], options["feature_sizes"], strict=True)
-    ):
-        cell = ops.cell_anchors((options["scales"][0] * stride,), options["ratios"], rounded=False)
-        boxes = ops.grid_anchors(cell, tuple(grid), stride)
-        np.testing.assert_allclose(boxes, golden[f"anchor0__l{level}"], rtol=1e-6, atol=1e-4)
+    weights = tuple(1 / std for std in meta[case]["stds"])
+    rois, deltas = golden[f"{case}__rois"], golden[f"{case}__deltas"].copy()
+    encoded = encode(golden[f"{case}__gt"], rois, weights)
+    np.testing.assert_allclose(encoded, golden[f"{case}__encoded"], rtol=1e-5, atol=1e-5)
+    least = np.log(meta[case]["wh_ratio_clip"]) * np.asarray(weights[2:])
+    deltas[:, 2:] = np.maximum(deltas[:, 2:], least)
+    decoded = decode(deltas, rois, weights)
+    if meta[case]["clip_border"]:
+        decoded = ops.clip_boxes(decoded, tuple(meta[case]["max_shape"]))
+    np.testing.assert_allclose(decoded, golden[f"{case}__decoded"], rtol=1e-5, atol=1e-3)
 
 
-def test_unrounded_anchors_have_the_asked_area_and_shape():
-    for box, ratio in zip(
-        ops.cell_anchors((32.0,), (0.5, 1.0, 2.0), rounded=False), (0.5, 1.0, 2.0), strict=True
-    ):
-        width, height = box[2] - box[0], box[3] - box[1]
-        np.testing.assert_allclose([width * height, height / width], [1024, ratio], rtol=1e-5)
+def test_iou_golden(shared):
+    _, golden = load_golden(shared, "losses")
+    overlap, _ = iou_both_ways(golden["pair__boxes1"], golden["pair__boxes2"])
+    np.testing.assert_allclose(overlap, golden["pair__box_iou"], rtol=1e-5, atol=1e-7)
+    _, golden = load_golden(shared, "matcher")
+    overlap, _ = iou_both_ways(golden["c0__gt"], golden["c0__anchors"])
+    np.testing.assert_allclose(overlap, golden["c0__iou"], rtol=1e-5, atol=1e-7)

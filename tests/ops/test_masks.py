@@ -1,9 +1,13 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from hypothesis import given, settings
 
 from jaxseg import ops
+from tests import strategies
 from tests.goldens import load_golden
-from tests.oracles.masks import paste
+from tests.oracles.masks import paste, paste_integer
 from tests.oracles.roi_align import roi_align as slow_roi_align
 
 
@@ -29,12 +33,50 @@ def test_paste_golden_continuous_boxes(shared):
     np.testing.assert_allclose(pasted, expected.reshape(pasted.shape), atol=1e-5)
 
 
-def test_paste_agrees_with_the_loop():
-    masks = np.random.default_rng(0).random((3, 6, 6)).astype(np.float32)
-    boxes = np.asarray([[2, 3, 11, 9], [-3, -2, 5.5, 20], [4.2, 4.7, 4.9, 5.1]], np.float32)
-    pasted = ops.paste_masks(jnp.asarray(masks), jnp.asarray(boxes), (12, 14), integer_boxes=False)
-    for mask, box, actual in zip(masks, boxes, pasted, strict=True):
-        np.testing.assert_allclose(actual, paste(mask, box, (12, 14)), atol=1e-5)
+IMAGE = (9, 11)
+
+
+@jax.jit
+def paste_both_ways(masks, boxes):
+    return (
+        ops.paste_masks(masks, boxes, IMAGE),
+        ops.paste_masks(masks, boxes, IMAGE, integer_boxes=False),
+    )
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    masks=strategies.quarters((3, 4, 4), 0, 1),
+    boxes=strategies.boxes(3, largest=12, low=-6, high=14),
+)
+def test_paste_agrees_with_the_loops(masks, boxes):
+    """A mask of 4 cells grows boxes by 6 / 4, so that quarters of a pixel round nowhere."""
+    integer, continuous = paste_both_ways(masks, boxes)
+    for i, (mask, box) in enumerate(zip(masks, boxes, strict=True)):
+        np.testing.assert_allclose(integer[i], paste_integer(mask, box, IMAGE), atol=1e-5)
+        np.testing.assert_allclose(continuous[i], paste(mask, box, IMAGE), atol=1e-4)
+
+
+@settings(max_examples=30, deadline=None)
+@given(boxes=strategies.boxes(3, smallest=2, largest=6, low=2, high=5))
+def test_a_full_mask_covers_its_box_and_nothing_far_from_it(boxes):
+    """Pixels in the box get a quarter at least, at its corners; a cell further out nothing."""
+    integer, continuous = map(np.asarray, paste_both_ways(np.ones((3, 4, 4), np.float32), boxes))
+    y, x = np.mgrid[: IMAGE[0], : IMAGE[1]] + 0.5
+    for i, (x1, y1, x2, y2) in enumerate(boxes):
+        inside = (x > x1) & (x < x2) & (y > y1) & (y < y2)
+        width, height = (x2 - x1) / 4, (y2 - y1) / 4
+        near = (x > x1 - width) & (x < x2 + width) & (y > y1 - height) & (y < y2 + height)
+        deep = (x > x1 + width) & (x < x2 - width) & (y > y1 + height) & (y < y2 - height)
+        assert (continuous[i][inside] >= 0.25 - 1e-5).all()
+        np.testing.assert_allclose(continuous[i][deep], 1, atol=1e-5)
+        assert not continuous[i][~near].any()
+        whole = (x - 0.5 >= x1) & (x + 0.5 <= x2) & (y - 0.5 >= y1) & (y + 0.5 <= y2)
+        assert (integer[i][whole] >= 0.25).all()
+        # Whole pixels reach up to one further.
+        far = (x < x1 - width - 1) | (x > x2 + width + 1)
+        far |= (y < y1 - height - 1) | (y > y2 + height + 1)
+        assert not integer[i][far].any()
 
 
 def test_paste_of_boxes_outside_or_empty_is_zero():
@@ -87,3 +129,31 @@ def test_targets_agree_with_detectron2_and_mmdetection(shared):
     for reference in ("d2_bitmap28", "mm_bitmap28"):
         agreement = ((np.asarray(targets) >= 0.5) == golden[reference].astype(bool)).mean()
         assert agreement > 0.997, (reference, agreement)
+
+
+@pytest.mark.parametrize("size", [14, 28])
+def test_soft_bitmap_targets_are_those_of_torchvision(shared, size):
+    targets = golden_bitmap_targets(shared, size, aligned=False)
+    _, golden = load_golden(shared, "mask_targets")
+    np.testing.assert_allclose(targets, golden[f"tv_project{size}"], atol=1e-5)
+
+
+@pytest.mark.parametrize("reference", ["d2_bitmap28", "mm_bitmap28"])
+def test_bitmap_targets_are_those_of_detectron2_and_mmdetection(shared, reference):
+    targets = golden_bitmap_targets(shared, 28, aligned=True)
+    _, golden = load_golden(shared, "mask_targets")
+    np.testing.assert_array_equal(targets >= 0.5, golden[reference].astype(bool))
+
+
+def golden_bitmap_targets(shared, size, aligned):
+    _, golden = load_golden(shared, "mask_targets")
+    return np.asarray(
+        ops.bitmap_targets(
+            jnp.asarray(golden["gt_masks"]),
+            jnp.asarray(golden["boxes"]),
+            jnp.asarray(golden["matched"].astype(np.int32)),
+            (90, 120),
+            size=size,
+            aligned=aligned,
+        )
+    )

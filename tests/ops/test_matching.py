@@ -10,7 +10,7 @@ from tests.oracles.matching import match as slow_match
 IOU = jnp.asarray([[0.8, 0.1], [0.4, 0.2], [0.1, 0.25], [0.0, 0.25], [0.0, 0.0]])
 
 
-def run(iou=IOU, valid=(True, True), low_quality=True, anchor_valid=None):
+def run(iou=IOU, valid=(True, True), low_quality=0.0, anchor_valid=None):
     return ops.match(
         iou,
         jnp.asarray(valid),
@@ -26,7 +26,7 @@ def test_thresholds_and_low_quality_matches():
     assert matches.positive.tolist() == [True, False, True, True, False]
     assert matches.negative.tolist() == [False, False, False, False, True]
     assert matches.gt[:4].tolist() == [0, 0, 1, 1]
-    assert run(low_quality=False).positive.tolist() == [True, False, False, False, False]
+    assert run(low_quality=None).positive.tolist() == [True, False, False, False, False]
 
 
 def test_agrees_with_the_loop():
@@ -72,15 +72,43 @@ def test_matcher_golden(shared, case):
         golden[f"{case}__matched"],
         high=options["high"],
         low=options["low"],
-        low_quality=options["allow_low_quality_matches"],
+        low_quality=0.0 if options["allow_low_quality_matches"] else None,
     )
 
 
-@pytest.mark.parametrize("low_quality", [False, True])
-def test_matcher_golden_with_an_object_that_overlaps_nothing(shared, low_quality):
+@pytest.mark.parametrize(("case", "low_quality"), [("lq0", None), ("lq1", 0.0)])
+def test_matcher_golden_with_an_object_that_overlaps_nothing(shared, case, low_quality):
     _, golden = load_golden(shared, "matcher")
-    expected = golden[f"synth__matched_lq{int(low_quality)}"]
+    expected = golden[f"synth__matched_{case}"]
     check_golden(golden["synth__iou"], expected, high=0.7, low=0.3, low_quality=low_quality)
+
+
+@pytest.mark.parametrize("case", ["assign0", "assign1"])
+def test_mmdetection_assigner_golden(shared, case):
+    """Its low-quality matches need an overlap and go to the box that claims the anchor."""
+    meta, golden = load_golden(shared, "mm_ops")
+    options, expected = meta[case], golden[f"{case}__gt_inds"] - 1
+    iou = ops.box_iou(*(jnp.asarray(golden[f"{case}__{name}"]) for name in ("gt", "priors")))
+    check_golden(
+        np.asarray(iou),
+        np.where(expected == -2, -3, expected),
+        high=options["pos_iou_thr"],
+        low=options["neg_iou_thr"],
+        low_quality=options["min_pos_iou"] if options["match_low_quality"] else None,
+        claims=True,
+    )
+
+
+def test_a_claimed_anchor_stands_for_the_last_box_that_claims_it():
+    iou = jnp.asarray([[0.6, 0.5], [0.2, 0.1]])
+    options = {"high": 0.7, "low": 0.3, "low_quality": 0.3}
+    valid = jnp.asarray([True, True])
+    assert ops.match(iou, valid, **options).gt.tolist() == [0, 0]
+    claimed = ops.match(iou, valid, **options, claims=True)
+    assert claimed.gt.tolist() == [1, 0]
+    assert claimed.positive.tolist() == [True, False]
+    out_of_reach = ops.match(iou, valid, high=0.7, low=0.3, low_quality=0.55, claims=True)
+    assert out_of_reach.gt.tolist() == [0, 0]
 
 
 def check_golden(iou, expected, **options):

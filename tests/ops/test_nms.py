@@ -6,9 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxseg import ops
+from tests import strategies
 from tests.goldens import load_golden
-from tests.oracles.boxes import greedy_nms
+from tests.oracles.boxes import greedy_nms, iou
 
+nms = jax.jit(ops.nms)
 batched_nms = jax.jit(ops.batched_nms)
 
 
@@ -30,6 +32,35 @@ def test_equals_greedy_nms(seed, threshold, spread, labels):
     keep = batched_nms(*map(jnp.asarray, (boxes, scores, label, threshold, valid)))
     expected = greedy_nms(boxes, scores, label, threshold, valid)
     np.testing.assert_array_equal(keep, expected)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    boxes=strategies.boxes(10, low=0, high=8, largest=12),
+    scores=strategies.quarters(10, -1, 1),
+    labels=strategies.integers(10, 0, 2),
+    threshold=st.sampled_from([0.0, 0.3, 0.5, 0.7, 1.0]),
+    valid=strategies.flags(10),
+)
+def test_what_is_kept_and_what_is_dropped(boxes, scores, labels, threshold, valid):
+    threshold = np.float32(threshold)
+    keep = np.asarray(batched_nms(boxes, scores, labels, threshold, valid))
+    np.testing.assert_array_equal(keep, greedy_nms(boxes, scores, labels, threshold, valid))
+    assert not (keep & ~valid).any()
+
+    def suppresses(i, j):
+        better = (scores[i], -i) > (scores[j], -j)
+        return better and labels[i] == labels[j] and iou(boxes[i], boxes[j]) > threshold
+
+    for j in range(10):
+        suppressed = any(keep[i] and suppresses(i, j) for i in range(10))
+        assert keep[j] == (valid[j] and not suppressed)
+    if threshold == 1:
+        np.testing.assert_array_equal(keep, valid)
+    label_by_label = np.zeros(10, bool)
+    for label in range(3):
+        label_by_label |= np.asarray(nms(boxes, scores, threshold, valid & (labels == label)))
+    np.testing.assert_array_equal(keep, label_by_label)
 
 
 def test_a_long_chain_of_overlaps():
@@ -70,6 +101,9 @@ def test_golden(shared):
             jnp.arange(len(boxes) + padding) < len(boxes),
         )
         np.testing.assert_array_equal(np.flatnonzero(keep), np.sort(expected), err_msg=case["key"])
+        if case["batched"]:  # torchvision's other way, class by class
+            expected = golden[f"{case['key']}__keep_vanilla"]
+            np.testing.assert_array_equal(np.flatnonzero(keep), np.sort(expected))
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5])

@@ -5,9 +5,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jaxseg import ops
+from tests import strategies
 from tests.goldens import load_golden
+from tests.oracles import roi_align as oracle
 from tests.oracles.roi_align import roi_align as slow_roi_align
 
 # The package's attribute of that name is the function.
@@ -28,15 +32,6 @@ BOXES = np.asarray(
 )
 
 
-@pytest.mark.parametrize("aligned", [False, True])
-@pytest.mark.parametrize("sampling_ratio", [0, 1, 2])
-def test_agrees_with_the_loop(aligned, sampling_ratio):
-    options = {"output_size": (3, 4), "spatial_scale": 0.25, "sampling_ratio": sampling_ratio}
-    pooled = ops.roi_align(jnp.asarray(FEATURES), jnp.asarray(BOXES), aligned=aligned, **options)
-    expected = slow_roi_align(FEATURES, BOXES, (3, 4), 0.25, sampling_ratio, aligned)
-    np.testing.assert_allclose(pooled, expected, atol=2e-5)
-
-
 def test_padding_beyond_the_extent_is_never_read():
     padded = np.full((16, 20, 3), 1e6, np.float32)
     padded[:9, :12] = FEATURES
@@ -55,27 +50,214 @@ def test_no_boxes():
     assert pooled.shape == (0, 7, 7, 3)
 
 
-@pytest.mark.parametrize("sampling_ratio", [0, 2])
-def test_gradient_is_the_adjoint(sampling_ratio):
-    """RoIAlign is linear in the features: `<pool(x), y> = <x, gradient(y)>` for all x and y."""
+MAP, OUT, SCALE = (6, 7, 2), (2, 4), 0.25
+WAYS = [(ratio, aligned) for ratio in range(4) for aligned in (False, True)]
+FINER = np.float32(2**-8)
+"""Added to boxes in quarters of a pixel, keeps samples off the map's rim, where RoIAlign jumps
+and a rounding error would count. Without rounding itself, or the number of adaptive samples,
+which jumps too, would be in doubt."""
 
-    def pool(features):
+
+@functools.partial(jax.jit, static_argnames=("sampling_ratio", "aligned"))
+def pool_and_pull_back(features, boxes, out_gradient, extent, sampling_ratio, aligned):
+    def pool(features, boxes):
         return ops.roi_align(
             features,
-            jnp.asarray(BOXES),
-            output_size=(3, 3),
-            spatial_scale=0.25,
+            boxes,
+            output_size=OUT,
+            spatial_scale=SCALE,
             sampling_ratio=sampling_ratio,
+            aligned=aligned,
+            extent=extent,
         )
 
-    pooled, pullback = jax.vjp(pool, jnp.asarray(FEATURES))
-    y = np.random.default_rng(1).normal(size=pooled.shape).astype(np.float32)
-    (gradient,) = pullback(jnp.asarray(y))
-    np.testing.assert_allclose((pooled * y).sum(), (FEATURES * gradient).sum(), rtol=1e-4)
-    elsewhere = np.random.default_rng(2).normal(size=FEATURES.shape).astype(np.float32)
-    np.testing.assert_allclose(
-        (pool(jnp.asarray(elsewhere)) * y).sum(), (elsewhere * gradient).sum(), rtol=1e-4
+    pooled, pullback = jax.vjp(pool, features, boxes)
+    return pooled, *pullback(out_gradient)
+
+
+def maps(shape):
+    return strategies.integers(shape, -8, 8).map(lambda k: k.astype(np.float32))
+
+
+def boxes_off_the_rim(count):
+    return strategies.boxes(count, largest=40, low=-16, high=40).map(lambda boxes: boxes + FINER)
+
+
+@pytest.mark.parametrize(("sampling_ratio", "aligned"), WAYS)
+@settings(max_examples=12, deadline=None)
+@given(
+    features=maps(MAP),
+    boxes=boxes_off_the_rim(4),
+    out_gradient=maps((4, *OUT, 2)),
+    extent=st.tuples(st.integers(1, MAP[0]), st.integers(1, MAP[1])),
+)
+def test_values_and_gradients_agree_with_the_loops(
+    sampling_ratio, aligned, features, boxes, out_gradient, extent
+):
+    pooled, gradient, box_gradient = pool_and_pull_back(
+        features, boxes, out_gradient, np.asarray(extent), sampling_ratio, aligned
     )
+    rows, columns = extent
+    inside = features[:rows, :columns]
+    expected = slow_roi_align(inside, boxes, OUT, SCALE, sampling_ratio, aligned)
+    np.testing.assert_allclose(pooled, expected, atol=1e-4)
+    expected = np.zeros(MAP)
+    expected[:rows, :columns] = oracle.roi_align_gradient(
+        inside.shape, boxes, out_gradient, SCALE, sampling_ratio, aligned
+    )
+    np.testing.assert_allclose(gradient, expected, atol=1e-3)
+    assert not box_gradient.any()
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+@settings(max_examples=20, deadline=None)
+@given(features=maps(MAP), corner=strategies.integers((4, 2), -9, 8))
+def test_samples_on_the_rim_still_count(aligned, features, corner):
+    """Bins of 2 by 2 cells with their samples exactly on whole cells, -1 and the last included."""
+    corner = (corner + (0 if aligned else 0.5)) / SCALE
+    boxes = np.concatenate([corner, corner + np.asarray([[8, 4]]) / SCALE], axis=1)
+    boxes = boxes.astype(np.float32)
+    zeros = np.zeros((4, *OUT, 2), np.float32)
+    pooled, *_ = pool_and_pull_back(features, boxes, zeros, np.asarray(MAP[:2]), 2, aligned)
+    expected = slow_roi_align(features, boxes, OUT, SCALE, 2, aligned)
+    np.testing.assert_allclose(pooled, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("sampling_ratio", "aligned"), WAYS)
+@settings(max_examples=12, deadline=None)
+@given(
+    x=maps(MAP),
+    y=maps(MAP),
+    boxes=boxes_off_the_rim(4),
+    out_gradient=maps((4, *OUT, 2)),
+    factor=st.integers(-3, 3),
+)
+def test_linear_in_the_features_and_its_gradient_is_the_transpose(
+    sampling_ratio, aligned, x, y, boxes, out_gradient, factor
+):
+    def pool(features):
+        full = np.asarray(MAP[:2])
+        return pool_and_pull_back(features, boxes, out_gradient, full, sampling_ratio, aligned)
+
+    of_x, gradient, _ = map(np.asarray, pool(x))
+    of_y, gradient_at_y, _ = map(np.asarray, pool(y))
+    of_sum, *_ = pool(factor * x + y)
+    np.testing.assert_allclose(of_sum, factor * of_x + of_y, atol=1e-4)
+    np.testing.assert_array_equal(gradient, gradient_at_y)
+    for features, pooled in ((x, of_x), (y, of_y)):
+        np.testing.assert_allclose(
+            (pooled * out_gradient).sum(), (features * gradient).sum(), rtol=1e-4, atol=1e-2
+        )
+
+
+@pytest.mark.parametrize(("sampling_ratio", "aligned"), WAYS)
+@settings(max_examples=12, deadline=None)
+@given(boxes=strategies.boxes(4, smallest=4, largest=10, low=2, high=10), side=st.integers(0, 3))
+def test_a_constant_map_is_constant_inside_and_nothing_outside(
+    sampling_ratio, aligned, boxes, side
+):
+    """The map of 6 by 7 cells reaches from 0 to 24 by 28 pixels."""
+    ones, full = np.ones(MAP, np.float32), np.asarray(MAP[:2])
+    out_gradient = np.ones((4, *OUT, 2), np.float32)
+    pooled, *_ = pool_and_pull_back(ones, boxes, out_gradient, full, sampling_ratio, aligned)
+    np.testing.assert_allclose(pooled, 1, rtol=1e-5)
+    away = np.zeros(4, np.float32)
+    away[[side % 2, side % 2 + 2]] = 40 if side < 2 else -40
+    pooled, gradient, _ = pool_and_pull_back(
+        ones, boxes + away, out_gradient, full, sampling_ratio, aligned
+    )
+    assert not pooled.any()
+    assert not gradient.any()
+
+
+STRIDES = [4, 8, 16]
+
+
+@functools.partial(jax.jit, static_argnames=("sampling_ratio", "aligned"))
+def pool_levels(pyramid, boxes, sampling_ratio, aligned):
+    pooled = ops.multilevel_roi_align(
+        pyramid,
+        boxes,
+        output_size=OUT,
+        sampling_ratio=sampling_ratio,
+        aligned=aligned,
+        canonical_size=16.0,
+        canonical_level=3,
+    )
+    return pooled, ops.assign_levels(boxes, STRIDES, 16.0, 3)
+
+
+@pytest.mark.parametrize(("sampling_ratio", "aligned"), [(2, False), (0, True)])
+@settings(max_examples=15, deadline=None)
+@given(
+    pyramid=st.fixed_dictionaries({4: maps((8, 9, 1)), 8: maps((4, 5, 1)), 16: maps((2, 3, 1))}),
+    boxes=boxes_off_the_rim(5),
+)
+def test_levels_and_what_is_pooled_from_them_agree_with_the_loop(
+    sampling_ratio, aligned, pyramid, boxes
+):
+    pooled, levels = pool_levels(pyramid, boxes, sampling_ratio, aligned)
+    for box, place, actual in zip(boxes, levels, pooled, strict=True):
+        assert place == oracle.level(box, STRIDES, 16.0, 3)
+        stride = STRIDES[place]
+        expected = slow_roi_align(
+            pyramid[stride], box[None], OUT, 1 / stride, sampling_ratio, aligned
+        )
+        np.testing.assert_allclose(actual, expected[0], atol=1e-4)
+
+
+@pytest.mark.parametrize(("canonical_size", "canonical_level"), [(16.0, 3), (224.0, 4), (8.0, 2)])
+@settings(max_examples=40, deadline=None)
+@given(boxes=strategies.boxes(8, largest=70), exact=st.sampled_from([1, 2, 4, 8, 16, 32]))
+def test_a_box_of_just_a_levels_size_is_on_that_level(
+    canonical_size, canonical_level, boxes, exact
+):
+    boxes[0] = np.asarray([3, 5, 3 + 4 * exact, 5 + exact])
+    boxes[1] = np.asarray([0, 0, 7 * exact, 7 * exact])
+    levels = assign_levels(boxes, canonical_size, canonical_level)
+    expected = [oracle.level(box, STRIDES, canonical_size, canonical_level) for box in boxes]
+    np.testing.assert_array_equal(levels, expected)
+
+
+@functools.partial(jax.jit, static_argnames=("canonical_size", "canonical_level"))
+def assign_levels(boxes, canonical_size, canonical_level):
+    return ops.assign_levels(boxes, STRIDES, canonical_size, canonical_level)
+
+
+@functools.partial(jax.jit, static_argnames=("sampling_ratio", "aligned"))
+def pool_each(features, map_index, boxes, sampling_ratio, aligned):
+    return ops.roi_align_each(
+        features,
+        map_index,
+        boxes,
+        output_size=OUT,
+        sampling_ratio=sampling_ratio,
+        aligned=aligned,
+    )
+
+
+@pytest.mark.parametrize(("sampling_ratio", "aligned"), [(0, False), (2, True)])
+@settings(max_examples=15, deadline=None)
+@given(
+    features=maps((3, *MAP)),
+    map_index=strategies.integers(4, 0, 2),
+    boxes=strategies.boxes(4, largest=9, low=-3, high=8).map(lambda boxes: boxes + FINER),
+)
+def test_each_box_reads_its_own_map(sampling_ratio, aligned, features, map_index, boxes):
+    pooled = pool_each(features, map_index, boxes, sampling_ratio, aligned)
+    for i, box, actual in zip(map_index, boxes, pooled, strict=True):
+        expected = slow_roi_align(features[i], box[None], OUT, 1.0, sampling_ratio, aligned)
+        np.testing.assert_allclose(actual, expected[0], atol=1e-4)
+
+
+def test_adaptive_samples_of_a_whole_number_of_cells_per_bin():
+    features = np.random.default_rng(0).normal(size=(60, 60, 1)).astype(np.float32)
+    sides = np.arange(7, 57, 7)
+    boxes = np.asarray([[2, 2, 2 + side, 2 + side] for side in sides], np.float32)
+    options = {"output_size": (7, 7), "spatial_scale": 1.0, "sampling_ratio": 0, "aligned": True}
+    pooled = jax.jit(functools.partial(ops.roi_align, **options))(features, boxes)
+    expected = slow_roi_align(features, boxes, (7, 7), 1.0, 0, True)
+    np.testing.assert_allclose(pooled, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("sampling_ratio", [0, 2])
@@ -142,6 +324,8 @@ def test_adaptive_golden_of_a_pyramid(shared):
     expected = golden["extract__out"].transpose(0, 2, 3, 1)
     # Features reach 4: this is 1e-5 of their scale.
     np.testing.assert_allclose(pooled, expected, rtol=1e-5, atol=4e-5)
+    levels = module.assign_levels(boxes, sorted(pyramid), 224.0, 4)
+    np.testing.assert_array_equal(levels, golden["extract__levels"])
 
 
 def test_golden_with_gradient(shared):

@@ -1,32 +1,39 @@
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
+Cell = tuple[int, int, float]
+"""Row, column and weight."""
 
-def bilinear(features: np.ndarray, y: float, x: float) -> np.ndarray:
-    height, width, channels = features.shape
+
+def bilinear(height: int, width: int, y: float, x: float) -> list[Cell]:
+    """The cells that a point of the map is interpolated from; none if it lies outside."""
     if y < -1 or y > height or x < -1 or x > width:
-        return np.zeros(channels)
+        return []
     y, x = min(max(y, 0), height - 1), min(max(x, 0), width - 1)
     y0, x0 = int(y), int(x)
     y1, x1 = min(y0 + 1, height - 1), min(x0 + 1, width - 1)
     fy, fx = y - y0, x - x0
-    top = features[y0, x0] * (1 - fx) + features[y0, x1] * fx
-    bottom = features[y1, x0] * (1 - fx) + features[y1, x1] * fx
-    return top * (1 - fy) + bottom * fy
+    return [
+        (y0, x0, (1 - fy) * (1 - fx)),
+        (y0, x1, (1 - fy) * fx),
+        (y1, x0, fy * (1 - fx)),
+        (y1, x1, fy * fx),
+    ]
 
 
-def roi_align(
-    features: np.ndarray,
+def samples(
     boxes: np.ndarray,
     output_size: tuple[int, int],
     spatial_scale: float,
     sampling_ratio: int,
     aligned: bool,
-) -> np.ndarray:
+) -> Iterator[tuple[tuple[int, int, int], float, float, float]]:
+    """Each sample's bin `(box, row, column)`, its place `y, x` and its share of the bin."""
     rows, columns = output_size
-    out = np.zeros((len(boxes), rows, columns, features.shape[2]))
-    for n, (x1, y1, x2, y2) in enumerate(boxes * spatial_scale - (0.5 if aligned else 0)):
+    scaled = boxes.astype(float) * spatial_scale - (0.5 if aligned else 0)
+    for n, (x1, y1, x2, y2) in enumerate(scaled):
         width, height = x2 - x1, y2 - y1
         if not aligned:
             width, height = max(width, 1), max(height, 1)
@@ -39,5 +46,51 @@ def roi_align(
                     for b in range(count_x):
                         y = y1 + (i + (a + 0.5) / count_y) * bin_h
                         x = x1 + (j + (b + 0.5) / count_x) * bin_w
-                        out[n, i, j] += bilinear(features, y, x) / (count_y * count_x)
+                        yield (n, i, j), y, x, 1 / (count_y * count_x)
+
+
+def roi_align(
+    features: np.ndarray,
+    boxes: np.ndarray,
+    output_size: tuple[int, int],
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+) -> np.ndarray:
+    height, width, channels = features.shape
+    features = features.astype(float)
+    out = np.zeros((len(boxes), *output_size, channels))
+    for place, y, x, share in samples(boxes, output_size, spatial_scale, sampling_ratio, aligned):
+        for row, column, weight in bilinear(height, width, y, x):
+            out[place] += share * weight * features[row, column]
     return out
+
+
+def roi_align_gradient(
+    shape: tuple[int, int, int],
+    boxes: np.ndarray,
+    out_gradient: np.ndarray,
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+) -> np.ndarray:
+    """Gradient for features of `shape`: each cell gets back what it gave, times the bin's."""
+    height, width, _ = shape
+    gradient = np.zeros(shape)
+    size = out_gradient.shape[1:3]
+    for place, y, x, share in samples(boxes, size, spatial_scale, sampling_ratio, aligned):
+        for row, column, weight in bilinear(height, width, y, x):
+            gradient[row, column] += share * weight * out_gradient[place]
+    return gradient
+
+
+def level(box: np.ndarray, strides: list[int], canonical_size: float, canonical_level: int) -> int:
+    """The place in `strides` of the highest level whose smallest area the box reaches."""
+    x1, y1, x2, y2 = (float(value) for value in box)
+    area = max(x2 - x1, 0) * max(y2 - y1, 0)
+    place = 0
+    for higher in range(1, len(strides)):
+        smallest_side = canonical_size * strides[higher] / 2**canonical_level
+        if area >= smallest_side**2:
+            place = higher
+    return place

@@ -1,0 +1,22 @@
+"""COCO's 80 categories: ids 1 to 90 with ten gaps (https://cocodataset.org)."""
+
+from jaxseg.data.source import Category
+
+_NAMES = """
+person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant,
+-, stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra,
+giraffe, -, backpack, umbrella, -, -, handbag, tie, suitcase, frisbee, skis, snowboard,
+sports ball, kite, baseball bat, baseball glove, skateboard, surfboard, tennis racket, bottle, -,
+wine glass, cup, fork, knife, spoon, bowl, banana, apple, sandwich, orange, broccoli, carrot,
+hot dog, pizza, donut, cake, chair, couch, potted plant, bed, -, dining table, -, -, toilet, -,
+tv, laptop, mouse, remote, keyboard, cell phone, microwave, oven, toaster, sink, refrigerator, -,
+book, clock, vase, scissors, teddy bear, hair drier, toothbrush
+"""
+
+COCO_IDS = tuple(
+    Category(number, name.strip()) for number, name in enumerate(_NAMES.split(","), start=1)
+)
+"""All 90 ids, a gap being named "-"; the classes of torchvision's models."""
+
+COCO_CATEGORIES = tuple(category for category in COCO_IDS if category.name != "-")
+"""The 80 that exist."""

@@ -1,0 +1,20 @@
+"""Published checkpoints in and out: a strict engine, and one table of names for each zoo."""
+
+from jaxseg.weights.files import read_state_dict, write_safetensors
+from jaxseg.weights.load import (
+    load_checkpoint_file,
+    load_detectron2,
+    load_mmdet,
+    load_torchvision,
+    to_torchvision,
+)
+
+__all__ = [
+    "load_checkpoint_file",
+    "load_detectron2",
+    "load_mmdet",
+    "load_torchvision",
+    "read_state_dict",
+    "to_torchvision",
+    "write_safetensors",
+]

@@ -1,0 +1,109 @@
+"""Published weights into a model's variables and back, strictly.
+
+Terms:
+    peer     the codebase that a checkpoint comes from
+    entry    one array: its name at the peer, its path among our variables, and how its layout
+             changes each way
+    table    the entries of a whole model; one table for each peer, written for people to read
+
+An array that the table expects and the file lacks, or that the file has and the table does not
+know, or of another shape than the model's, is an error that lists all such arrays.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from flax import traverse_util
+
+from jaxseg.model import Variables
+
+Path = tuple[str, ...]
+Arrays = Mapping[str, np.ndarray]
+
+
+class Layout(NamedTuple):
+    """How an array's axes are ordered: ours from the peer's, and back. Both only move numbers."""
+
+    to_ours: Callable[[np.ndarray], np.ndarray]
+    to_peer: Callable[[np.ndarray], np.ndarray]
+
+
+class Entry(NamedTuple):
+    name: str
+    path: Path
+    layout: Layout
+
+
+def _same(x: np.ndarray) -> np.ndarray:
+    return x
+
+
+VECTOR = Layout(_same, _same)
+CONV = Layout(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
+"""OIHW and HWIO."""
+DENSE = Layout(np.transpose, np.transpose)
+POINTWISE = Layout(lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None])
+"""A 1x1 convolution at the peer, a dense layer here."""
+
+
+def then(first: Layout, second: Layout) -> Layout:
+    """From the peer: `first`, then `second`."""
+    return Layout(
+        lambda x: second.to_ours(first.to_ours(x)), lambda x: first.to_peer(second.to_peer(x))
+    )
+
+
+def import_state(
+    state: Arrays, table: Sequence[Entry], like: Variables, unused: Callable[[str], bool]
+) -> dict[str, Any]:
+    """Variables from a peer's state dict. Leaves of `like` give the shapes to be met.
+
+    `unused` says which names of the file are known not to be needed. Raises ValueError that
+    lists missing, unknown and misshapen arrays.
+    """
+    shapes = {path: leaf.shape for path, leaf in traverse_util.flatten_dict(dict(like)).items()}
+    without = sorted(shapes.keys() - {entry.path for entry in table})
+    if without:
+        raise ValueError(f"the table has no entry for {_listed('.'.join(p) for p in without)}")
+    known = {entry.name for entry in table}
+    missing = [entry.name for entry in table if entry.name not in state]
+    unknown = [name for name in state if name not in known and not unused(name)]
+    problems = [
+        *(["missing: " + _listed(missing)] if missing else []),
+        *(["not used: " + _listed(unknown)] if unknown else []),
+    ]
+    values, misshapen = {}, []
+    for entry in table:
+        if entry.name not in state:
+            continue
+        value, shape = state[entry.name], shapes[entry.path]
+        expected = _peer_shape(entry, shape)
+        if tuple(value.shape) != expected:
+            misshapen.append(f"{entry.name} is {tuple(value.shape)}, the model's is {expected}")
+        else:
+            values[entry.path] = np.ascontiguousarray(entry.layout.to_ours(value), np.float32)
+    if misshapen:
+        problems.append("of another shape: " + _listed(misshapen))
+    if problems:
+        raise ValueError("the checkpoint does not fit the model; " + "; ".join(problems))
+    return traverse_util.unflatten_dict(values)
+
+
+def export_state(variables: Variables, table: Sequence[Entry]) -> dict[str, np.ndarray]:
+    """The peer's state dict from variables: what `import_state` read, bit for bit."""
+    flat = traverse_util.flatten_dict(dict(variables))
+    return {
+        entry.name: np.ascontiguousarray(entry.layout.to_peer(np.asarray(flat[entry.path])))
+        for entry in table
+    }
+
+
+def _peer_shape(entry: Entry, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(entry.layout.to_peer(np.empty(shape, np.uint8)).shape)
+
+
+def _listed(names: Any, most: int = 20) -> str:
+    names = list(names)
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest

@@ -1,0 +1,299 @@
+"""Reads a checkpoint file made by strangers into named NumPy arrays; writes safetensors.
+
+Terms:
+    state dict  flat `{name: array}`, what a model's weights are published as
+    storage     the flat run of numbers that one or more torch tensors lie in; a tensor is an
+                offset, a size and strides (all in elements) over a storage
+    record      what stands here for a function or class that a pickle names and calls
+
+A pickle runs any code, by naming what its reader shall import and call. Here nothing is imported,
+not even torch: the few names that arrays need become records, all others are refused, and the
+state dict's records are then read as data, every number checked.
+"""
+
+import collections
+import functools
+import math
+import os
+import pathlib
+import pickle
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+import safetensors.numpy
+
+_READABLE = "NumPy .npz, .safetensors, PyTorch .pth of a state dict, .pkl of NumPy arrays"
+
+# By torch's storage class: kind and bytes as NumPy writes them; bfloat16, which it lacks, alike.
+# fmt: off
+_STORAGE_DTYPES = {
+    "Double": "f8", "Float": "f4", "Half": "f2", "BFloat16": "bf2", "ComplexDouble": "c16",
+    "ComplexFloat": "c8", "Long": "i8", "Int": "i4", "Short": "i2", "Char": "i1", "Byte": "u1",
+    "Bool": "b1", "Untyped": "u1",
+}
+# fmt: on
+_PLAIN = re.compile("[<>=|](?:b1|[iu][1248]|f[248]|c8|c16)")  # byte order, kind, bytes
+_ARRAYS = re.compile(
+    r"torch\._utils\._rebuild_(tensor|tensor_v2|parameter)|"
+    r"numpy\._?core\.(multiarray\.(_reconstruct|scalar)|numeric\._frombuffer)"
+)
+_PARTS_OF_ARRAYS = re.compile(
+    r"torch\.((cuda|storage)\.)?[A-Z]\w*Storage|torch\.(Size|device|bool|[a-z]+\d+)|"
+    r"numpy\.(ndarray|dtype)|_codecs\.encode|(__builtin__|builtins)\.bytes"
+)
+
+
+def read_state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays of a checkpoint by name, in their own layout and in native byte order.
+
+    Reads `.npz`, `.safetensors`, PyTorch's `.pth` (zip, or a stream of pickles before 1.6) and
+    pickles of NumPy arrays (Detectron2's `.pkl`), told apart by content. The arrays are at the top
+    level, or under `state_dict` or `model`. bfloat16 comes as float32, half as float16; `module.`
+    before every name (torch's DataParallel) is taken off; text and Python's numbers are left out.
+
+    Raises FileNotFoundError, or ValueError if the file is none of the formats, is damaged, asks
+    for anything to be run, or holds no arrays where they are looked for.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint file {path}")
+    with path.open("rb") as file:
+        try:
+            state = _read(file, path)
+            if not state:
+                raise ValueError("it holds no arrays of numbers")
+        except Exception as error:  # a damaged file makes the parsers raise nearly anything
+            what = str(error) if isinstance(error, ValueError) else f"it is damaged ({error!r})"
+            raise ValueError(f"{path} cannot be read: {what}. Readable: {_READABLE}.") from error
+    if all(name.startswith("module.") for name in state):
+        return {name.removeprefix("module."): array for name, array in state.items()}
+    return state
+
+
+def write_safetensors(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes named arrays of numbers as a `.safetensors` file, whole or not at all.
+
+    Raises ValueError for dtypes that the format lacks and where the file cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        # The writer takes an array's memory as it lies, so it must lie in C order.
+        dense = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+        safetensors.numpy.save_file(dense, partial)
+        os.replace(partial, path)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} cannot be written: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _read(file: Any, path: pathlib.Path) -> dict[str, np.ndarray]:
+    head = file.read(9)
+    file.seek(0)
+    if head[:2] == b"PK":
+        with zipfile.ZipFile(file) as archive:
+            for name in archive.namelist():
+                if re.fullmatch(r"([^/]+/)?data\.pkl", name):
+                    return _read_torch_zip(archive, name.removesuffix("data.pkl"))
+        with np.load(path, allow_pickle=False) as arrays:
+            return _plain_arrays(arrays)
+    if head[4:] == b"\0\0\0\0{":  # after the header's length, which is never as long as 4 GB
+        return _plain_arrays(safetensors.numpy.load_file(path))
+    if head[:1] in (b"\x80", b"(", b"}", b"c"):  # protocol 2 and later; earlier ones of a dict
+        return _read_pickles(file)
+    raise ValueError(f"its format is unknown (it starts with {head!r})")
+
+
+def _plain_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    plain = {}
+    for name, array in arrays.items():
+        if array.dtype == ml_dtypes.bfloat16:
+            plain[name] = array.astype(np.float32)
+        elif _PLAIN.fullmatch(array.dtype.str):
+            plain[name] = array.astype(array.dtype.newbyteorder("="), copy=False)
+        elif array.dtype.kind not in "US" and not name.startswith("__"):
+            raise ValueError(f"{name} is of dtype {array.dtype}, which is not plain numbers")
+    return plain
+
+
+class _Record:
+    """A global that a pickle names, or a call of it that did not happen."""
+
+    def __init__(self, name: str, *arguments: Any):
+        self.name, self.arguments, self.state = name, arguments, None
+
+    def __call__(self, *arguments: Any) -> "_Record":
+        return _Record(self.name, *arguments)
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+class _Storage(NamedTuple):
+    """A pickle's mention of a storage of `numel` numbers that lies in the file under `key`."""
+
+    key: str
+    numel: int
+    code: str
+    itemsize: int
+    read: Callable[[str, int], bytes]
+
+
+class _Unpickler(pickle.Unpickler):
+    """Makes only containers, numbers, text, records and storages; imports nothing.
+
+    `latin1` is what keeps the bytes of Python 2's strings, in which NumPy stored its data.
+    Records are made anew for each mention, since a pickle can set attributes of what it gets.
+    """
+
+    def __init__(self, file: Any, read: Callable[[str, int], bytes], order: str = "<"):
+        super().__init__(file, encoding="latin1")
+        # Tensors that share a storage mostly follow each other; keeping more would take too much.
+        self.read, self.order = functools.lru_cache(maxsize=1)(read), order
+        self.storages: dict[str, _Storage] = {}
+
+    def find_class(self, module: str, name: str, /) -> Any:
+        asked = f"{module}.{name}"
+        if asked == "collections.OrderedDict":
+            return collections.OrderedDict
+        if _ARRAYS.fullmatch(asked) or _PARTS_OF_ARRAYS.fullmatch(asked):
+            return _Record(asked)
+        raise ValueError(f"it asks for {asked}, which is no array; nothing in the file was run")
+
+    def persistent_load(self, pid: Any, /) -> _Storage:
+        kind, storage_class, key, _, numel, *view = pid  # `view`: parts of storages, torch < 0.4
+        if kind != "storage" or not isinstance(key, str) or any(view):
+            raise ValueError("its pickle refers to something other than a whole storage")
+        code = _STORAGE_DTYPES.get(storage_class.name.split(".")[-1].removesuffix("Storage"))
+        if code is None:
+            raise ValueError(f"it holds a {storage_class.name}, which NumPy has no numbers for")
+        size = int(code.lstrip("bcfiu"))
+        storage = _Storage(key, _ints((numel,))[0], self.order + code, size, self.read)
+        if self.storages.setdefault(key, storage) != storage:
+            raise ValueError(f"its storage {key} is mentioned with two sizes or dtypes")
+        return storage
+
+
+def _read_torch_zip(archive: zipfile.ZipFile, root: str) -> dict[str, np.ndarray]:
+    marked = f"{root}byteorder" in archive.namelist()
+    order = ">" if marked and archive.read(f"{root}byteorder") == b"big" else "<"
+    with archive.open(f"{root}data.pkl") as file:
+        unpickler = _Unpickler(file, lambda key, _: archive.read(f"{root}data/{key}"), order)
+        return _state_dict(unpickler.load())
+
+
+def _read_pickles(file: Any) -> dict[str, np.ndarray]:
+    """A plain pickle, or torch's older format.
+
+    That one is pickles of a magic number, a version, the writing machine, the object and the
+    storages' keys; then for each key the count as int64 and the numbers, little-endian always.
+    """
+    starts: dict[str, int] = {}
+
+    def read(key: str, nbytes: int) -> bytes:
+        file.seek(starts[key])
+        return file.read(nbytes)
+
+    content = _Unpickler(file, read).load()
+    if content == 0x1950A86A20F9469CFC6C:
+        for _ in ("version", "machine"):  # there was one version; torch ignores the machine too
+            _Unpickler(file, read).load()
+        content = (unpickler := _Unpickler(file, read)).load()
+        for key in _Unpickler(file, read).load():
+            storage = unpickler.storages[key]
+            if int.from_bytes(file.read(8), "little") != storage.numel:
+                raise ValueError(f"its storage {key} is not of the size that its pickle says")
+            starts[key] = file.tell()
+            file.seek(storage.numel * storage.itemsize, os.SEEK_CUR)
+    return _state_dict(content)
+
+
+def _state_dict(content: Any) -> dict[str, np.ndarray]:
+    if not isinstance(content, dict):
+        raise ValueError("it is a pickle, but not of a dict")
+    # The nested ones first: beside them, a training state may hold arrays of its own.
+    for found in (content.get("state_dict"), content.get("model"), content):
+        if isinstance(found, dict) and any(map(_is_array, found.values())):
+            break
+    else:
+        keys = ", ".join(sorted(map(repr, content))) or "nothing"
+        raise ValueError(f"no arrays are at its top, in state_dict or in model, but {keys}")
+    state = {}
+    for name, value in found.items():
+        if isinstance(name, str) and name.startswith("__"):
+            continue
+        if not isinstance(name, str) or isinstance(value, dict | list | tuple | set):
+            raise ValueError(f"its state dict is not flat: {name!r} is a {type(value).__name__}")
+        if _is_array(value):
+            try:
+                state[name] = _to_array(value)
+            except (AttributeError, TypeError, ValueError) as error:
+                raise ValueError(f"{name}: {error}") from error
+    return state
+
+
+def _to_array(record: Any) -> np.ndarray:
+    name = record.name.split(".")[-1]
+    if name == "_rebuild_parameter":
+        return _to_array(record.arguments[0])
+    if name.startswith("_rebuild_tensor"):
+        return _tensor(*record.arguments[:4])
+    layout: Any = "C"
+    if name == "scalar":
+        (dtype, data), shape = record.arguments, ()
+    elif name == "_frombuffer":
+        data, dtype, shape, layout = record.arguments
+    else:
+        shape, dtype, is_fortran, data = record.state[-4:]
+        layout = "F" if is_fortran else "C"
+    code = dtype.state[1] + dtype.arguments[0]
+    if dtype.name != "numpy.dtype" or not _PLAIN.fullmatch(code):
+        raise ValueError(f"its dtype is {code}, which is not plain numbers")
+    return _numbers(_bytes(data), code).reshape(_ints(shape), order=layout)
+
+
+def _tensor(storage: Any, offset: Any, size: Any, stride: Any) -> np.ndarray:
+    (offset,), size, stride = _ints((offset,)), _ints(size), _ints(stride)
+    if not isinstance(storage, _Storage):
+        raise ValueError("its pickle describes a tensor without a storage")
+    key, numel, code, itemsize, read = storage
+    if math.prod(size) == 0:
+        return _numbers(b"", code).reshape(size)
+    end = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True)) + 1
+    # More elements than the storage has: a few bytes could ask for all memory.
+    if end > numel or math.prod(size) > numel:
+        raise ValueError(f"{size=} {stride=} {offset=} reach outside its storage of {numel}")
+    data = read(key, numel * itemsize)
+    if len(data) != numel * itemsize:
+        raise ValueError(f"its storage should have {numel * itemsize} bytes, not {len(data)}")
+    flat = _numbers(data[offset * itemsize : end * itemsize], code)
+    return np.lib.stride_tricks.as_strided(flat, size, [flat.itemsize * s for s in stride]).copy()
+
+
+def _numbers(data: bytes, code: str) -> np.ndarray:
+    """Bytes as a new flat array in native byte order."""
+    if code[1:] == "bf2":  # the upper half of a float32
+        return (np.frombuffer(data, code[0] + "u2").astype(np.uint32) << 16).view(np.float32)
+    return np.frombuffer(data, code).astype(code[1:])
+
+
+def _bytes(value: Any) -> bytes:
+    """The bytes of NumPy's pickles: as they are, as Python 2's text, or as text to be encoded."""
+    if isinstance(value, _Record) and value.arguments in ((), (*value.arguments[:1], "latin1")):
+        value = "".join(value.arguments[:1])
+    return value.encode("latin1") if isinstance(value, str) else memoryview(value).tobytes()
+
+
+def _ints(value: Any) -> tuple[int, ...]:
+    if isinstance(value, _Record) and value.name == "torch.Size":
+        (value,) = value.arguments
+    if not isinstance(value, tuple) or not all(isinstance(n, int) and n >= 0 for n in value):
+        raise ValueError("a shape, strides or a count are not whole numbers from 0")
+    return value
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, _Record) and _ARRAYS.fullmatch(value.name) is not None

@@ -1,0 +1,346 @@
+"""Mask R-CNN against torchvision's: the same weights and pixels give the same numbers."""
+
+import dataclasses
+import functools
+import importlib.util
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from flax import traverse_util
+
+from jaxseg import ops, weights
+from jaxseg.models import mask_rcnn as module
+from jaxseg.models import rpn
+from jaxseg.models.box_head import BoxHeadConfig, RoIs
+from jaxseg.models.mask_head import MaskHeadConfig
+from jaxseg.models.mask_rcnn import MaskRCNN, MaskRCNNConfig, mask_rcnn
+from jaxseg.models.roi_pool import RoIAlignConfig
+from jaxseg.models.rpn import AnchorSamples, RPNConfig
+from jaxseg.nn.padding import canvas_size
+from jaxseg.nn.resnet import ResNetConfig
+from jaxseg.types import Batch, MaskFrame
+
+R18 = "maskrcnn_r18mini"
+R50 = pytest.param("maskrcnn_r50", marks=pytest.mark.slow)
+
+
+def golden_config(meta) -> MaskRCNNConfig:
+    """Our config for a golden's settings."""
+    c = meta["config"]
+    small = "r18" in c["kind"]
+    return MaskRCNNConfig(
+        num_classes=c["num_classes"] - 1,
+        backbone=ResNetConfig(depth=18 if small else 50),
+        fpn_channels=c["fpn_channels"],
+        rpn=RPNConfig(
+            anchor_sizes=tuple(float(s[0]) for s in c["anchor_sizes"]),
+            rounded_anchors=True,
+            train_candidates=c["rpn_pre_nms_top_n_train"],
+            test_candidates=c["rpn_pre_nms_top_n_test"],
+            train_proposals=c["rpn_post_nms_top_n_train"],
+            test_proposals=c["rpn_post_nms_top_n_test"],
+            min_box_size=1e-3,
+        ),
+        roi_align=RoIAlignConfig(
+            aligned=False, sampling_ratio=2, canonical_size=float(c["roi_canonical_scale"])
+        ),
+        box=BoxHeadConfig(
+            hidden=c["box_head"],
+            samples=512,
+            positive_fraction=1.0,
+            detections=c["box_detections_per_img"],
+            min_box_size=1e-2,
+        ),
+        mask=MaskHeadConfig(
+            convs=len(c["mask_layers"]),
+            channels=c["mask_dim"],
+            targets="soft_bitmap",
+            paste="whole_pixel_box",
+        ),
+        background_outputs=True,
+        # Torchvision's padding is that of the whole batch, and its layers see into it.
+        canvas_multiple=192 if small else 32,
+    )
+
+
+class Golden:
+    """A golden with its weights loaded, and what is computed from them once."""
+
+    def __init__(self, shared, name):
+        spec = importlib.util.spec_from_file_location(
+            "load_golden", shared / "goldens" / "load_golden.py"
+        )
+        loader = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(loader)
+        path = shared / "goldens" / "reference" / f"{name}.npz"
+        self.state, self.meta, self.arrays = loader.params(str(path))
+        self.config = golden_config(self.meta)
+        self.variables = weights.load_torchvision(self.state, self.config)
+        self.net = MaskRCNN(self.config)
+        self.sizes = np.asarray(self.meta["eval"]["image_sizes"], np.int32)
+        x = self.arrays["eval__input_batch"].transpose(0, 2, 3, 1)
+        pixels = self.config.pixels
+        self.images = (x * np.asarray(pixels.std) + np.asarray(pixels.mean)).astype(np.float32)
+        self.channel_step = 8 if name == "maskrcnn_r50" else 1
+
+    def __getitem__(self, key):
+        return self.arrays[key]
+
+    @functools.cached_property
+    def prediction(self):
+        def run(variables, images, sizes):
+            return nn.apply(module._predict, self.net, capture_intermediates=True)(
+                variables, images, sizes
+            )
+
+        found, captured = jax.jit(run)(self.variables, self.images, self.sizes)
+        return found, captured["intermediates"]
+
+
+@pytest.fixture(scope="module", params=[R18, R50])
+def golden(request, shared):
+    return Golden(shared, request.param)
+
+
+def difference(actual, expected):
+    """The largest difference relative to the largest value."""
+    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    assert actual.shape == expected.shape
+    return np.abs(actual - expected).max() / np.abs(expected).max()
+
+
+def same_rows(actual, expected):
+    """The order of the actual rows that is the expected one's: proposals whose scores differ by
+    no more than rounding may be swapped with their neighbours, and no further."""
+    near = [slice(max(i - 1, 0), i + 2) for i in range(len(expected))]
+    order = [
+        n.start + np.abs(actual[n] - e).max(1).argmin() for n, e in zip(near, expected, strict=True)
+    ]
+    assert len(set(order)) == len(expected)
+    assert (np.asarray(order) != np.arange(len(order))).mean() < 0.01
+    return np.asarray(order)
+
+
+def nchw(x, step=1):
+    return np.asarray(x).transpose(0, 3, 1, 2)[:, ::step]
+
+
+def test_every_stage(golden):
+    _, stages = golden.prediction
+    maps = stages["backbone"]["__call__"][0]
+    pyramid = stages["fpn"]["__call__"][0]
+    differences = {}
+    for level in range(2, 6):
+        x = nchw(maps[2**level], golden.channel_step)
+        differences[f"C{level}"] = difference(x, golden[f"eval__C{level}"])
+    for level in range(2, 7):
+        x = nchw(pyramid[2**level], golden.channel_step)
+        differences[f"P{level}"] = difference(x, golden[f"eval__P{level}"])
+    rpn_head = stages["rpn_head"]
+    for i, level in enumerate(range(2, 7)):
+        for ours, theirs in (("logit", "logits"), ("delta", "deltas")):
+            x = nchw(rpn_head[ours]["__call__"][i])
+            differences[f"{theirs}_P{level}"] = difference(
+                x, golden[f"eval__rpn_{theirs}_P{level}"]
+            )
+    logits, deltas = stages["box_head"]["__call__"][0]
+    logits = np.roll(logits, 1, axis=1)
+    order = same_rows(logits, golden["eval__class_logits"])
+    differences["class_logits"] = difference(logits[order], golden["eval__class_logits"])
+    deltas = np.roll(deltas, 1, axis=1).reshape(len(deltas), -1)[order]
+    differences["box_regression"] = difference(deltas, golden["eval__box_regression"])
+    print(json.dumps(differences, indent=1))
+    assert all(value < 1e-4 for value in differences.values()), differences
+
+
+def test_detections_in_the_same_order(golden):
+    found, _ = golden.prediction
+    for i, size in enumerate(golden.sizes):
+        count = len(golden[f"eval__scores{i}"])
+        assert np.asarray(found.valid[i]).sum() == count
+        boxes = np.asarray(found.boxes[i, :count])
+        assert difference(boxes, golden[f"eval__det_boxes_resized{i}"]) < 1e-4
+        assert difference(found.scores[i, :count], golden[f"eval__scores{i}"]) < 1e-4
+        np.testing.assert_array_equal(found.labels[i, :count] + 1, golden[f"eval__labels{i}"])
+
+        original = golden[f"image{i}"].shape[:2]
+        ratio = np.asarray([original[1] / size[1], original[0] / size[0]] * 2, np.float32)
+        assert difference(boxes * ratio, golden[f"eval__boxes{i}"]) < 1e-4
+        assert found.mask_frame is MaskFrame.WHOLE_PIXEL_BOX
+        pasted = np.asarray(
+            ops.paste_masks(found.masks[i, :count], jnp.asarray(boxes * ratio), original)
+        )
+        expected = golden[f"eval__masks_bin{i}"]
+        expected = np.unpackbits(expected)[: pasted.size].reshape(pasted.shape).astype(bool)
+        differs = (pasted >= 0.5) != expected
+        assert np.abs(pasted[differs] - 0.5).max(initial=0) < 1e-4
+
+
+def golden_batch(golden):
+    """The recorded ground truth on the resized images, masks resized to the nearest pixel."""
+    count = len(golden.images)
+    slots = max(len(golden[f"gt_labels{i}"]) for i in range(count))
+    height, width = golden.images.shape[1:3]
+    boxes, labels = np.zeros((count, slots, 4), np.float32), np.zeros((count, slots), np.int32)
+    masks = np.zeros((count, slots, height, width), bool)
+    valid = np.zeros((count, slots), bool)
+    for i, (h, w) in enumerate(golden.sizes):
+        n = len(golden[f"gt_labels{i}"])
+        old_h, old_w = golden[f"image{i}"].shape[:2]
+        boxes[i, :n] = golden[f"gt_boxes{i}"] * np.asarray([w / old_w, h / old_h] * 2, np.float32)
+        labels[i, :n] = golden[f"gt_labels{i}"] - 1
+        rows = np.floor(np.arange(h) * np.float32(old_h / h)).astype(int)
+        columns = np.floor(np.arange(w) * np.float32(old_w / w)).astype(int)
+        masks[i, :n, :h, :w] = golden[f"gt_masks{i}"][:, rows][:, :, columns]
+        valid[i, :n] = True
+    place = np.arange(count, dtype=np.int32)
+    return Batch(golden.images, golden.sizes, boxes, labels, masks, valid, place)
+
+
+def recorded_anchors(golden, mode, batch, gt_of_anchor):
+    """The anchors that torchvision sampled, as ours: positives first, padded."""
+    chosen = []
+    for i in range(len(golden.images)):
+        label = golden[f"{mode}__rpn_labels{i}"]
+        if mode == "train_all":
+            positive, negative = np.flatnonzero(label == 1), np.flatnonzero(label == 0)
+        else:
+            positive, negative = golden[f"{mode}__rpn_pos{i}"], golden[f"{mode}__rpn_neg{i}"]
+        chosen.append((positive, negative))
+    most = max(len(p) + len(n) for p, n in chosen)
+    shape = (len(chosen), most)
+    anchor, valid, positive = (
+        np.zeros(shape, np.int32),
+        np.zeros(shape, bool),
+        np.zeros(shape, bool),
+    )
+    for i, (p, n) in enumerate(chosen):
+        anchor[i, : len(p) + len(n)] = np.concatenate([p, n])
+        valid[i, : len(p) + len(n)] = True
+        positive[i, : len(p)] = True
+    gt = np.take_along_axis(gt_of_anchor, anchor, 1)
+    return AnchorSamples(anchor, valid, positive, gt)
+
+
+def recorded_rois(golden, mode):
+    count = len(golden.images)
+    most = max(len(golden[f"{mode}__roi{i}"]) for i in range(count))
+    boxes, gt = np.zeros((count, most, 4), np.float32), np.zeros((count, most), np.int32)
+    valid, positive = np.zeros((count, most), bool), np.zeros((count, most), bool)
+    for i in range(count):
+        is_positive = golden[f"{mode}__roi_labels{i}"] > 0
+        order = np.argsort(~is_positive, kind="stable")
+        n = len(order)
+        boxes[i, :n] = golden[f"{mode}__roi{i}"][order]
+        gt[i, :n] = golden[f"{mode}__roi_matched{i}"][order]
+        valid[i, :n], positive[i, :n] = True, is_positive[order]
+    return RoIs(boxes, valid, positive, gt)
+
+
+LOSSES = {
+    "rpn_class": "loss_objectness",
+    "rpn_box": "loss_rpn_box_reg",
+    "box_class": "loss_classifier",
+    "box": "loss_box_reg",
+    "mask": "loss_mask",
+}
+
+
+@pytest.mark.parametrize("mode", ["train_all", "train_sampled"])
+def test_losses_and_gradients(golden, mode):
+    batch = golden_batch(golden)
+    config = golden.config
+    most = int(recorded_rois(golden, mode).valid.sum(1).max())
+    box = dataclasses.replace(config.box, samples=most)
+    net = MaskRCNN(dataclasses.replace(config, box=box))
+    rois = recorded_rois(golden, mode)
+
+    def match(net, batch):
+        canvas = canvas_size(batch.image_size, config.canvas_multiple)
+        pyramid = net.features(batch.images, batch.image_size, canvas, train=True)
+        anchors = rpn.make_anchors(config.rpn, pyramid, canvas)
+        matched = jax.vmap(
+            lambda boxes, gt, valid: ops.match(
+                ops.box_iou(boxes, gt), valid, high=0.7, low=0.3, low_quality=0.0
+            )
+        )(anchors.boxes, batch.boxes, batch.valid)
+        return pyramid, anchors, matched
+
+    matched = jax.jit(lambda v, b: nn.apply(match, net)(v, b)[2])(golden.variables, batch)
+    for i in range(len(golden.images)):
+        label = golden[f"{mode}__rpn_labels{i}"]
+        np.testing.assert_array_equal(matched.positive[i], label == 1)
+        np.testing.assert_array_equal(matched.negative[i], label == 0)
+    samples = recorded_anchors(golden, mode, batch, np.asarray(matched.gt))
+
+    def losses(net, batch, samples, rois):
+        pyramid, anchors, _ = match(net, batch)
+        output = net.rpn_head(pyramid)
+        terms = rpn.rpn_losses(config.rpn, output, anchors, samples, batch)
+        return terms | module.roi_losses(net, pyramid, rois, batch)
+
+    def total(params, state, *arguments):
+        terms = nn.apply(losses, net)({**state, "params": params}, *arguments)
+        means = {name: t.scale * t.total / t.weight for name, t in terms.items()}
+        return sum(means.values()), means
+
+    state = {"batch_stats": golden.variables["batch_stats"]}
+    gradient = jax.jit(jax.grad(total, has_aux=True))
+    grads, means = gradient(golden.variables["params"], state, batch, samples, rois)
+    for ours, theirs in LOSSES.items():
+        expected = golden[f"{mode}__{theirs}"]
+        np.testing.assert_allclose(means[ours], expected, rtol=1e-4, err_msg=ours)
+
+    exported = weights.to_torchvision({**state, "params": grads}, config)
+    names = golden.meta["train"]["all"]["grad_names"]
+    norms = np.asarray([np.linalg.norm(exported[name].astype(np.float64)) for name in names])
+    expected = golden[f"{mode}__grad_l2"]
+    np.testing.assert_allclose(norms, expected, rtol=1e-3, atol=1e-4 * expected.max())
+    worst = 0.0
+    for name in names:
+        key = f"{mode}__grad__{name}"
+        if key in golden.arrays:
+            worst = max(worst, difference(exported[name], golden[key]))
+    print(mode, "norms", np.abs(norms / expected - 1).max(), "elements", worst)
+    assert worst < 1e-3
+
+
+def test_weights_go_out_as_they_came_in(golden):
+    exported = weights.to_torchvision(golden.variables, golden.config)
+    assert exported.keys() == golden.state.keys()
+    for name, array in golden.state.items():
+        np.testing.assert_array_equal(exported[name], array, err_msg=name)
+
+
+def test_names_are_strict(golden):
+    state = dict(golden.state)
+    state["roi_heads.extra"] = np.zeros(3, np.float32)
+    del state["rpn.head.cls_logits.bias"]
+    state["backbone.body.conv1.weight"] = state["backbone.body.conv1.weight"][:8]
+    with pytest.raises(ValueError, match=r"missing: rpn\.head\.cls_logits\.bias") as error:
+        weights.load_torchvision(state, golden.config)
+    assert "not used: roi_heads.extra" in str(error.value)
+    assert "backbone.body.conv1.weight is (8, 3, 7, 7), the model's is (64, 3, 7, 7)" in str(
+        error.value
+    )
+
+
+def test_a_frozen_backbone_predicts_the_same(golden):
+    """Freezing moves parameters out of the optimiser's sight and changes no number."""
+    config = dataclasses.replace(
+        golden.config, backbone=dataclasses.replace(golden.config.backbone, freeze_at=2)
+    )
+    variables = weights.load_torchvision(golden.state, config)
+    layers = {path[1] for path in traverse_util.flatten_dict(variables["frozen"])}
+    assert "stem_conv" in layers
+    assert layers == {n for n in golden.variables["params"]["backbone"] if n[:6] in FROZEN_LAYERS}
+    found = jax.jit(mask_rcnn(config).predict)(variables, golden.images, golden.sizes)
+    np.testing.assert_allclose(found.scores, golden.prediction[0].scores, atol=1e-6)
+    assert weights.to_torchvision(variables, config).keys() == golden.state.keys()
+
+
+FROZEN_LAYERS = ("stem_c", "stage2")

@@ -1,0 +1,146 @@
+"""A published checkpoint from its file to predictions and AP, by the commands."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxseg import cli, weights
+from jaxseg.data import Shapes
+from jaxseg.data.shapes import write_coco
+from jaxseg.models.mask_rcnn import mask_rcnn
+from jaxseg.models.published import DETECTRON2_R50_FPN, MMDET_R50_FPN, TORCHVISION_R50_FPN_V2
+from jaxseg.nn.freezing import thaw
+from jaxseg.weights import mask_rcnn as names
+from jaxseg.weights.engine import export_state
+
+SMALL = {
+    "model.num-classes": 4,
+    "model.backbone.depth": 18,
+    "model.backbone.width": 8,
+    "model.backbone.norm-epsilon": 1e-5,
+    "model.fpn-channels": 16,
+    "model.rpn.test-candidates": 20,
+    "model.rpn.test-proposals": 20,
+    "model.box.hidden": 16,
+    "model.box.score-threshold": 0.0,
+    "model.box.detections": 5,
+    "model.mask.channels": 8,
+    "model.mask.convs": 1,
+    "data.canvas": "64 64",
+    "data.resize": "64 64",
+}
+FLAGS = [part for key, value in SMALL.items() for part in (f"--{key}", *str(value).split())]
+
+
+def small(config):
+    """`config` with the fields of SMALL that are the model's."""
+    for key, value in SMALL.items():
+        path = key.replace("-", "_").split(".")
+        if path[0] != "model":
+            continue
+        if len(path) == 2:
+            config = dataclasses.replace(config, **{path[1]: value})
+        else:
+            part = dataclasses.replace(getattr(config, path[1]), **{path[2]: value})
+            config = dataclasses.replace(config, **{path[1]: part})
+    return config
+
+
+def initial(config, seed=0):
+    return jax.jit(mask_rcnn(config).init, static_argnums=1)(jax.random.key(seed), (1, 64, 64, 3))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A file with torchvision's names for a small `maskrcnn_resnet50_fpn_v2`, and its arrays."""
+    config = small(TORCHVISION_R50_FPN_V2)
+    state = weights.to_torchvision(initial(config), config)
+    path = tmp_path_factory.mktemp("weights") / "published.safetensors"
+    weights.write_safetensors(path, state)
+    return path, state
+
+
+def import_checkpoint(path, out):
+    arguments = ["weights", "import", str(path), "--arch", "maskrcnn_resnet50_fpn_v2"]
+    return cli.main([*arguments, "--out", str(out), *FLAGS])
+
+
+def test_an_imported_checkpoint_predicts_evaluates_and_goes_out_again(checkpoint, tmp_path):
+    path, state = checkpoint
+    assert import_checkpoint(path, tmp_path / "imported") == 0
+
+    photo = tmp_path / "photo.jpg"
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 60, 3), np.uint8)
+    Image.fromarray(pixels).save(photo)
+    out = tmp_path / "predicted"
+    assert cli.main(["predict", str(tmp_path / "imported"), str(photo), "--out", str(out)]) == 0
+    assert json.loads((out / "predictions.json").read_text())
+    assert list(out.glob("*.png"))
+
+    exported = tmp_path / "exported.safetensors"
+    arguments = ["weights", "export", str(tmp_path / "imported"), "--out", str(exported)]
+    assert cli.main(arguments) == 0
+    again = weights.read_state_dict(exported)
+    assert again.keys() == state.keys()
+    for name, array in state.items():
+        np.testing.assert_array_equal(again[name], array, err_msg=name)
+
+    assert import_checkpoint(path, tmp_path / "imported") == 1  # it would be written over
+
+
+def test_bad_checkpoints_are_refused_before_anything_is_written(checkpoint, tmp_path, capsys):
+    path, state = checkpoint
+    broken = {name: array for name, array in state.items() if name != "rpn.head.cls_logits.bias"}
+    weights.write_safetensors(tmp_path / "broken.safetensors", broken)
+    assert import_checkpoint(tmp_path / "broken.safetensors", tmp_path / "out") == 1
+    assert "missing: rpn.head.cls_logits.bias" in capsys.readouterr().err
+    arguments = ["weights", "import", str(path), "--arch", "yolo", "--out", str(tmp_path / "out")]
+    assert cli.main(arguments) == 1
+    assert "choose one of maskrcnn_resnet50_fpn" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("published", "table", "load"),
+    [
+        (DETECTRON2_R50_FPN, names.detectron2_table, weights.load_detectron2),
+        (MMDET_R50_FPN, names.mmdet_table, weights.load_mmdet),
+    ],
+)
+def test_the_other_zoos_names_load_too(published, table, load, tmp_path):
+    config = small(published)
+    variables = initial(config, seed=1)
+    state = export_state(thaw(variables), list(table(config)))
+    weights.write_safetensors(tmp_path / "zoo.safetensors", state)
+    extra = {"roi_heads.box_head.fc1.num_batches_tracked": np.zeros(())}
+    for loaded in (
+        load(state | extra, config),
+        weights.load_checkpoint_file(tmp_path / "zoo.safetensors", config),
+    ):
+        jax.tree.map(np.testing.assert_array_equal, loaded, dict(variables))
+
+
+def test_old_names_of_torchvision():
+    old = {
+        "backbone.fpn.inner_blocks.3.weight": "backbone.fpn.inner_blocks.3.0.weight",
+        "rpn.head.conv.bias": "rpn.head.conv.0.0.bias",
+        "roi_heads.mask_head.mask_fcn4.weight": "roi_heads.mask_head.3.0.weight",
+        "backbone.body.conv1.weight": "backbone.body.conv1.weight",
+    }
+    modern = names.modern_torchvision({name: np.zeros(1) for name in old})
+    assert list(modern) == list(old.values())
+
+
+def test_evaluation_goes_by_the_names_of_classes(checkpoint, tmp_path, capsys):
+    """The imported model's classes are not the data's: the error names both."""
+    path, _ = checkpoint
+    import_checkpoint(path, tmp_path / "imported")
+    source = Shapes(size=64, train_images=2, val_images=2).open("val")
+    write_coco(source, tmp_path / "shapes", "val")
+    arguments = ["eval", str(tmp_path / "imported"), "--data", str(tmp_path / "shapes")]
+    assert cli.main(arguments) == 1
+    assert "does not know; it knows class 1, class 2" in capsys.readouterr().err
