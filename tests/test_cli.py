@@ -120,7 +120,7 @@ def test_eval_refuses_other_categories(workdir, tmp_path, capsys):
     (tmp_path / "val.json").write_text(json.dumps(content))
     assert len(CocoFolder(str(tmp_path)).open("val")) == 5
     assert main(["eval", str(workdir), "--data", str(tmp_path)]) == 1
-    assert "same ones in the same order" in capsys.readouterr().err
+    assert "categories cat, which the checkpoint does not know" in capsys.readouterr().err
 
 
 def test_predict_draws_and_writes_coco_results(workdir, tmp_path, capsys):
