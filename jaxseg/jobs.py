@@ -192,10 +192,9 @@ def evaluate(
     predictions = [_relabel(p, labels) for p in predict_source(trained, source, config)]
     say(f"predicted in {time.monotonic() - started:.0f} s")
     results = evaluation.coco_results(predictions, [c.id for c in source.categories])
-    metrics = evaluation.evaluate(source.ground_truth(), results)
-
     out.mkdir(parents=True, exist_ok=True)
     (out / "predictions.json").write_text(json.dumps(results))
+    metrics = evaluation.evaluate(source.ground_truth(), results)
     draw_overlays(source, predictions[:OVERLAYS], out / "overlays")
     evaluation.write_metrics(metrics, out / "metrics.json")
     print(evaluation.format_table(metrics))
