@@ -20,8 +20,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxseg import losses, ops
 from jaxseg.models.rpn import Proposals
-from jaxseg.nn.norm import NormKind, make_norm
-from jaxseg.nn.resnet import he_normal
+from jaxseg.nn.heads import conv_stack
+from jaxseg.nn.norm import NormKind
 from jaxseg.types import Batch, LossTerm
 
 
@@ -72,19 +72,14 @@ class BoxHead(nn.Module):
         self, x: Float[Array, "R p p D"], valid: Bool[Array, " R"], train: bool
     ) -> tuple[Float[Array, "R _C"], Float[Array, "R _outputs 4"]]:
         config = self.config
-        mask = valid[:, None, None, None] & jnp.ones((1, *x.shape[1:3], 1), bool)
-        for number in range(1, config.convs + 1):
-            x = nn.Conv(
-                config.channels,
-                (3, 3),
-                padding=1,
-                use_bias=self.norm is None,
-                kernel_init=he_normal,
-                name=f"conv{number}",
-            )(x)
-            if self.norm is not None:
-                x = make_norm(self.norm, name=f"norm{number}")(x, mask, train)
-            x = nn.relu(x)
+        x = conv_stack(
+            x,
+            valid,
+            convs=config.convs,
+            channels=config.channels,
+            norm=self.norm,
+            train=train,
+        )
         x = x.reshape(x.shape[0], -1)
         xavier = nn.initializers.xavier_uniform()
         for number in range(1, config.hidden_layers + 1):

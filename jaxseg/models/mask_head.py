@@ -16,7 +16,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxseg import losses, ops
 from jaxseg.models.box_head import RoIs
-from jaxseg.nn.norm import NormKind, make_norm
+from jaxseg.nn.heads import conv_stack
+from jaxseg.nn.norm import NormKind
 from jaxseg.nn.resnet import he_normal
 from jaxseg.types import Batch, LossTerm, MaskFrame, MaskSpec
 
@@ -63,19 +64,14 @@ class MaskHead(nn.Module):
         self, x: Float[Array, "R p p D"], valid: Bool[Array, " R"], train: bool
     ) -> Float[Array, "R S S _outputs"]:
         config, channels = self.config, self.config.channels
-        mask = valid[:, None, None, None] & jnp.ones((1, *x.shape[1:3], 1), bool)
-        for number in range(1, config.convs + 1):
-            x = nn.Conv(
-                channels,
-                (3, 3),
-                padding=1,
-                use_bias=self.norm is None,
-                kernel_init=he_normal,
-                name=f"conv{number}",
-            )(x)
-            if self.norm is not None:
-                x = make_norm(self.norm, name=f"norm{number}")(x, mask, train)
-            x = nn.relu(x)
+        x = conv_stack(
+            x,
+            valid,
+            convs=config.convs,
+            channels=config.channels,
+            norm=self.norm,
+            train=train,
+        )
         # A transposed 2x2 convolution with stride 2 gives each cell's four pixels a matrix of
         # their own: one product, several times as fast on a CPU. The pixels move to their
         # places last, when they hold few channels.

@@ -22,9 +22,6 @@ class PixelConfig:
     order: Literal["rgb", "bgr"] = "rgb"
 
 
-CAFFE_PIXELS = PixelConfig((123.68, 116.779, 103.939), (1.0, 1.0, 1.0), "bgr")
-"""Of the ImageNet weights published with Caffe, and of Keras's."""
-
 MSRA_PIXELS = PixelConfig((123.675, 116.28, 103.53), (1.0, 1.0, 1.0), "bgr")
 """Of the "MSRA" ImageNet weights in Detectron2 and MMDetection."""
 

@@ -94,13 +94,13 @@ class Block(nn.Module):
             inner = self.channels * config.groups * config.width_per_group // 64
             first, second = (self.stride, 1) if config.stride_in_1x1 else (1, self.stride)
             mask_mid = mask if config.stride_in_1x1 else mask_in
-            y = zero_padding(nn.relu(layer(x, inner, 1, first, mask_mid, 1, 1)), mask_mid)
+            y = zero_padding(nn.relu(layer(x, inner, 1, first, mask_mid, 1)), mask_mid)
             y = nn.relu(layer(y, inner, 3, second, mask, 2, config.groups))
-            y = layer(y, out_channels, 1, 1, mask, 3, 1)
+            y = layer(y, out_channels, 1, 1, mask, 3)
         else:
             out_channels = self.channels
-            y = zero_padding(nn.relu(layer(x, self.channels, 3, self.stride, mask, 1, 1)), mask)
-            y = layer(y, self.channels, 3, 1, mask, 2, 1)
+            y = zero_padding(nn.relu(layer(x, self.channels, 3, self.stride, mask, 1)), mask)
+            y = layer(y, self.channels, 3, 1, mask, 2)
         if x.shape[-1] != out_channels or self.stride != 1:
             x = conv(out_channels, 1, self.stride, name="shortcut_conv")(x)
             x = make_norm(config.norm, config.norm_epsilon, name="shortcut_norm")(x, mask, train)
