@@ -87,7 +87,15 @@ def _outputs(
 
 
 def torchvision_table(config: MaskRCNNConfig) -> Iterator[Entry]:
-    """`maskrcnn_resnet50_fpn` and `_v2`, as they are named since torchvision 0.13."""
+    """`maskrcnn_resnet50_fpn` and `_v2`, as they are named since torchvision 0.13.
+
+    Raises ValueError for a config whose heads torchvision has no names for.
+    """
+    if not config.background_outputs or config.box.class_agnostic or config.mask.class_agnostic:
+        raise ValueError(
+            "torchvision's heads have a box and a mask for each class and for the background: "
+            "the model must have background_outputs=True and not be class_agnostic"
+        )
     yield from torchvision_resnet(config.backbone, "backbone.body.")
     for i in range(4):
         for blocks, ours in (("inner_blocks", "lateral"), ("layer_blocks", "output")):

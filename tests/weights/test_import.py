@@ -124,6 +124,12 @@ def test_the_other_zoos_names_load_too(published, table, load, tmp_path):
         jax.tree.map(np.testing.assert_array_equal, loaded, dict(variables))
 
 
+def test_only_models_with_torchvisions_heads_go_out_under_its_names():
+    config = small(DETECTRON2_R50_FPN)
+    with pytest.raises(ValueError, match="background_outputs=True"):
+        weights.to_torchvision(initial(config), config)
+
+
 def test_old_names_of_torchvision():
     old = {
         "backbone.fpn.inner_blocks.3.weight": "backbone.fpn.inner_blocks.3.0.weight",
