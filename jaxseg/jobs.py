@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxseg import data, evaluation, visualize, weights
@@ -21,7 +20,7 @@ from jaxseg.training.checkpoint import Checkpoints, open_checkpoints
 from jaxseg.training.optimizer import make_optimizer
 from jaxseg.training.parallel import parallel_predict, replicate
 from jaxseg.training.progress import say
-from jaxseg.training.step import TrainState, init_state
+from jaxseg.training.step import init_state, start_state
 
 EVAL_BATCH_PER_DEVICE = 4
 OVERLAYS = 16
@@ -46,10 +45,7 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> None:
             f"the data has {len(source.categories)} categories and the model.num_classes is "
             f"{experiment.model.num_classes}: set it to {len(source.categories)}"
         )
-    record = {
-        "experiment": to_json(experiment),
-        "categories": [{"id": c.id, "name": c.name} for c in source.categories],
-    }
+    record = _record(experiment, source.categories)
     from_json(record["experiment"])  # a config that could not be read back is an error now
     _check_same_run(workdir, record)
     model = experiment.model.build()
@@ -68,6 +64,14 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> None:
     say(f"training on {len(source)} images, {jax.local_device_count()} device(s), in {workdir}")
     shape = (1, *experiment.data.canvas, 3)
     loop.train(model, config, batches, shape, workdir, record)
+
+
+def _record(experiment: Experiment, categories: Sequence[data.Category]) -> dict[str, Any]:
+    """What a checkpoint says of itself, as JSON."""
+    return {
+        "experiment": to_json(experiment),
+        "categories": [{"id": c.id, "name": c.name} for c in categories],
+    }
 
 
 MAY_CHANGE = ("train.log_every", "train.checkpoint_every", "train.keep_checkpoints")
@@ -135,21 +139,12 @@ def import_weights(
         raise ValueError(f"{out} holds checkpoints already: choose another --out")
     experiment = override(_coco_experiment(BY_NAME[architecture]), overrides)
     config: Any = experiment.model
-    variables = dict(weights.load_checkpoint_file(file, config))
-    categories = {len(COCO_IDS): COCO_IDS, len(COCO_CATEGORIES): COCO_CATEGORIES}.get(
-        config.num_classes,
-        tuple(data.Category(i, f"class {i}") for i in range(1, config.num_classes + 1)),
-    )
-    record = {
-        "experiment": to_json(experiment),
-        "categories": [{"id": c.id, "name": c.name} for c in categories],
-    }
-    params = variables.pop("params")
+    variables = weights.load_checkpoint_file(file, config)
     optimizer = make_optimizer(experiment.train.optimizer, experiment.train.steps)
-    state = TrainState(jnp.zeros((), jnp.int32), params, variables, optimizer.init(params))
+    record = _record(experiment, _published_categories(config.num_classes))
     with Checkpoints(out) as checkpoints:
-        checkpoints.save(0, state, record)
-    count = sum(np.size(x) for x in jax.tree.leaves(params))
+        checkpoints.save(0, start_state(variables, optimizer), record)
+    count = sum(np.size(x) for x in jax.tree.leaves(variables["params"]))
     say(f"imported {architecture} with {count:,} trainable parameters into {out}")
 
 
@@ -159,6 +154,14 @@ def _coco_experiment(model: ModelConfig) -> Experiment:
     return Experiment(
         model, data.DataConfig(source, canvas=(1344, 1344), resize=(800, 1333)), loop.TrainConfig()
     )
+
+
+def _published_categories(num_classes: int) -> Sequence[data.Category]:
+    """COCO's where the number of classes is COCO's; a checkpoint does not name its own."""
+    for categories in (COCO_IDS, COCO_CATEGORIES):
+        if num_classes == len(categories):
+            return categories
+    return [data.Category(number, f"class {number}") for number in range(1, num_classes + 1)]
 
 
 def export_weights(workdir: pathlib.Path, out: pathlib.Path) -> None:
@@ -202,7 +205,12 @@ def evaluate(
 
 
 def _labels_in(source: data.Source, trained: Trained, split: str) -> np.ndarray:
-    """The data's label of each of the model's classes, by name; -1 for those it lacks."""
+    """The data's label of each of the model's classes, by name; -1 for those it lacks.
+
+    Where both have the same list, its order counts, so that names may occur twice.
+    """
+    if [c.name for c in source.categories] == [c.name for c in trained.categories]:
+        return np.arange(len(source.categories))
     places = {category.name: i for i, category in enumerate(source.categories)}
     names = [category.name for category in trained.categories]
     unknown = sorted(places.keys() - set(names))
@@ -210,6 +218,12 @@ def _labels_in(source: data.Source, trained: Trained, split: str) -> np.ndarray:
         raise ValueError(
             f"split {split!r} has the categories {', '.join(unknown)}, which the checkpoint does "
             f"not know; it knows {', '.join(names)}"
+        )
+    twice = sorted(name for name in places if names.count(name) > 1)
+    if twice or len(places) < len(source.categories):
+        raise ValueError(
+            f"split {split!r} and the checkpoint have different lists of categories, in which "
+            f"names occur twice ({', '.join(twice) or 'in the data'}): make them the same"
         )
     return np.asarray([places.get(name, -1) for name in names])
 

@@ -113,6 +113,40 @@ def test_eval_on_a_folder_of_ones_own(workdir, tmp_path):
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == ours
 
 
+def test_eval_goes_by_the_names_of_categories(workdir, tmp_path):
+    """The data numbers its classes the other way round and lacks one."""
+    write_coco(SHAPES.open("val"), tmp_path, "val")
+    content = json.loads((tmp_path / "val.json").read_text())
+    lacking = content["categories"][0]["id"]
+    for entry in content["categories"]:
+        entry["id"] = 100 - entry["id"]
+    for entry in content["annotations"]:
+        entry["category_id"] = 100 - entry["category_id"]
+    for name, key in (("categories", "id"), ("annotations", "category_id")):
+        content[name] = [entry for entry in content[name] if entry[key] != 100 - lacking]
+    (tmp_path / "val.json").write_text(json.dumps(content))
+
+    jobs.evaluate(workdir, tmp_path / "direct")
+    jobs.evaluate(workdir, tmp_path / "named", data_folder=tmp_path)
+    direct = json.loads((tmp_path / "direct" / "predictions.json").read_text())
+    named = json.loads((tmp_path / "named" / "predictions.json").read_text())
+    assert {result["category_id"] for result in direct} - {lacking}
+    assert named == [
+        {**result, "category_id": 100 - result["category_id"]}
+        for result in direct
+        if result["category_id"] != lacking
+    ]
+
+
+def test_eval_refuses_names_that_occur_twice(workdir, tmp_path, capsys):
+    write_coco(SHAPES.open("val"), tmp_path, "val")
+    content = json.loads((tmp_path / "val.json").read_text())
+    content["categories"][1]["name"] = content["categories"][0]["name"]
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    assert main(["eval", str(workdir), "--data", str(tmp_path)]) == 1
+    assert "occur twice" in capsys.readouterr().err
+
+
 def test_eval_refuses_other_categories(workdir, tmp_path, capsys):
     write_coco(SHAPES.open("val"), tmp_path, "val")
     content = json.loads((tmp_path / "val.json").read_text())

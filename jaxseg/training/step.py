@@ -32,9 +32,15 @@ def init_state(
     model: Model, optimizer: optax.GradientTransformation, image_shape: tuple[int, ...], seed: int
 ) -> TrainState:
     """The state before the first step."""
-    variables = dict(jax.jit(model.init, static_argnums=1)(jax.random.key(seed), image_shape))
-    params = variables.pop("params")
-    return TrainState(jnp.zeros((), jnp.int32), params, variables, optimizer.init(params))
+    variables = jax.jit(model.init, static_argnums=1)(jax.random.key(seed), image_shape)
+    return start_state(variables, optimizer)
+
+
+def start_state(variables: Variables, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state at step 0 of a run that starts from `variables`."""
+    model_state = {name: value for name, value in variables.items() if name != "params"}
+    params = variables["params"]
+    return TrainState(jnp.zeros((), jnp.int32), params, model_state, optimizer.init(params))
 
 
 def make_step(
