@@ -217,6 +217,17 @@ def test_whole_pixel_masks_are_pasted_as_by_torchvision(shared):
             assert np.abs(expected[0][differs] - 0.5).max(initial=0) < 1e-4
 
 
+def test_predictions_lay_whole_pixel_masks_over_the_grown_box():
+    masks = np.random.default_rng(0).random((2, 8, 8)).astype(np.float32)
+    sizes = np.asarray([[32, 32]] * 2)
+    found, _ = to_predictions(
+        detections(MaskFrame.WHOLE_PIXEL_BOX, masks),
+        sizes, sizes, np.asarray([1, 2]), np.asarray([True, True]), canvas=(32, 32),
+    )  # fmt: skip
+    assert found.rles[0] == whole_pixel_mask_rle(masks[0], found.boxes[0], [32, 32])
+    assert found.rles[0] != box_mask_rle(masks[0], found.boxes[0], [32, 32])
+
+
 def test_whole_pixel_masks_outside_the_image_are_empty():
     for box in ([-50, -50, -20, -20], [90, 90, 120, 120]):
         rle = whole_pixel_mask_rle(np.ones((8, 8), np.float32), np.float32(box), [40, 40])

@@ -2,12 +2,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
 
 from jaxseg import ops
+from tests import strategies
 from tests.goldens import load_golden
 from tests.oracles.matching import match as slow_match
 
 IOU = jnp.asarray([[0.8, 0.1], [0.4, 0.2], [0.1, 0.25], [0.0, 0.25], [0.0, 0.0]])
+
+match = jax.jit(ops.match, static_argnames=("high", "low", "low_quality", "claims"))
 
 
 def run(iou=IOU, valid=(True, True), low_quality=0.0, anchor_valid=None):
@@ -27,20 +31,6 @@ def test_thresholds_and_low_quality_matches():
     assert matches.negative.tolist() == [False, False, False, False, True]
     assert matches.gt[:4].tolist() == [0, 0, 1, 1]
     assert run(low_quality=None).positive.tolist() == [True, False, False, False, False]
-
-
-def test_agrees_with_the_loop():
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        iou = rng.integers(0, 10, (15, 6)).astype(np.float32) / 10  # many ties
-        gt_valid, anchor_valid = rng.random(6) < 0.5, rng.random(15) < 0.7
-        matches = run(jnp.asarray(iou), gt_valid, anchor_valid=jnp.asarray(anchor_valid))
-        gt, positive, negative = slow_match(
-            iou, gt_valid, anchor_valid, np.float32(0.7), np.float32(0.3)
-        )
-        np.testing.assert_array_equal(matches.positive, positive)
-        np.testing.assert_array_equal(matches.negative, negative)
-        np.testing.assert_array_equal(np.asarray(matches.gt)[positive], gt[positive])
 
 
 def test_padded_objects_match_nothing():
@@ -179,3 +169,31 @@ def test_priorities_are_uniform():
     assert values.max() < 1
     assert abs(values.mean() - 0.5) < 0.03
     assert len(np.unique(values)) > 3990
+
+
+@pytest.mark.parametrize(
+    ("high", "low", "low_quality", "claims"),
+    [
+        (0.75, 0.25, None, False),
+        (0.75, 0.25, 0.0, False),
+        (0.75, 0.25, 0.375, False),
+        (0.75, 0.25, 0.375, True),
+        (0.5, 0.5, 0.0, True),
+    ],
+)
+@settings(max_examples=40, deadline=None)
+@given(
+    eighths=strategies.integers((9, 4), 0, 8),
+    gt_valid=strategies.flags(4),
+    anchor_valid=strategies.flags(9),
+)
+def test_matching_agrees_with_the_loop(
+    high, low, low_quality, claims, eighths, gt_valid, anchor_valid
+):
+    iou = (eighths / 8).astype(np.float32)
+    options = {"high": high, "low": low, "low_quality": low_quality, "claims": claims}
+    matches = match(iou, gt_valid, anchor_valid=anchor_valid, **options)
+    gt, positive, negative = slow_match(iou, gt_valid, anchor_valid, **options)
+    np.testing.assert_array_equal(matches.positive, positive)
+    np.testing.assert_array_equal(matches.negative, negative)
+    np.testing.assert_array_equal(np.asarray(matches.gt)[positive], gt[positive])
