@@ -3,6 +3,7 @@
 from jaxseg.data.coco import CocoFolder
 from jaxseg.data.images import read_image
 from jaxseg.data.pipeline import DataConfig, eval_batches, train_batches
+from jaxseg.data.resize import Resampling
 from jaxseg.data.shapes import Shapes, coco_json, write_coco
 from jaxseg.data.source import RLE, Category, Example, ImageList, Source, SourceConfig
 
@@ -13,6 +14,7 @@ __all__ = [
     "DataConfig",
     "Example",
     "ImageList",
+    "Resampling",
     "Shapes",
     "Source",
     "SourceConfig",

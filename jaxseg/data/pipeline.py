@@ -13,8 +13,9 @@ from typing import Any
 import grain
 import numpy as np
 
+from jaxseg.data.resize import Resampling, fit_image
 from jaxseg.data.source import Example, Source, SourceConfig
-from jaxseg.data.transforms import Sample, fit_image, make_sample
+from jaxseg.data.transforms import Sample, make_sample
 from jaxseg.types import Batch, EvalBatch, MaskSpec
 
 _ENDLESS = 1 << 40
@@ -30,6 +31,8 @@ class DataConfig:
     """`(height, width)` that images are padded to, right and below."""
     resize: tuple[int, int] | None
     """`(shorter, longer)`: sides of the resized image; None leaves images as stored."""
+    resampling: Resampling = "opencv"
+    """Whose way of resizing: see `jaxseg.data.resize`."""
     max_objects: int = 100
     """Slots for ground truth; in more crowded images the largest objects are kept."""
     flip: float = 0.5
@@ -88,6 +91,7 @@ def train_batches(
             max_objects=config.max_objects,
             needs=needs,
             flipped=bool(rng.random() < config.flip),
+            resampling=config.resampling,
         )
 
     records = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(prepare)
@@ -112,15 +116,18 @@ class _EvalBatches:
         return -(-len(self._source) // self._batch_size)
 
     def __getitem__(self, number: int) -> EvalBatch:
-        size, canvas = self._batch_size, self._config.canvas
-        images = np.zeros((size, *canvas, 3), np.uint8)
+        size, config, canvas = self._batch_size, self._config, self._config.canvas
+        dtype = np.float32 if config.resampling == "torchvision" else np.uint8
+        images = np.zeros((size, *canvas, 3), dtype)
         image_size = np.tile(np.asarray(canvas, np.int32), (size, 1))
         original_size, image_id = image_size.copy(), np.zeros(size, np.int64)
         first = int(number) * size
         count = min(size, len(self._source) - first)
         for slot in range(count):
             example = self._source[first + slot]
-            images[slot], image_size[slot] = fit_image(example.image, canvas, self._config.resize)
+            images[slot], image_size[slot] = fit_image(
+                example.image, canvas, config.resize, config.resampling
+            )
             original_size[slot] = example.image.shape[:2]
             image_id[slot] = example.image_id
         return EvalBatch(images, image_size, original_size, image_id, np.arange(size) < count)

@@ -1,9 +1,6 @@
-"""From an example to arrays of fixed shapes: resize, flip, masks in the model's frame, pad.
+"""From an example to arrays of fixed shapes: flip, resize, masks in the model's frame.
 
-Terms:
-    canvas   the static `(height, width)` that every image is padded to, right and below
-    scaled   of the image after resizing; boxes are scaled with it, each axis by its own
-             exact factor (sizes are whole pixels)
+The terms are those of `jaxseg.data.resize`.
 """
 
 from collections.abc import Callable
@@ -13,6 +10,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as mask_api
 
+from jaxseg.data.resize import Resampling, fit_image
 from jaxseg.data.source import RLE, Example
 from jaxseg.types import MaskFrame, MaskSpec
 
@@ -20,43 +18,12 @@ from jaxseg.types import MaskFrame, MaskSpec
 class Sample(NamedTuple):
     """One image of a training batch; the fields are those of `jaxseg.types.Batch`."""
 
-    images: np.ndarray  # uint8 [H, W, 3]
+    images: np.ndarray  # uint8 [H, W, 3], or float32 from 0 to 255
     image_size: np.ndarray  # int32 [2]
     boxes: np.ndarray  # float32 [N, 4]
     labels: np.ndarray  # int32 [N]
     masks: np.ndarray  # bool [N, h, w]
     valid: np.ndarray  # bool [N]
-
-
-def scaled_size(
-    size: tuple[int, int], canvas: tuple[int, int], resize: tuple[int, int] | None
-) -> tuple[int, int]:
-    """`(height, width)` after resizing with the aspect kept.
-
-    `resize` is `(shorter, longer)`: the shorter side becomes `shorter` unless the longer one
-    would pass `longer` (Lin et al. 2017, section 5). Without it the size stays. An image
-    that would not fit into the canvas is made smaller until it does.
-    """
-    scale = min(canvas[0] / size[0], canvas[1] / size[1])
-    if resize is None:
-        scale = min(scale, 1.0)
-    else:
-        scale = min(scale, resize[0] / min(size), resize[1] / max(size))
-    height, width = (max(1, round(side * scale)) for side in size)
-    return min(height, canvas[0]), min(width, canvas[1])
-
-
-def fit_image(
-    image: np.ndarray, canvas: tuple[int, int], resize: tuple[int, int] | None
-) -> tuple[np.ndarray, tuple[int, int]]:
-    """The resized image (bilinear) on a canvas of zeros, and its `(height, width)` there."""
-    size = image.shape[0], image.shape[1]
-    height, width = scaled_size(size, canvas, resize)
-    if (height, width) != size:
-        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-    padded = np.zeros((*canvas, 3), np.uint8)
-    padded[:height, :width] = image
-    return padded, (height, width)
 
 
 def flip(example: Example) -> Example:
@@ -75,6 +42,7 @@ def make_sample(
     max_objects: int,
     needs: MaskSpec,
     flipped: bool,
+    resampling: Resampling = "opencv",
 ) -> Sample:
     """The example as fixed shapes.
 
@@ -82,7 +50,7 @@ def make_sample(
     """
     chosen = _largest(example.boxes, np.flatnonzero(~example.crowd), max_objects)
     seen = flip(example) if flipped else example
-    image, (height, width) = fit_image(np.ascontiguousarray(seen.image), canvas, resize)
+    image, (height, width) = fit_image(np.ascontiguousarray(seen.image), canvas, resize, resampling)
     old_height, old_width = example.image.shape[:2]
     factors = np.asarray([width / old_width, height / old_height] * 2, np.float32)
 
@@ -157,11 +125,15 @@ def whole_image(
     canvas: tuple[int, int],
     stride: int,
 ) -> np.ndarray:
-    """The mask resized with its image, on the canvas, at a stride; bilinear, rounded."""
+    """The mask resized with its image to the nearest pixel, as the references do, on the canvas;
+    then at a stride, bilinear and rounded, as SOLO's authors do."""
     del box
-    resized = cv2.resize(bitmap, scaled[::-1], interpolation=cv2.INTER_LINEAR)
     padded = np.zeros(canvas, np.uint8)
-    padded[: scaled[0], : scaled[1]] = np.where(resized >= 128, np.uint8(255), np.uint8(0))
+    padded[: scaled[0], : scaled[1]] = cv2.resize(
+        bitmap, scaled[::-1], interpolation=cv2.INTER_NEAREST
+    )
+    if stride == 1:
+        return padded > 0
     size = canvas[1] // stride, canvas[0] // stride
     return cv2.resize(padded, size, interpolation=cv2.INTER_LINEAR) >= 128
 

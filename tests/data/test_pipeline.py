@@ -14,7 +14,7 @@ from jaxseg.data import (
     train_batches,
     write_coco,
 )
-from jaxseg.data.transforms import crop_to_box, fit_image, make_sample, scaled_size
+from jaxseg.data.transforms import crop_to_box, make_sample
 from jaxseg.types import Batch, MaskFrame, MaskSpec
 
 NEEDS = MaskSpec(MaskFrame.BOX, 14)
@@ -161,35 +161,12 @@ def test_crowds_are_left_out_and_the_largest_objects_stay():
     assert sample(example(boxes=[(0, 0, 4, 4)], crowd=[True])).valid.tolist() == [False] * 3
 
 
-@pytest.mark.parametrize(
-    ("size", "resize", "expected"),
-    [
-        ((480, 640), (800, 1333), (800, 1067)),
-        ((427, 640), (800, 1333), (800, 1199)),
-        ((300, 900), (800, 1333), (444, 1333)),
-        ((900, 300), (800, 1333), (1333, 444)),
-        ((480, 640), None, (480, 640)),
-        ((4000, 2000), None, (1344, 672)),
-        ((1, 5000), None, (1, 1344)),
-    ],
-)
-def test_scaled_size(size, resize, expected):
-    assert scaled_size(size, (1344, 1344), resize) == expected
-
-
 def test_evaluation_sees_every_image_once_and_marks_the_fillers():
     batches = list(eval_batches(SHAPES.open("val"), CONFIG, batch_size=3))
     ids = np.concatenate([b.image_id[b.valid] for b in batches])
     assert ids.tolist() == [1, 2, 3, 4, 5]
     assert batches[-1].valid.tolist() == [True, True, False]
     assert batches[0].images.shape == batches[1].images.shape
-
-
-def test_fit_image_keeps_small_images_and_shrinks_large_ones():
-    padded, size = fit_image(np.full((10, 12, 3), 7, np.uint8), (32, 32), None)
-    assert size == (10, 12)
-    assert padded.sum() == 10 * 12 * 3 * 7
-    assert fit_image(np.zeros((100, 50, 3), np.uint8), (32, 32), None)[1] == (32, 16)
 
 
 def test_shapes_are_deterministic_and_their_masks_are_what_is_visible():

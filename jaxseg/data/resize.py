@@ -1,0 +1,70 @@
+"""Images to the size that a model was trained on, as each codebase does it.
+
+Terms:
+    canvas   the static `(height, width)` that every image is padded to, right and below
+    scaled   of the image after resizing; boxes are scaled with it, each axis by its own
+             exact factor (sizes are whole pixels)
+"""
+
+import math
+from typing import Literal
+
+import cv2
+import numpy as np
+from PIL import Image
+
+Resampling = Literal["opencv", "torchvision", "pillow"]
+"""How an image is resized; all are bilinear.
+
+opencv: whole numbers, as MMDetection does.
+torchvision: not rounded to whole numbers (`Batch.images` is float32), and sizes rounded down,
+    as torchvision's detection models do.
+pillow: averaged over all pixels when shrinking, as Detectron2 does.
+"""
+
+
+def scaled_size(
+    size: tuple[int, int],
+    canvas: tuple[int, int],
+    resize: tuple[int, int] | None,
+    resampling: Resampling = "opencv",
+) -> tuple[int, int]:
+    """`(height, width)` after resizing with the aspect kept.
+
+    `resize` is `(shorter, longer)`: the shorter side becomes `shorter` unless the longer one
+    would pass `longer` (Lin et al. 2017, section 5). Without it the size stays. An image
+    that would not fit into the canvas is made smaller until it does.
+    """
+    scale = min(canvas[0] / size[0], canvas[1] / size[1])
+    if resize is None:
+        scale = min(scale, 1.0)
+    else:
+        scale = min(scale, resize[0] / min(size), resize[1] / max(size))
+    rounding = 0.0 if resampling == "torchvision" else 0.5
+    height, width = (math.floor(side * scale + rounding) for side in size)
+    return min(max(height, 1), canvas[0]), min(max(width, 1), canvas[1])
+
+
+def fit_image(
+    image: np.ndarray,
+    canvas: tuple[int, int],
+    resize: tuple[int, int] | None,
+    resampling: Resampling = "opencv",
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """A uint8 image, resized, on a canvas of zeros, and its `(height, width)` there.
+
+    The canvas is uint8 `[H, W, 3]`, or float32 from 0 to 255 with `torchvision`.
+    """
+    size = image.shape[0], image.shape[1]
+    height, width = scaled_size(size, canvas, resize, resampling)
+    if resampling == "torchvision":
+        image = image.astype(np.float32)
+    if (height, width) != size:
+        if resampling == "pillow":
+            resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+            image = np.asarray(resized)
+        else:
+            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    padded = np.zeros((*canvas, 3), image.dtype)
+    padded[:height, :width] = image
+    return padded, (height, width)

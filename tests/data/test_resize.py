@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxseg.data import DataConfig, Shapes, eval_batches, train_batches
+from jaxseg.data.resize import fit_image, scaled_size
+from jaxseg.data.transforms import whole_image
+from jaxseg.types import MaskFrame, MaskSpec
+from tests.goldens import load_golden
+
+NEEDS = MaskSpec(MaskFrame.BOX, 14)
+
+
+@pytest.mark.parametrize(
+    ("size", "resize", "expected"),
+    [
+        ((480, 640), (800, 1333), (800, 1067)),
+        ((427, 640), (800, 1333), (800, 1199)),
+        ((300, 900), (800, 1333), (444, 1333)),
+        ((900, 300), (800, 1333), (1333, 444)),
+        ((480, 640), None, (480, 640)),
+        ((4000, 2000), None, (1344, 672)),
+        ((1, 5000), None, (1, 1344)),
+        ((2, 5), (5, 1000), (5, 13)),  # 12.5 goes up, as in MMDetection and Detectron2
+    ],
+)
+def test_scaled_size(size, resize, expected):
+    assert scaled_size(size, (1344, 1344), resize) == expected
+
+
+def test_torchvision_rounds_sizes_down():
+    assert scaled_size((480, 640), (1344, 1344), (800, 1333), "torchvision") == (800, 1066)
+
+
+def test_fit_image_keeps_small_images_and_shrinks_large_ones():
+    padded, size = fit_image(np.full((10, 12, 3), 7, np.uint8), (32, 32), None)
+    assert size == (10, 12)
+    assert padded.sum() == 10 * 12 * 3 * 7
+    assert fit_image(np.zeros((100, 50, 3), np.uint8), (32, 32), None)[1] == (32, 16)
+
+
+def test_images_and_masks_are_resized_as_in_torchvision(shared):
+    meta, golden = load_golden(shared, "transform")
+    mean, std = (np.asarray(meta[name], np.float32) * 255 for name in ("mean", "std"))
+    for case in meta["cases"]:
+        key, resize, canvas = case["key"], (case["min_size"], case["max_size"]), (224, 224)
+        for i, (expected_size, original) in enumerate(
+            zip(case["image_sizes"], case["original"], strict=True)
+        ):
+            image = golden[f"{key}__img{i}"]
+            padded, size = fit_image(image, canvas, resize, "torchvision")
+            assert list(size) == expected_size
+            expected = golden[f"{key}__batch"][i].transpose(1, 2, 0)[: size[0], : size[1]]
+            ours = (padded[: size[0], : size[1]] - mean) / std
+            np.testing.assert_allclose(ours, expected, atol=2e-5)
+
+            factors = np.asarray([size[1] / original[1], size[0] / original[0]] * 2, np.float32)
+            np.testing.assert_allclose(
+                golden[f"{key}__boxes{i}"] * factors, golden[f"{key}__rboxes{i}"], rtol=1e-5
+            )
+            for mask, resized in zip(
+                golden[f"{key}__masks{i}"], golden[f"{key}__rmasks{i}"], strict=True
+            ):
+                ours = whole_image(mask * np.uint8(255), np.zeros(4), size, canvas, 1)
+                np.testing.assert_array_equal(ours[: size[0], : size[1]], resized.astype(bool))
+
+
+def test_pillow_averages_what_it_shrinks():
+    image = np.random.default_rng(0).integers(0, 256, (64, 48, 3), np.uint8)
+    padded, size = fit_image(image, (32, 32), (24, 32), "pillow")
+    assert size == (32, 24)
+    expected = Image.fromarray(image).resize((24, 32), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(padded[:, :24], np.asarray(expected))
+    blocks = image.reshape(32, 2, 24, 2, 3).mean((1, 3))
+    sampled, _ = fit_image(image, (32, 32), (24, 32), "opencv")
+    assert np.abs(padded[:, :24] - blocks).mean() < 30
+    np.testing.assert_allclose(sampled[:, :24], blocks, atol=1)  # by two, opencv means 2x2 too
+
+
+@pytest.mark.parametrize(
+    ("resampling", "dtype"), [("torchvision", np.float32), ("pillow", np.uint8)]
+)
+def test_batches_hold_what_the_way_of_resizing_gives(resampling, dtype):
+    source = Shapes(size=40, train_images=2, val_images=2)
+    config = DataConfig(source, (64, 64), (48, 64), resampling=resampling)
+    evaluated = next(eval_batches(source.open("val"), config, batch_size=2))
+    trained = next(train_batches(source.open("train"), config, NEEDS, batch_size=2, seed=0))
+    for batch in (evaluated, trained):
+        assert batch.images.dtype == dtype
+        assert batch.image_size.tolist() == [[48, 48]] * 2
