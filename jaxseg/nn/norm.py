@@ -84,7 +84,7 @@ def _global_statistics(
 
 
 class GroupNorm(nn.Module):
-    """Group norm over each image's own data cells; 32 groups, or fewer where C is small."""
+    """Group norm over each image's own data cells; 32 groups, or C / 2 where C is below 64."""
 
     groups: int = 32
     epsilon: float = 1e-5
@@ -95,7 +95,7 @@ class GroupNorm(nn.Module):
     ) -> Float[Array, "B h w C"]:
         del train
         batch, height, width, channels = x.shape
-        groups = min(self.groups, channels // 4)
+        groups = min(self.groups, channels // 2)
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
         grouped = x.reshape(batch, height, width, groups, channels // groups)

@@ -26,8 +26,10 @@ class OptimizerConfig:
     drop: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 1e-4
-    """For SGD it is added to the gradient (L2), for AdamW it is decoupled; matrices and
-    kernels only, not biases and normalisation."""
+    """For SGD it is added to the gradient (L2), for AdamW it is decoupled."""
+    decayed: Literal["kernels", "all"] = "kernels"
+    """What `weight_decay` shrinks: matrices and kernels, or biases and normalisation too, as
+    torchvision's and MMDetection's recipes do."""
     clip_norm: float = 10.0
     """Largest global norm of the gradient."""
 
@@ -51,10 +53,11 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     """Clip, then SGD or AdamW with the schedule of `make_schedule`."""
     schedule = make_schedule(config, steps)
     clip = optax.clip_by_global_norm(config.clip_norm)
+    mask = _is_kernel if config.decayed == "kernels" else None
     if config.kind == "adamw":
-        adamw = optax.adamw(schedule, weight_decay=config.weight_decay, mask=_is_kernel)
+        adamw = optax.adamw(schedule, weight_decay=config.weight_decay, mask=mask)
         return optax.chain(clip, adamw)
-    decay = optax.add_decayed_weights(config.weight_decay, mask=_is_kernel)
+    decay = optax.add_decayed_weights(config.weight_decay, mask=mask)
     return optax.chain(clip, decay, optax.sgd(schedule, momentum=config.momentum))
 
 
