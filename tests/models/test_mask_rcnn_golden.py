@@ -299,7 +299,10 @@ def test_losses_and_gradients(golden, mode):
     names = golden.meta["train"]["all"]["grad_names"]
     norms = np.asarray([np.linalg.norm(exported[name].astype(np.float64)) for name in names])
     expected = golden[f"{mode}__grad_l2"]
-    np.testing.assert_allclose(norms, expected, rtol=1e-3, atol=1e-4 * expected.max())
+    # The R50's recorded norms are up to 0.15 % from those of the same network in float64, and
+    # ours up to 0.06 %: a step of ReLU or max-pooling that falls the other way is seen in them.
+    rtol = 1e-3 if golden.channel_step == 1 else 2.5e-3
+    np.testing.assert_allclose(norms, expected, rtol=rtol, atol=1e-4 * expected.max())
     worst = 0.0
     for name in names:
         key = f"{mode}__grad__{name}"
