@@ -15,7 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest and not takes_fields:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     # Imported late: JAX takes seconds, and `--help` should not.
-    from jaxseg import jobs
+    from jaxseg import jobs, zoo
     from jaxseg.demo import run_demo
     from jaxseg.experiment import load_experiment, override
 
@@ -27,11 +27,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             jobs.train(experiment, options.workdir)
         elif options.command == "eval":
             out = options.out or options.workdir / "eval"
-            jobs.evaluate(options.workdir, out, data_folder=options.data, split=options.split)
+            chosen = {"data_folder": options.data, "split": options.split, "step": options.step}
+            jobs.evaluate(options.workdir, out, **chosen)
         elif options.command == "weights" and options.job == "import":
-            jobs.import_weights(options.file, options.arch, options.out, rest)
+            zoo.import_weights(options.file, options.arch, options.out, rest)
         elif options.command == "weights":
-            jobs.export_weights(options.workdir, options.out)
+            zoo.export_weights(options.workdir, options.out)
         else:
             jobs.predict(options.workdir, options.images, options.out, options.threshold)
     except (ValueError, OSError, FloatingPointError) as error:
@@ -82,6 +83,9 @@ def _parser() -> argparse.ArgumentParser:
         "--split", default="val", metavar="NAME", help="split of the data (default: %(default)s)"
     )
     evaluate.add_argument(
+        "--step", type=int, metavar="N", help="step of the checkpoint (default: the newest)"
+    )
+    evaluate.add_argument(
         "--out", type=path, metavar="DIR", help="folder for results (default: DIR/eval)"
     )
 
@@ -108,18 +112,23 @@ def _add_weights(commands: Any) -> None:
     weights_jobs = weights.add_subparsers(dest="job", required=True, metavar="JOB")
     importer = weights_jobs.add_parser(
         "import",
-        help="a published Mask R-CNN as a workdir for eval and predict",
+        help="a published Mask R-CNN as a workdir, or a ResNet for train --pretrained",
         usage="jaxseg weights import FILE --arch NAME --out DIR [--field value ...]",
         epilog="Names: maskrcnn_resnet50_fpn, maskrcnn_resnet50_fpn_v2 (torchvision); "
         "detectron2_mask_rcnn_r50_fpn, _r101_fpn, _x101_32x8d_fpn; mmdet_mask_rcnn_r50_fpn. "
-        "Fields change the architecture: --model.num-classes 3.",
+        "Fields change the architecture: --model.num-classes 3. ResNets of torchvision and timm: "
+        "resnet18, resnet34, resnet50, resnet101, resnext50_32x4d, resnext101_32x8d.",
     )
     importer.add_argument(
         "file", type=path, metavar="FILE", help=".pth, .pkl, .safetensors or .npz"
     )
     importer.add_argument("--arch", required=True, metavar="NAME", help="see below (required)")
     importer.add_argument(
-        "--out", type=path, required=True, metavar="DIR", help="the new workdir (required)"
+        "--out",
+        type=path,
+        required=True,
+        metavar="PATH",
+        help="the new workdir or, for a ResNet, .safetensors file (required)",
     )
     exporter = weights_jobs.add_parser(
         "export", help="a checkpoint as .safetensors under torchvision's names"

@@ -28,6 +28,8 @@ class Experiment:
     model: ModelConfig
     data: DataConfig
     train: TrainConfig
+    pretrained: str | None = None
+    """A file with the weights of an ImageNet ResNet that the model's backbone starts from."""
 
 
 def load_experiment(path: pathlib.Path) -> Experiment:

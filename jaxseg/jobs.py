@@ -4,23 +4,21 @@ import dataclasses
 import json
 import pathlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxseg import data, evaluation, visualize, weights
-from jaxseg.data.coco_categories import COCO_CATEGORIES, COCO_IDS
-from jaxseg.experiment import Experiment, from_json, override, to_json
-from jaxseg.model import Model, ModelConfig, Variables
-from jaxseg.models.published import BY_NAME
+from jaxseg.experiment import Experiment, from_json, to_json
+from jaxseg.model import Model, Variables
 from jaxseg.training import loop
 from jaxseg.training.checkpoint import Checkpoints, open_checkpoints
 from jaxseg.training.optimizer import make_optimizer
 from jaxseg.training.parallel import parallel_predict, replicate
 from jaxseg.training.progress import say
-from jaxseg.training.step import init_state, start_state
+from jaxseg.training.step import init_state
 
 EVAL_BATCH_PER_DEVICE = 4
 OVERLAYS = 16
@@ -45,7 +43,7 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> None:
             f"the data has {len(source.categories)} categories and the model.num_classes is "
             f"{experiment.model.num_classes}: set it to {len(source.categories)}"
         )
-    record = _record(experiment, source.categories)
+    record = run_record(experiment, source.categories)
     from_json(record["experiment"])  # a config that could not be read back is an error now
     _check_same_run(workdir, record)
     model = experiment.model.build()
@@ -63,10 +61,23 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> None:
 
     say(f"training on {len(source)} images, {jax.local_device_count()} device(s), in {workdir}")
     shape = (1, *experiment.data.canvas, 3)
-    loop.train(model, config, batches, shape, workdir, record)
+    start = _pretrained(experiment)
+    loop.train(model, config, batches, shape, workdir, record, pretrained=start)
 
 
-def _record(experiment: Experiment, categories: Sequence[data.Category]) -> dict[str, Any]:
+def _pretrained(experiment: Experiment) -> Callable[[Variables], Variables]:
+    """What the experiment's file of weights makes of a model's random variables."""
+    if experiment.pretrained is None:
+        return lambda variables: variables
+    path, config = pathlib.Path(experiment.pretrained).expanduser(), experiment.model
+
+    def put_in(variables: Variables) -> Variables:
+        return weights.with_backbone(variables, weights.load_resnet_file(path, config.backbone))
+
+    return put_in
+
+
+def run_record(experiment: Experiment, categories: Sequence[data.Category]) -> dict[str, Any]:
     """What a checkpoint says of itself, as JSON."""
     return {
         "experiment": to_json(experiment),
@@ -107,8 +118,8 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix.removesuffix("."): value}
 
 
-def load(workdir: pathlib.Path) -> Trained:
-    """The newest checkpoint of a run."""
+def load(workdir: pathlib.Path, step: int | None = None) -> Trained:
+    """The checkpoint of a run at `step`, or the newest."""
     with open_checkpoints(workdir) as checkpoints:
         record = checkpoints.experiment()
         experiment = from_json(record["experiment"])
@@ -117,59 +128,11 @@ def load(workdir: pathlib.Path) -> Trained:
         optimizer = make_optimizer(config.optimizer, config.steps)
         shape = (1, *experiment.data.canvas, 3)
         state = checkpoints.restore(
-            jax.eval_shape(lambda: init_state(model, optimizer, shape, config.seed))
+            jax.eval_shape(lambda: init_state(model, optimizer, shape, config.seed)), step
         )
     categories = [data.Category(**category) for category in record["categories"]]
     variables = {"params": state.params, **state.model_state}
     return Trained(experiment, categories, model, variables, int(state.step))
-
-
-def import_weights(
-    file: pathlib.Path, architecture: str, out: pathlib.Path, overrides: Sequence[str] = ()
-) -> None:
-    """A published checkpoint as a workdir that `evaluate` and `predict` can use.
-
-    `architecture` is a name of `jaxseg.models.published.BY_NAME`; `overrides` change fields of
-    it as they do of an experiment (`--model.num-classes 3`).
-    """
-    if architecture not in BY_NAME:
-        known = ", ".join(BY_NAME)
-        raise ValueError(f"no architecture {architecture!r}: choose one of {known}")
-    if (out / "checkpoints").exists():
-        raise ValueError(f"{out} holds checkpoints already: choose another --out")
-    experiment = override(_coco_experiment(BY_NAME[architecture]), overrides)
-    config: Any = experiment.model
-    variables = weights.load_checkpoint_file(file, config)
-    optimizer = make_optimizer(experiment.train.optimizer, experiment.train.steps)
-    record = _record(experiment, _published_categories(config.num_classes))
-    with Checkpoints(out) as checkpoints:
-        checkpoints.save(0, start_state(variables, optimizer), record)
-    count = sum(np.size(x) for x in jax.tree.leaves(variables["params"]))
-    say(f"imported {architecture} with {count:,} trainable parameters into {out}")
-
-
-def _coco_experiment(model: ModelConfig) -> Experiment:
-    """The published models' own way with images: shorter side 800, longer at most 1333."""
-    source = data.CocoFolder("coco", train="train2017", val="val2017")
-    return Experiment(
-        model, data.DataConfig(source, canvas=(1344, 1344), resize=(800, 1333)), loop.TrainConfig()
-    )
-
-
-def _published_categories(num_classes: int) -> Sequence[data.Category]:
-    """COCO's where the number of classes is COCO's; a checkpoint does not name its own."""
-    for categories in (COCO_IDS, COCO_CATEGORIES):
-        if num_classes == len(categories):
-            return categories
-    return [data.Category(number, f"class {number}") for number in range(1, num_classes + 1)]
-
-
-def export_weights(workdir: pathlib.Path, out: pathlib.Path) -> None:
-    """The newest checkpoint as `.safetensors` under torchvision's names."""
-    trained = load(workdir)
-    config: Any = trained.experiment.model
-    weights.write_safetensors(out, weights.to_torchvision(trained.variables, config))
-    say(f"wrote step {trained.step} of {workdir} to {out}")
 
 
 def evaluate(
@@ -178,12 +141,14 @@ def evaluate(
     *,
     data_folder: pathlib.Path | None = None,
     split: str = "val",
+    step: int | None = None,
 ) -> dict[str, float | None]:
-    """Box and mask AP of the newest checkpoint; writes metrics, predictions and overlays.
+    """Box and mask AP of a checkpoint, the newest unless `step` is given; writes metrics,
+    predictions and overlays.
 
     Returns the metrics as written to `out/metrics.json`.
     """
-    trained = load(workdir)
+    trained = load(workdir, step)
     config = trained.experiment.data
     if data_folder is not None:
         config = dataclasses.replace(config, source=data.CocoFolder(str(data_folder)))

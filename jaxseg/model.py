@@ -39,6 +39,11 @@ class ModelConfig(Protocol):
     @property
     def num_classes(self) -> int: ...
 
+    @property
+    def backbone(self) -> Any:
+        """The config of its backbone, `jaxseg.nn.resnet.ResNetConfig` for now."""
+        ...
+
     def build(self) -> Model: ...
 
 

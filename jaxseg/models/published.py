@@ -66,6 +66,16 @@ MMDET_R50_FPN = dataclasses.replace(
 )
 """`mask-rcnn_r50_fpn_1x_coco` and `_2x`."""
 
+RESNETS = {
+    "resnet18": ResNetConfig(depth=18),
+    "resnet34": ResNetConfig(depth=34),
+    "resnet50": ResNetConfig(depth=50),
+    "resnet101": ResNetConfig(depth=101),
+    "resnext50_32x4d": ResNetConfig(depth=50, groups=32, width_per_group=4),
+    "resnext101_32x8d": ResNetConfig(depth=101, groups=32, width_per_group=8),
+}
+"""ImageNet classifiers of torchvision and timm, by their names there."""
+
 BY_NAME = {
     "maskrcnn_resnet50_fpn": TORCHVISION_R50_FPN,
     "maskrcnn_resnet50_fpn_v2": TORCHVISION_R50_FPN_V2,

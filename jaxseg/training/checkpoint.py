@@ -55,11 +55,19 @@ class Checkpoints:
             ),
         )
 
-    def restore(self, like: TrainState) -> TrainState:
-        """The newest state; shapes, dtypes and devices as those of `like`."""
+    def restore(self, like: TrainState, step: int | None = None) -> TrainState:
+        """The state at `step`, or the newest; shapes, dtypes and devices as those of `like`.
+
+        Raises ValueError, listing the steps there are, if `step` is not among them.
+        """
+        steps = self._manager.all_steps()
+        if step is not None and step not in steps:
+            kept = ", ".join(map(str, sorted(steps)))
+            raise ValueError(f"{self.folder} holds no step {step}, only {kept}")
+        step = self.latest_step() if step is None else step
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-        return self._manager.restore(self.latest_step(), args=args).state
+        return self._manager.restore(step, args=args).state
 
     def experiment(self) -> dict[str, Any]:
         """The experiment of the newest checkpoint."""

@@ -12,12 +12,12 @@ from typing import Any
 
 import jax
 
-from jaxseg.model import Model
+from jaxseg.model import Model, Variables
 from jaxseg.training.checkpoint import Checkpoints
 from jaxseg.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from jaxseg.training.parallel import check_batch_size, parallel_step, replicate
 from jaxseg.training.progress import Progress, say
-from jaxseg.training.step import Metrics, TrainState, init_state, make_step
+from jaxseg.training.step import Metrics, TrainState, init_variables, make_step, start_state
 from jaxseg.types import Batch
 
 
@@ -42,12 +42,14 @@ def train(
     image_shape: tuple[int, ...],
     workdir: pathlib.Path,
     experiment: Mapping[str, Any],
+    pretrained: Callable[[Variables], Variables] = lambda variables: variables,
 ) -> TrainState:
     """Trains to the last step, from the newest checkpoint in `workdir` if there is one.
 
     `batches(step)` gives the batches from that step on. `experiment` is stored with each
-    checkpoint. Raises `FloatingPointError` at the first loss that is not finite; the
-    checkpoints hold only states from before.
+    checkpoint. A new run starts from `pretrained(variables)`, given the random ones of the seed.
+    Raises `FloatingPointError` at the first loss that is not finite; the checkpoints hold only
+    states from before.
     """
     devices = jax.local_device_count()
     check_batch_size(config.batch_size, devices)
@@ -55,7 +57,10 @@ def train(
     step_fn = parallel_step(make_step(model, optimizer, config.seed), devices)
 
     with Checkpoints(workdir, config.keep_checkpoints) as checkpoints:
-        state = replicate(init_state(model, optimizer, image_shape, config.seed), devices)
+        variables = init_variables(model, image_shape, config.seed)
+        if checkpoints.latest_step() is None:
+            variables = pretrained(variables)
+        state = replicate(start_state(variables, optimizer), devices)
         if checkpoints.latest_step() is not None:
             state = checkpoints.restore(state)
             say(f"going on from step {int(state.step)} of {workdir}")

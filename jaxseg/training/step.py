@@ -28,12 +28,16 @@ class TrainState(NamedTuple):
     opt_state: optax.OptState
 
 
+def init_variables(model: Model, image_shape: tuple[int, ...], seed: int) -> Variables:
+    """The model's random variables of a seed."""
+    return jax.jit(model.init, static_argnums=1)(jax.random.key(seed), image_shape)
+
+
 def init_state(
     model: Model, optimizer: optax.GradientTransformation, image_shape: tuple[int, ...], seed: int
 ) -> TrainState:
-    """The state before the first step."""
-    variables = jax.jit(model.init, static_argnums=1)(jax.random.key(seed), image_shape)
-    return start_state(variables, optimizer)
+    """The state before the first step of a run from random variables."""
+    return start_state(init_variables(model, image_shape, seed), optimizer)
 
 
 def start_state(variables: Variables, optimizer: optax.GradientTransformation) -> TrainState:

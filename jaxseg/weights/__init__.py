@@ -5,16 +5,24 @@ from jaxseg.weights.load import (
     load_checkpoint_file,
     load_detectron2,
     load_mmdet,
+    load_resnet,
+    load_resnet_file,
     load_torchvision,
+    resnet_to_torchvision,
     to_torchvision,
+    with_backbone,
 )
 
 __all__ = [
     "load_checkpoint_file",
     "load_detectron2",
     "load_mmdet",
+    "load_resnet",
+    "load_resnet_file",
     "load_torchvision",
     "read_state_dict",
+    "resnet_to_torchvision",
     "to_torchvision",
+    "with_backbone",
     "write_safetensors",
 ]

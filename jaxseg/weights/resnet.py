@@ -1,5 +1,6 @@
 """Names of ResNets: torchvision's, which timm and MMDetection share, and Detectron2's."""
 
+import re
 from collections.abc import Iterator
 
 from jaxseg.nn.resnet import BLOCKS, BOTTLENECK_DEPTHS, ResNetConfig
@@ -16,9 +17,14 @@ def norm_entries(name: str, path: Path, kind: str | None) -> Iterator[Entry]:
         yield Entry(f"{name}.running_var", ("batch_stats", *path, "var"), VECTOR)
 
 
-def torchvision_resnet(config: ResNetConfig, prefix: str) -> Iterator[Entry]:
+BACKBONE: Path = ("backbone",)
+"""Where a model keeps its ResNet."""
+
+
+def torchvision_resnet(
+    config: ResNetConfig, prefix: str = "", root: Path = BACKBONE
+) -> Iterator[Entry]:
     """`conv1`, `bn1`, `layer1.0.conv1`, ... `layer1.0.downsample.0`."""
-    root: Path = ("backbone",)
     yield Entry(f"{prefix}conv1.weight", ("params", *root, "stem_conv", "kernel"), CONV)
     yield from norm_entries(f"{prefix}bn1", (*root, "stem_norm"), config.norm)
     for stage, block, convs, shortcut in _blocks(config):
@@ -32,9 +38,10 @@ def torchvision_resnet(config: ResNetConfig, prefix: str) -> Iterator[Entry]:
             yield from norm_entries(f"{name}.downsample.1", (*path, "shortcut_norm"), config.norm)
 
 
-def detectron2_resnet(config: ResNetConfig, prefix: str) -> Iterator[Entry]:
+def detectron2_resnet(
+    config: ResNetConfig, prefix: str = "", root: Path = BACKBONE
+) -> Iterator[Entry]:
     """`stem.conv1`, `stem.conv1.norm`, `res2.0.conv1`, ... `res2.0.shortcut`."""
-    root: Path = ("backbone",)
     stem = f"{prefix}stem.conv1"
     yield Entry(f"{stem}.weight", ("params", *root, "stem_conv", "kernel"), CONV)
     yield from norm_entries(f"{stem}.norm", (*root, "stem_norm"), config.norm)
@@ -46,6 +53,14 @@ def detectron2_resnet(config: ResNetConfig, prefix: str) -> Iterator[Entry]:
             name = f"{prefix}res{stage}.{block}.{layer}"
             yield Entry(f"{name}.weight", ("params", *path, conv, "kernel"), CONV)
             yield from norm_entries(f"{name}.norm", (*path, norm), config.norm)
+
+
+_UNUSED = re.compile(r"(.*\.)?num_batches_tracked|(fc|head)\.(weight|bias)|bn_eps")
+
+
+def is_unused_by_resnet(name: str) -> bool:
+    """Arrays beside a ResNet's own: the classifier, counters, the stated epsilon."""
+    return _UNUSED.fullmatch(name) is not None
 
 
 def _blocks(config: ResNetConfig) -> Iterator[tuple[int, int, int, bool]]:
