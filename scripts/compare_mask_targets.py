@@ -1,7 +1,8 @@
 """How far production's mask targets are from the references', on real masks.
 
 Production learns from masks cropped to their boxes; the references pool masks of the whole
-image. RoIs are the objects' boxes with each side moved by up to a tenth of the box.
+image, Detectron2 by default rasterises polygons in each RoI. RoIs are the objects' boxes with
+each side moved by up to a tenth of the box.
 
     python scripts/compare_mask_targets.py FOLDER SPLIT
 """
@@ -15,6 +16,7 @@ import numpy as np
 
 from jaxseg import ops
 from jaxseg.data import CocoFolder
+from jaxseg.data.polygon_targets import polygon_targets
 from jaxseg.data.transforms import make_sample
 from jaxseg.types import MaskFrame, MaskSpec
 
@@ -27,7 +29,8 @@ def main(folder: str, split: str) -> None:
     pooled = jax.jit(ops.bitmap_targets, static_argnames=("size", "aligned"))
     crop_sizes, rng = (28, 56, 112, 224), np.random.default_rng(0)
     differing = dict.fromkeys(crop_sizes, 0)
-    cells = objects = 0
+    cells = objects = polygon_cells = polygon_differing = 0
+    annotations = [a for a in source.ground_truth()["annotations"] if not a["iscrowd"]]
     for index in range(len(source)):
         example = source[index]
 
@@ -45,18 +48,28 @@ def main(folder: str, split: str) -> None:
         sides = np.tile(whole.boxes[:, 2:] - whole.boxes[:, :2], 2)
         rois = whole.boxes + rng.uniform(-0.1, 0.1, whole.boxes.shape).astype(np.float32) * sides
         gt = jnp.arange(SLOTS)
-        reference = pooled(whole.masks, rois, gt, whole.image_size, size=SIZE, aligned=True) >= 0.5
+        pooled_masks = pooled(whole.masks, rois, gt, whole.image_size, size=SIZE, aligned=True)
+        reference = np.asarray(pooled_masks) >= 0.5
         used = whole.valid[:, None, None]
         for size in crop_sizes:
             crops = sample(MaskFrame.BOX, size).masks
             targets = production(crops, whole.boxes, rois, gt, size=SIZE) >= 0.5
-            differing[size] += int(((np.asarray(targets) != np.asarray(reference)) & used).sum())
+            differing[size] += int(((np.asarray(targets) != reference) & used).sum())
         objects += int(whole.valid.sum())
         cells += int(whole.valid.sum()) * SIZE * SIZE
+        own = [a for a in annotations if a["image_id"] == example.image_id and all(a["bbox"][2:])]
+        outlined = [i for i, a in enumerate(own) if isinstance(a["segmentation"], list)]
+        exact = polygon_targets(
+            [a["segmentation"] for a in own], rois[outlined], np.asarray(outlined, int), size=SIZE
+        )
+        polygon_differing += int((exact != reference[outlined]).sum())
+        polygon_cells += exact.size
     print(f"{pathlib.Path(folder).name} {split}: {len(source)} images, {objects} objects")
     print("crop size | differing cells of 28x28 targets")
     for size, count in differing.items():
         print(f"{size:9} | {count / cells:.2%}")
+    if polygon_cells:
+        print(f" polygons | {polygon_differing / polygon_cells:.2%}")
 
 
 if __name__ == "__main__":

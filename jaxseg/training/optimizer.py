@@ -30,8 +30,8 @@ class OptimizerConfig:
     decayed: Literal["kernels", "all"] = "kernels"
     """What `weight_decay` shrinks: matrices and kernels, or biases and normalisation too, as
     torchvision's and MMDetection's recipes do."""
-    clip_norm: float = 10.0
-    """Largest global norm of the gradient."""
+    clip_norm: float | None = 10.0
+    """Largest global norm of the gradient; None leaves it as it is."""
 
 
 def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -52,7 +52,9 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     """Clip, then SGD or AdamW with the schedule of `make_schedule`."""
     schedule = make_schedule(config, steps)
-    clip = optax.clip_by_global_norm(config.clip_norm)
+    clip = optax.identity()
+    if config.clip_norm is not None:
+        clip = optax.clip_by_global_norm(config.clip_norm)
     mask = _is_kernel if config.decayed == "kernels" else None
     if config.kind == "adamw":
         adamw = optax.adamw(schedule, weight_decay=config.weight_decay, mask=mask)

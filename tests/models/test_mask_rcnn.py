@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ from jaxseg.models import published
 from jaxseg.models.box_head import RoIs
 from jaxseg.models.mask_head import MaskHeadConfig, mask_loss
 from jaxseg.models.mask_rcnn import MaskRCNNConfig, mask_rcnn
-from jaxseg.nn.resnet import ResNetConfig
+from jaxseg.nn.resnet import ResNet, ResNetConfig
 from tests.tiny import MASK_SIZE, make_batch, tiny_config
 
 
@@ -16,6 +18,36 @@ def count_parameters(config):
     variables = jax.eval_shape(lambda: mask_rcnn(config).init(jax.random.key(0), (1, 64, 64, 3)))
     leaves = jax.tree.leaves([variables["params"], variables.get("frozen", {})])
     return sum(int(np.prod(leaf.shape)) for leaf in leaves)
+
+
+def affine(blocks, inner):
+    """Scales and biases of all batch norms of a ResNet of bottlenecks that are `inner` times as
+    wide inside as the paper's."""
+    channels = 64
+    for stage, count in enumerate(blocks):
+        width = 64 * 2**stage
+        channels += count * (2 * inner * width + 4 * width) + 4 * width
+    return 2 * channels
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        # What torchvision states, less 1000 classes on 512 or 2048 channels.
+        ("resnet18", 11_689_512 - 513_000),
+        ("resnet34", 21_797_672 - 513_000),
+        ("resnet50", 25_557_032 - 2_049_000),
+        ("resnet101", 44_549_160 - 2_049_000),
+        ("resnext50_32x4d", 25_028_904 - 2_049_000),
+        ("resnext101_32x8d", 88_791_336 - 2_049_000),
+    ],
+)
+def test_resnets_have_the_published_number_of_parameters(name, expected):
+    config = dataclasses.replace(published.RESNETS[name], norm="batch")
+    images, size = jnp.zeros((1, 32, 32, 3)), jnp.full((1, 2), 32)
+    init = ResNet(config).init
+    variables = jax.eval_shape(lambda: init(jax.random.key(0), images, size, train=False))
+    assert sum(x.size for x in jax.tree.leaves(variables["params"])) == expected
 
 
 @pytest.mark.parametrize(
@@ -32,6 +64,15 @@ def count_parameters(config):
         (
             published.DETECTRON2_R101_FPN,
             44_401_393 - 54 * 1025 - 11 * 257 + 17 * (2 * 1024 * 256 + 9 * 256 * 256),
+        ),
+        # In place of ResNet-50's convolutions those of ResNeXt-101.
+        (
+            published.DETECTRON2_X101_FPN,
+            44_401_393
+            - 54 * 1025
+            - 11 * 257
+            - (23_508_032 - affine((3, 4, 6, 3), 1))
+            + (86_742_336 - affine((3, 4, 23, 3), 4)),
         ),
     ],
 )

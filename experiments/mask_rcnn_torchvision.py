@@ -1,0 +1,52 @@
+"""Mask R-CNN R50-FPN on COCO, 26 epochs, as torchvision trains `maskrcnn_resnet50_fpn`.
+
+    jaxseg weights import resnet50-0676ba61.pth --arch resnet50 --out resnet50.safetensors
+    jaxseg train experiments/mask_rcnn_torchvision.py --workdir DIR --data.source.path COCO
+
+Expected: mask / box AP 34.6 / 37.9 on val2017 (torchvision, weights COCO_V1). Not measured:
+nobody has run it to its end. Hardware of the reference: 8 GPUs, 2 images each. Where it differs
+from the reference: classes are the 80 that exist, mask targets from crops, images without
+objects are seen too.
+"""
+
+import dataclasses
+
+from jaxseg.data import CocoFolder, DataConfig
+from jaxseg.experiment import Experiment
+from jaxseg.models.mask_head import MaskHeadConfig
+from jaxseg.models.published import TORCHVISION_R50_FPN
+from jaxseg.training.loop import TrainConfig
+from jaxseg.training.optimizer import OptimizerConfig
+
+EPOCH = 7329
+"""Steps of 16 images."""
+
+experiment = Experiment(
+    model=dataclasses.replace(
+        TORCHVISION_R50_FPN,
+        num_classes=80,
+        # Masks of the whole image would be 180 MB for each image of 100 objects.
+        mask=MaskHeadConfig(logit_std=None, paste="whole_pixel_box"),
+    ),
+    data=DataConfig(
+        source=CocoFolder("coco", train="train2017", val="val2017"),
+        canvas=(1344, 1344),
+        resize=(800, 1333),
+        resampling="torchvision",
+        threads=16,
+    ),
+    train=TrainConfig(
+        steps=26 * EPOCH,
+        batch_size=16,
+        optimizer=OptimizerConfig(
+            kind="sgd",
+            learning_rate=0.02,
+            warmup_steps=1000,
+            decay="steps",
+            milestones=(16 * EPOCH, 22 * EPOCH),
+            decayed="all",
+            clip_norm=None,
+        ),
+    ),
+    pretrained="resnet50.safetensors",
+)
