@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         if options.command == "demo":
-            run_demo(options.out)
+            run_demo(options.out, options.model)
         elif options.command == "train":
             experiment = override(load_experiment(options.experiment), rest)
             jobs.train(experiment, options.workdir)
@@ -53,6 +53,13 @@ def _parser() -> argparse.ArgumentParser:
         default=path("demo-out"),
         metavar="DIR",
         help="folder for results (default: %(default)s)",
+    )
+
+    demo.add_argument(
+        "--model",
+        choices=("mask_rcnn", "solov2"),
+        default="mask_rcnn",
+        help="what to train (default: %(default)s)",
     )
 
     train = commands.add_parser(
@@ -112,10 +119,12 @@ def _add_weights(commands: Any) -> None:
     weights_jobs = weights.add_subparsers(dest="job", required=True, metavar="JOB")
     importer = weights_jobs.add_parser(
         "import",
-        help="a published Mask R-CNN as a workdir, or a ResNet for train --pretrained",
+        help="a published model as a workdir, or a ResNet for train --pretrained",
         usage="jaxseg weights import FILE --arch NAME --out DIR [--field value ...]",
         epilog="Names: maskrcnn_resnet50_fpn, maskrcnn_resnet50_fpn_v2 (torchvision); "
         "detectron2_mask_rcnn_r50_fpn, _r101_fpn, _x101_32x8d_fpn; mmdet_mask_rcnn_r50_fpn. "
+        "mmdet_solov2_r50_fpn, _r101_fpn, mmdet_solov2_light_r18_fpn, _r34_fpn, _r50_fpn; "
+        "solo_solov2_r50_fpn (the authors' own); adelaidet_solov2_r50_fpn, _r101_fpn. "
         "Fields change the architecture: --model.num-classes 3. ResNets of torchvision and timm: "
         "resnet18, resnet34, resnet50, resnet101, resnext50_32x4d, resnext101_32x8d.",
     )

@@ -68,6 +68,9 @@ class Batch(NamedTuple):
     masks: Bool[Array, "B N h w"]  # laid out as the model's `needs` says
     valid: Bool[Array, "B N"]
     place: Int[Array, "B"]
+    centers: Float[Array, "B N 2"] | None = None
+    """The masks' centres of mass, `(x, y)` in pixel indices of the padded image (the first pixel's
+    is 0), for models that need masks in the image's frame."""
 
 
 class EvalBatch(NamedTuple):
@@ -101,10 +104,12 @@ class LossTerm(NamedTuple):
     """One loss as a sum and a weight, never a mean.
 
     The step adds `total` and `weight` over all devices and uses
-    `scale * total / weight`. Dividing on each device and averaging afterwards would give
-    another number wherever devices hold different counts of positives.
+    `scale * total / (weight + offset)`. Dividing on each device and averaging afterwards would
+    give another number wherever devices hold different counts of positives. A term with a `scale`
+    of 0 is no loss: `total / weight` is shown among the metrics and nothing is learned from it.
     """
 
     total: Float[Array, ""]
     weight: Float[Array, ""]
     scale: float = 1.0
+    offset: float = 0.0

@@ -1,6 +1,6 @@
 """The jobs behind `jaxseg weights`: published checkpoints in, and ours out again.
 
-A published Mask R-CNN becomes a workdir that `eval` and `predict` can use; an ImageNet ResNet
+A published detector becomes a workdir that `eval` and `predict` can use; an ImageNet ResNet
 becomes a checked file that a training starts from (`jaxseg train ... --pretrained FILE`).
 """
 
@@ -15,7 +15,7 @@ from jaxseg import data, weights
 from jaxseg.data.coco_categories import COCO_CATEGORIES, COCO_IDS
 from jaxseg.experiment import Experiment, override
 from jaxseg.jobs import load, run_record
-from jaxseg.model import ModelConfig
+from jaxseg.models.mask_rcnn import MaskRCNNConfig
 from jaxseg.models.published import BY_NAME, RESNETS
 from jaxseg.training import loop
 from jaxseg.training.checkpoint import Checkpoints
@@ -27,6 +27,8 @@ RESAMPLING: dict[str, data.Resampling] = {
     "maskrcnn": "torchvision",
     "detectron2": "pillow",
     "mmdet": "opencv",
+    "solo": "opencv",
+    "adelaidet": "pillow",
 }
 """How each zoo, the first part of its names, resizes images."""
 
@@ -36,8 +38,8 @@ def import_weights(
 ) -> None:
     """A published checkpoint as a workdir or, for a ResNet, as a `.safetensors` file at `out`.
 
-    `architecture` is a name of `jaxseg.models.published`; `overrides` change fields of a Mask
-    R-CNN as they do of an experiment (`--model.num-classes 3`). Raises ValueError if the file
+    `architecture` is a name of `jaxseg.models.published`; `overrides` change fields of a
+    detector as they do of an experiment (`--model.num-classes 3`). Raises ValueError if the file
     does not fit or `out` exists, before anything is written.
     """
     if architecture in RESNETS:
@@ -67,8 +69,7 @@ def _import_detector(
 ) -> None:
     if (out / "checkpoints").exists():
         raise ValueError(f"{out} holds checkpoints already: choose another --out")
-    zoo = architecture.partition("_")[0]
-    experiment = override(_coco_experiment(BY_NAME[architecture], RESAMPLING[zoo]), overrides)
+    experiment = override(_coco_experiment(architecture), overrides)
     config: Any = experiment.model
     variables = weights.load_checkpoint_file(file, config)
     optimizer = make_optimizer(experiment.train.optimizer, experiment.train.steps)
@@ -79,11 +80,18 @@ def _import_detector(
     say(f"imported {architecture} with {count:,} trainable parameters into {out}")
 
 
-def _coco_experiment(model: ModelConfig, resampling: data.Resampling) -> Experiment:
-    """The published models' own way with images: shorter side 800, longer at most 1333."""
+def _coco_experiment(architecture: str) -> Experiment:
+    """The published model's own way with images: shorter side 800, longer at most 1333, and 448
+    and 768 for light ones."""
     source = data.CocoFolder("coco", train="train2017", val="val2017")
-    config = data.DataConfig(source, (1344, 1344), (800, 1333), resampling=resampling)
-    return Experiment(model, config, loop.TrainConfig())
+    light = "_light_" in architecture
+    config = data.DataConfig(
+        source,
+        canvas=(768, 768) if light else (1344, 1344),
+        resize=(448, 768) if light else (800, 1333),
+        resampling=RESAMPLING[architecture.partition("_")[0]],
+    )
+    return Experiment(BY_NAME[architecture], config, loop.TrainConfig())
 
 
 def _published_categories(num_classes: int) -> Sequence[data.Category]:
@@ -98,5 +106,10 @@ def export_weights(workdir: pathlib.Path, out: pathlib.Path) -> None:
     """The newest checkpoint as `.safetensors` under torchvision's names."""
     trained = load(workdir)
     config: Any = trained.experiment.model
+    if not isinstance(config, MaskRCNNConfig):
+        raise ValueError(
+            f"{workdir} holds a {type(config).__name__}, for which torchvision has no names; only "
+            "a Mask R-CNN can be exported"
+        )
     weights.write_safetensors(out, weights.to_torchvision(trained.variables, config))
     say(f"wrote step {trained.step} of {workdir} to {out}")

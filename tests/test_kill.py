@@ -15,7 +15,7 @@ from jaxseg import jobs
 STEPS = 60
 EXPERIMENT = f"""
 import dataclasses
-from jaxseg.demo import experiment as demo
+from jaxseg.demo import MASK_RCNN as demo
 
 small = dataclasses.replace(demo.model, backbone=dataclasses.replace(demo.model.backbone, width=8))
 experiment = dataclasses.replace(

@@ -1,4 +1,4 @@
-"""A Mask R-CNN small enough to compile in seconds, and batches for it."""
+"""Models small enough to compile in seconds, and batches for them."""
 
 import numpy as np
 
@@ -6,11 +6,13 @@ from jaxseg.models.box_head import BoxHeadConfig
 from jaxseg.models.mask_head import MaskHeadConfig
 from jaxseg.models.mask_rcnn import MaskRCNNConfig
 from jaxseg.models.rpn import RPNConfig
+from jaxseg.models.solov2 import SOLOv2Config
 from jaxseg.nn.resnet import ResNetConfig
-from jaxseg.types import Batch
+from jaxseg.types import Batch, MaskFrame, MaskSpec
 
 SLOTS = 6
 MASK_SIZE = 16
+CROPS = MaskSpec(MaskFrame.BOX, MASK_SIZE)
 
 
 def tiny_config(norm="group") -> MaskRCNNConfig:
@@ -34,14 +36,38 @@ def tiny_config(norm="group") -> MaskRCNNConfig:
     )
 
 
-def make_batch(sizes, objects, canvas=(64, 64), slots=SLOTS, seed=0):
+def tiny_solov2_config(norm="group") -> SOLOv2Config:
+    return SOLOv2Config(
+        num_classes=3,
+        backbone=ResNetConfig(depth=18, width=8, norm=norm),
+        fpn_channels=16,
+        grids=(8, 6, 5, 4, 3),
+        scale_ranges=((1.0, 16.0), (8.0, 24.0), (16.0, 32.0), (24.0, 48.0), (40.0, 64.0)),
+        head_convs=1,
+        head_channels=16,
+        mask_hidden=16,
+        mask_channels=16,
+        norm_groups=4,
+        pairs=64,
+        score_threshold=0.0,
+        candidates=40,
+        min_cells=(0, 0, 0, 0, 0),
+        filter_threshold=0.0,
+        detections=8,
+    )
+
+
+def make_batch(sizes, objects, canvas=(64, 64), slots=SLOTS, seed=0, needs=CROPS):
     """Random images of true `sizes` with `objects[i]` objects each; the same image and
     objects for the same seed and size whatever the canvas and the slots."""
     count = len(sizes)
     images = np.zeros((count, *canvas, 3), np.uint8)
     boxes = np.zeros((count, slots, 4), np.float32)
     labels = np.zeros((count, slots), np.int32)
-    masks = np.zeros((count, slots, MASK_SIZE, MASK_SIZE), bool)
+    whole = needs.frame is MaskFrame.IMAGE
+    shape = [side // needs.size for side in canvas] if whole else [needs.size, needs.size]
+    masks = np.zeros((count, slots, *shape), bool)
+    centers = np.zeros((count, slots, 2), np.float32) if whole else None
     for i, ((height, width), number) in enumerate(zip(sizes, objects, strict=True)):
         rng = np.random.default_rng([seed, i])
         images[i, :height, :width] = rng.integers(0, 256, (height, width, 3))
@@ -50,7 +76,12 @@ def make_batch(sizes, objects, canvas=(64, 64), slots=SLOTS, seed=0):
         scale = np.asarray([width, height] * 2)
         boxes[i, :number] = np.concatenate([corner, corner + side], 1) * scale
         labels[i, :number] = rng.integers(0, 3, number)
-        masks[i, :number] = rng.random((number, MASK_SIZE, MASK_SIZE)) < 0.7
+        if centers is None:
+            masks[i, :number] = rng.random((number, *shape)) < 0.7
+        else:
+            for n, (x1, y1, x2, y2) in enumerate(boxes[i, :number] / needs.size):
+                masks[i, n, round(y1) : round(y2), round(x1) : round(x2)] = True
+            centers[i, :number] = (boxes[i, :number, :2] + boxes[i, :number, 2:]) / 2 - 0.5
     valid = np.arange(slots)[None, :] < np.asarray(objects)[:, None]
     return Batch(
         images=images,
@@ -60,4 +91,5 @@ def make_batch(sizes, objects, canvas=(64, 64), slots=SLOTS, seed=0):
         masks=masks,
         valid=valid,
         place=np.arange(count, dtype=np.int32),
+        centers=centers,
     )

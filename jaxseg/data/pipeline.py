@@ -100,7 +100,8 @@ def train_batches(
 
 def _stack(samples: Sequence[Sample], places: Sequence[int]) -> Batch:
     fields: dict[str, Any] = {
-        name: np.stack([getattr(sample, name) for sample in samples]) for name in Sample._fields
+        name: np.stack(values) if values[0] is not None else None
+        for name, values in zip(Sample._fields, zip(*samples, strict=True), strict=True)
     }
     fields["place"] = np.asarray(places, np.int32)
     return Batch(**fields)

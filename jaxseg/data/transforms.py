@@ -24,6 +24,7 @@ class Sample(NamedTuple):
     labels: np.ndarray  # int32 [N]
     masks: np.ndarray  # bool [N, h, w]
     valid: np.ndarray  # bool [N]
+    centers: np.ndarray | None  # float32 [N, 2]
 
 
 def flip(example: Example) -> Example:
@@ -46,9 +47,14 @@ def make_sample(
 ) -> Sample:
     """The example as fixed shapes.
 
-    Crowds are left out; of more than `max_objects` objects the largest stay.
+    Crowds are left out; of more than `max_objects` objects the largest stay. Where the model needs
+    masks in the image's frame, it knows objects by their masks alone: empty ones are left out too.
     """
-    chosen = _largest(example.boxes, np.flatnonzero(~example.crowd), max_objects)
+    known = ~example.crowd
+    in_image = needs.frame is MaskFrame.IMAGE
+    if in_image:
+        known &= np.asarray([mask_api.area(rle) > 0 for rle in example.rles], bool)
+    chosen = _largest(example.boxes, np.flatnonzero(known), max_objects)
     seen = flip(example) if flipped else example
     image, (height, width) = fit_image(np.ascontiguousarray(seen.image), canvas, resize, resampling)
     old_height, old_width = example.image.shape[:2]
@@ -59,11 +65,14 @@ def make_sample(
     boxes = np.zeros((max_objects, 4), np.float32)
     labels = np.zeros(max_objects, np.int32)
     masks = np.zeros((max_objects, *shape), bool)
+    centers = np.zeros((max_objects, 2), np.float32) if in_image else None
     for slot, i in enumerate(chosen):
         boxes[slot] = seen.boxes[i] * factors
         labels[slot] = example.labels[i]
         bitmap = _decode(example.rles[i], flipped)
         masks[slot] = rasterize(bitmap, seen.boxes[i], (height, width), canvas, needs.size)
+        if centers is not None:
+            centers[slot] = (center_of_mass(bitmap) + 0.5) * factors[:2] - 0.5
     return Sample(
         images=image,
         image_size=np.asarray([height, width], np.int32),
@@ -71,6 +80,7 @@ def make_sample(
         labels=labels,
         masks=masks,
         valid=np.arange(max_objects) < len(chosen),
+        centers=centers,
     )
 
 
@@ -95,6 +105,12 @@ def _mask_shape(needs: MaskSpec, canvas: tuple[int, int]) -> tuple[int, int]:
     if canvas[0] % needs.size or canvas[1] % needs.size:
         raise ValueError(f"canvas {canvas} is not a multiple of the mask stride {needs.size}")
     return canvas[0] // needs.size, canvas[1] // needs.size
+
+
+def center_of_mass(bitmap: np.ndarray) -> np.ndarray:
+    """`(x, y)` in pixel indices: the first pixel's is 0. The mask must not be empty."""
+    moments = cv2.moments(bitmap, binaryImage=True)
+    return np.asarray([moments["m10"], moments["m01"]]) / moments["m00"]
 
 
 def crop_to_box(

@@ -36,7 +36,7 @@ def to_predictions(
     *,
     canvas: tuple[int, int],
 ) -> list[Prediction]:
-    """The predictions of a batch's valid images.
+    """The predictions of a batch's valid images. Masks in the image's frame bring their own boxes.
 
     The other arguments are the fields of the
     `EvalBatch`, and `canvas` the `(height, width)` its images were padded to.
@@ -59,6 +59,7 @@ def to_predictions(
             rles = [whole_pixel_mask_rle(mask, box, original) for mask, box in pairs]
         else:
             rles = [image_mask_rle(mask, canvas, size, original) for mask in masks[i, slots]]
+            found = np.asarray([tight_box(rle) for rle in rles], np.float32).reshape(-1, 4)
         predictions.append(
             Prediction(int(image_id[i]), found, scores[i, slots], labels[i, slots], rles)
         )
@@ -112,6 +113,12 @@ def _paste_weights(start: float, end: float, cells: int, size: int) -> tuple[sli
     position = (pixel - start) * (cells / (end - start)) - 0.5
     weights = np.maximum(1 - np.abs(position[:, None] - np.arange(cells)[None, :]), 0)
     return slice(first, last), weights.astype(np.float32)
+
+
+def tight_box(rle: dict[str, Any]) -> list[float]:
+    """The `xyxy` box of a mask's pixels; zeros where there are none."""
+    x, y, width, height = mask_api.toBbox(rle).tolist()
+    return [x, y, x + width, y + height]
 
 
 def image_mask_rle(

@@ -8,14 +8,13 @@ Each part has its own file: `nn.resnet`, `nn.fpn`, `rpn`, `roi_pool`, `box_head`
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Int
 
-from jaxseg.model import Model, Variables, image_shape
+from jaxseg.model import Model
 from jaxseg.models import rpn
 from jaxseg.models.box_head import (
     BoxHead,
@@ -28,12 +27,12 @@ from jaxseg.models.box_head import (
 from jaxseg.models.mask_head import MaskHead, MaskHeadConfig, mask_loss, own_mask
 from jaxseg.models.roi_pool import RoIAlignConfig, pool
 from jaxseg.models.rpn import RPNConfig
+from jaxseg.nn.build import build_model
 from jaxseg.nn.fpn import FPN, Pyramid
-from jaxseg.nn.freezing import FROZEN, freeze, thaw
 from jaxseg.nn.norm import NormKind
 from jaxseg.nn.padding import canvas_size
 from jaxseg.nn.pixels import PixelConfig, normalize
-from jaxseg.nn.resnet import ResNet, ResNetConfig, is_frozen
+from jaxseg.nn.resnet import ResNet, ResNetConfig
 from jaxseg.types import Batch, Detections, LossTerm, MaskFrame
 
 
@@ -71,43 +70,7 @@ def mask_rcnn(config: MaskRCNNConfig) -> Model:
     32. `loss` returns the terms `rpn_class`, `rpn_box`, `box_class`, `box` and `mask`.
     """
     net = MaskRCNN(config)
-
-    def init(key: jax.Array, batch_or_shape: Batch | tuple[int, ...]) -> Variables:
-        _, height, width, _ = image_shape(batch_or_shape)
-        _check_shape(height, width)
-        images = jnp.zeros((1, height, width, 3), jnp.uint8)
-        size = jnp.asarray([[height, width]], jnp.int32)
-        variables = net.init(key, images, size, method=MaskRCNN.touch_everything)
-        return set_frozen_apart(config, variables)
-
-    def loss(
-        variables: Variables, batch: Batch, key: jax.Array
-    ) -> tuple[dict[str, LossTerm], Variables]:
-        _check_shape(*batch.images.shape[1:3])
-        run = nn.apply(_loss, net, mutable=["batch_stats"])
-        terms, new_state = run(thaw(variables), batch, key)
-        return terms, new_state | {k: v for k, v in variables.items() if k == FROZEN}
-
-    def predict(variables: Variables, images: jax.Array, image_size: jax.Array) -> Detections:
-        _check_shape(*images.shape[1:3])
-        return nn.apply(_predict, net)(thaw(variables), images, image_size)
-
-    return Model(init, loss, predict, config.mask.needs)
-
-
-def set_frozen_apart(config: MaskRCNNConfig, variables: Variables) -> dict[str, Any]:
-    """The variables with the backbone's untrained layers in a collection of their own."""
-    return freeze(
-        variables, lambda path: path[0] == "backbone" and is_frozen(config.backbone, path[1])
-    )
-
-
-def _check_shape(height: int, width: int) -> None:
-    if height % 32 or width % 32:
-        raise ValueError(
-            f"images are padded to {height}x{width}; Mask R-CNN needs multiples of 32: "
-            "choose such a canvas"
-        )
+    return build_model(net, config.backbone, config.mask.needs, loss=_loss, predict=_predict)
 
 
 class MaskRCNN(nn.Module):

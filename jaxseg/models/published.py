@@ -1,4 +1,4 @@
-"""The published Mask R-CNNs of other codebases, as configs.
+"""The published models of other codebases, as configs.
 
 Each says what its checkpoints were trained with; `num_classes` is COCO's, which torchvision
 counts as the 90 category ids and the others as the 80 categories there are.
@@ -11,6 +11,7 @@ from jaxseg.models.mask_head import MaskHeadConfig
 from jaxseg.models.mask_rcnn import MaskRCNNConfig
 from jaxseg.models.roi_pool import RoIAlignConfig
 from jaxseg.models.rpn import RPNConfig
+from jaxseg.models.solov2 import SOLOv2Config
 from jaxseg.nn.pixels import MSRA_PIXELS, PixelConfig
 from jaxseg.nn.resnet import ResNetConfig
 
@@ -60,11 +61,50 @@ DETECTRON2_X101_FPN = dataclasses.replace(
 MMDET_R50_FPN = dataclasses.replace(
     DETECTRON2_R50_FPN,
     pixels=PixelConfig(),
-    backbone=ResNetConfig(depth=50, freeze_at=2),
+    backbone=ResNetConfig(depth=50, norm="affine", freeze_at=2),
     rpn=RPNConfig(smooth_l1_beta=0.0, low_quality_iou=0.3, claims=True),
     mask=MaskHeadConfig(logit_std=None, targets="bitmap"),
 )
 """`mask-rcnn_r50_fpn_1x_coco` and `_2x`."""
+
+MMDET_SOLOV2_R50 = SOLOv2Config(backbone=ResNetConfig(depth=50, norm="affine", freeze_at=2))
+"""`solov2_r50_fpn_1x_coco` and `_ms-3x_coco`; the authors' own models too."""
+
+MMDET_SOLOV2_R101 = dataclasses.replace(
+    MMDET_SOLOV2_R50, backbone=ResNetConfig(depth=101, norm="affine", freeze_at=2)
+)
+"""`solov2_r101_fpn_ms-3x_coco`."""
+
+MMDET_SOLOV2_LIGHT_R50 = dataclasses.replace(
+    MMDET_SOLOV2_R50,
+    scale_ranges=((1.0, 56.0), (28.0, 112.0), (56.0, 224.0), (112.0, 448.0), (224.0, 896.0)),
+    head_convs=2,
+    head_channels=256,
+    mask_channels=128,
+)
+"""`solov2-light_r50_fpn_ms-3x_coco`, for images with a shorter side of 448."""
+
+MMDET_SOLOV2_LIGHT_R34 = dataclasses.replace(
+    MMDET_SOLOV2_LIGHT_R50, backbone=ResNetConfig(depth=34, norm="affine", freeze_at=2)
+)
+"""`solov2-light_r34_fpn_ms-3x_coco`."""
+
+MMDET_SOLOV2_LIGHT_R18 = dataclasses.replace(
+    MMDET_SOLOV2_LIGHT_R50, backbone=ResNetConfig(depth=18, norm="affine", freeze_at=2)
+)
+"""`solov2-light_r18_fpn_ms-3x_coco`."""
+
+ADELAIDET_SOLOV2_R50 = dataclasses.replace(
+    MMDET_SOLOV2_R50,
+    pixels=MSRA_PIXELS,
+    backbone=ResNetConfig(depth=50, stride_in_1x1=True, freeze_at=2),
+)
+"""`SOLOv2/R50_3x`."""
+
+ADELAIDET_SOLOV2_R101 = dataclasses.replace(
+    ADELAIDET_SOLOV2_R50, backbone=ResNetConfig(depth=101, stride_in_1x1=True, freeze_at=2)
+)
+"""`SOLOv2/R101_3x`."""
 
 RESNETS = {
     "resnet18": ResNetConfig(depth=18),
@@ -76,12 +116,20 @@ RESNETS = {
 }
 """ImageNet classifiers of torchvision and timm, by their names there."""
 
-BY_NAME = {
+BY_NAME: dict[str, MaskRCNNConfig | SOLOv2Config] = {
     "maskrcnn_resnet50_fpn": TORCHVISION_R50_FPN,
     "maskrcnn_resnet50_fpn_v2": TORCHVISION_R50_FPN_V2,
     "detectron2_mask_rcnn_r50_fpn": DETECTRON2_R50_FPN,
     "detectron2_mask_rcnn_r101_fpn": DETECTRON2_R101_FPN,
     "detectron2_mask_rcnn_x101_32x8d_fpn": DETECTRON2_X101_FPN,
     "mmdet_mask_rcnn_r50_fpn": MMDET_R50_FPN,
+    "mmdet_solov2_r50_fpn": MMDET_SOLOV2_R50,
+    "mmdet_solov2_r101_fpn": MMDET_SOLOV2_R101,
+    "mmdet_solov2_light_r18_fpn": MMDET_SOLOV2_LIGHT_R18,
+    "mmdet_solov2_light_r34_fpn": MMDET_SOLOV2_LIGHT_R34,
+    "mmdet_solov2_light_r50_fpn": MMDET_SOLOV2_LIGHT_R50,
+    "solo_solov2_r50_fpn": MMDET_SOLOV2_R50,
+    "adelaidet_solov2_r50_fpn": ADELAIDET_SOLOV2_R50,
+    "adelaidet_solov2_r101_fpn": ADELAIDET_SOLOV2_R101,
 }
 """The names by which `jaxseg weights import --arch` knows them."""

@@ -6,11 +6,15 @@ step. The kinds:
 
     frozen   batch norm with fixed statistics and fixed scale and bias, as detectors are
              fine-tuned from ImageNet (He et al. 2017, arXiv 1703.06870, section 3.1)
+    affine   batch norm with fixed statistics whose scale and bias are trained, as MMDetection
+             fine-tunes ("norm_eval")
     batch    batch norm over the whole global batch, all devices together
              (Peng et al. 2018, arXiv 1711.07240: "cross-GPU batch normalization")
     group    group norm (Wu & He 2018, arXiv 1803.08494), the same at any batch size
 """
 
+import functools
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -20,7 +24,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxseg.model import BATCH_AXIS
 
-NormKind = Literal["frozen", "batch", "group"]
+NormKind = Literal["frozen", "affine", "batch", "group"]
 
 
 class FrozenBatchNorm(nn.Module):
@@ -43,13 +47,14 @@ class FrozenBatchNorm(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Batch norm whose training statistics cover the global batch.
+    """Batch norm whose training statistics cover the global batch, unless they are `fixed`.
 
     A training call must run where the axis `BATCH_AXIS` is mapped (the training step is).
     """
 
     epsilon: float = 1e-5
     momentum: float = 0.9
+    fixed: bool = False
 
     @nn.compact
     def __call__(
@@ -61,7 +66,7 @@ class BatchNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, shape)
         bias = self.param("bias", nn.initializers.zeros, shape)
         mean, var = running_mean.value, running_var.value
-        if train:
+        if train and not self.fixed:
             mean, var, count = _global_statistics(x, mask)
             unbiased = var * count / jnp.maximum(count - 1, 1)
             keep = self.momentum
@@ -114,8 +119,9 @@ def _channels(vector: Float[Array, " C"]) -> Float[Array, "1 1 1 C"]:
 
 def make_norm(kind: NormKind, epsilon: float = 1e-5, name: str | None = None) -> nn.Module:
     """The layer of a kind, for use inside a module's `setup` or compact call."""
-    layers: dict[str, type[nn.Module]] = {
+    layers: dict[str, Callable[..., nn.Module]] = {
         "frozen": FrozenBatchNorm,
+        "affine": functools.partial(BatchNorm, fixed=True),
         "batch": BatchNorm,
         "group": GroupNorm,
     }

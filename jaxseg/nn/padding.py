@@ -15,9 +15,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 
-def canvas_size(image_size: Int[Array, "B 2"], multiple: int) -> Int[Array, "B 2"]:
-    """`(height, width)` rounded up to `multiple`."""
-    return -(-image_size // multiple) * multiple
+def canvas_size(
+    image_size: Int[Array, "B 2"], multiple: int | tuple[int, int]
+) -> Int[Array, "B 2"]:
+    """`(height, width)` rounded up to `multiple`, one number or one for each side."""
+    step = jnp.broadcast_to(jnp.asarray(multiple), (1, 2))
+    return -(-image_size // step) * step
 
 
 def level_extent(canvas: Int[Array, "*B 2"], stride: int) -> Int[Array, "*B 2"]:

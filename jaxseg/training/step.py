@@ -61,7 +61,9 @@ def make_step(
         terms, model_state = model.loss({"params": params, **state.model_state}, batch, key)
         # Each device differentiates its own share of the global mean; the shares add up.
         shares = {name: _share(term) for name, term in terms.items()}
-        return sum(shares.values(), jnp.zeros(())), (shares, model_state)
+        learned = [share for name, share in shares.items() if terms[name].scale]
+        loss = sum(learned, jnp.zeros(()))
+        return loss, (shares | {"loss": loss}, model_state)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         gradient = jax.grad(objective, has_aux=True)
@@ -70,7 +72,6 @@ def make_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = metrics | {
-            "loss": sum(metrics.values(), jnp.zeros(())),
             "grad_norm": optax.tree.norm(grads),
         }
         return TrainState(state.step + 1, params, model_state, opt_state), metrics
@@ -79,6 +80,6 @@ def make_step(
 
 
 def _share(term: LossTerm) -> Float[Array, ""]:
-    """This device's part of `scale * total / weight`; nothing where nothing was weighed."""
-    weight = jax.lax.psum(jax.lax.stop_gradient(term.weight), BATCH_AXIS)
-    return term.scale * term.total / jnp.where(weight > 0, weight, 1)
+    """This device's part of the term's mean; nothing where nothing was weighed."""
+    weight = jax.lax.psum(jax.lax.stop_gradient(term.weight), BATCH_AXIS) + term.offset
+    return (term.scale or 1) * term.total / jnp.where(weight > 0, weight, 1)

@@ -2,11 +2,13 @@
 
 from jaxseg.weights.files import read_state_dict, write_safetensors
 from jaxseg.weights.load import (
+    load_adelaidet,
     load_checkpoint_file,
     load_detectron2,
     load_mmdet,
     load_resnet,
     load_resnet_file,
+    load_solo,
     load_torchvision,
     resnet_to_torchvision,
     to_torchvision,
@@ -14,11 +16,13 @@ from jaxseg.weights.load import (
 )
 
 __all__ = [
+    "load_adelaidet",
     "load_checkpoint_file",
     "load_detectron2",
     "load_mmdet",
     "load_resnet",
     "load_resnet_file",
+    "load_solo",
     "load_torchvision",
     "read_state_dict",
     "resnet_to_torchvision",

@@ -10,7 +10,7 @@ An array that the table expects and the file lacks, or that the file has and the
 know, or of another shape than the model's, is an error that lists all such arrays.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,6 +52,15 @@ def then(first: Layout, second: Layout) -> Layout:
     return Layout(
         lambda x: second.to_ours(first.to_ours(x)), lambda x: first.to_peer(second.to_peer(x))
     )
+
+
+def layer_entries(
+    name: str, path: Path, layout: Layout, bias: Layout | None = VECTOR
+) -> Iterator[Entry]:
+    """A layer's weight and, unless `bias` is None, its bias."""
+    yield Entry(f"{name}.weight", ("params", *path, "kernel"), layout)
+    if bias is not None:
+        yield Entry(f"{name}.bias", ("params", *path, "bias"), bias)
 
 
 def import_state(

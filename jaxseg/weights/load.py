@@ -1,19 +1,22 @@
 """Whole models and backbones from state dicts: which table, and where the variables go."""
 
 import pathlib
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from flax import traverse_util
 
 from jaxseg.model import Variables
-from jaxseg.models.mask_rcnn import MaskRCNNConfig, mask_rcnn, set_frozen_apart
+from jaxseg.models.mask_rcnn import MaskRCNNConfig
+from jaxseg.models.solov2 import SOLOv2Config
+from jaxseg.nn.build import set_frozen_apart
 from jaxseg.nn.freezing import FROZEN, thaw
 from jaxseg.nn.resnet import ResNet, ResNetConfig
 from jaxseg.weights import mask_rcnn as names
-from jaxseg.weights.engine import Arrays, export_state, import_state
+from jaxseg.weights import solov2 as solo_names
+from jaxseg.weights.engine import Arrays, Entry, export_state, import_state
 from jaxseg.weights.files import read_state_dict
 from jaxseg.weights.resnet import (
     BACKBONE,
@@ -21,6 +24,8 @@ from jaxseg.weights.resnet import (
     is_unused_by_resnet,
     torchvision_resnet,
 )
+
+Config = TypeVar("Config", MaskRCNNConfig, SOLOv2Config)
 
 
 def load_torchvision(state_dict: Arrays, config: MaskRCNNConfig) -> dict[str, Any]:
@@ -32,9 +37,21 @@ def load_torchvision(state_dict: Arrays, config: MaskRCNNConfig) -> dict[str, An
     return _load(names.modern_torchvision(state_dict), config, names.torchvision_table)
 
 
-def load_mmdet(state_dict: Arrays, config: MaskRCNNConfig) -> dict[str, Any]:
+def load_mmdet(state_dict: Arrays, config: MaskRCNNConfig | SOLOv2Config) -> dict[str, Any]:
     """Variables from MMDetection's state dict of NumPy arrays; errors as `load_torchvision`."""
+    if isinstance(config, SOLOv2Config):
+        return _load(state_dict, config, solo_names.mmdet_table)
     return _load(state_dict, config, names.mmdet_table)
+
+
+def load_adelaidet(state_dict: Arrays, config: SOLOv2Config) -> dict[str, Any]:
+    """Variables from AdelaiDet's state dict of NumPy arrays; errors as `load_torchvision`."""
+    return _load(state_dict, config, solo_names.adelaidet_table)
+
+
+def load_solo(state_dict: Arrays, config: SOLOv2Config) -> dict[str, Any]:
+    """Variables from the state dict of SOLO's authors; errors as `load_torchvision`."""
+    return _load(state_dict, config, solo_names.authors_table)
 
 
 def load_detectron2(state_dict: Arrays, config: MaskRCNNConfig) -> dict[str, Any]:
@@ -64,13 +81,21 @@ def load_resnet(state_dict: Arrays, config: ResNetConfig) -> dict[str, Any]:
     return import_state(state_dict, list(table(config, root=())), like, is_unused_by_resnet)
 
 
-def load_checkpoint_file(path: pathlib.Path | str, config: MaskRCNNConfig) -> dict[str, Any]:
+def load_checkpoint_file(
+    path: pathlib.Path | str, config: MaskRCNNConfig | SOLOv2Config
+) -> dict[str, Any]:
     """Variables from a `.pth`, `.pkl`, `.safetensors` or `.npz` of any of the zoos.
 
     The zoo is told by its names. Nothing in the file is run (see `jaxseg.weights.files`).
     """
 
     def load(state: Arrays) -> dict[str, Any]:
+        if isinstance(config, SOLOv2Config):
+            if any(name.startswith("ins_head.") for name in state):
+                return load_adelaidet(state, config)
+            if any(name.startswith("bbox_head.solo_") for name in state):
+                return load_solo(state, config)
+            return load_mmdet(state, config)
         if any(name.startswith("roi_head.") for name in state):
             return load_mmdet(state, config)
         if any(name.startswith("backbone.bottom_up.") for name in state):
@@ -121,8 +146,8 @@ def _read(path: pathlib.Path | str, load: Callable[[Arrays], dict[str, Any]]) ->
         raise ValueError(f"{path}: {error}") from error
 
 
-def _load(state: Arrays, config: MaskRCNNConfig, table: names.Table) -> dict[str, Any]:
-    init = mask_rcnn(config).init
+def _load(state: Arrays, config: Config, table: Callable[[Config], Iterator[Entry]]) -> dict:
+    init = config.build().init
     like = jax.eval_shape(lambda: init(jax.random.key(0), (1, 64, 64, 3)))
     variables = import_state(state, list(table(config)), thaw(like), names.is_unused)
-    return set_frozen_apart(config, variables)
+    return set_frozen_apart(config.backbone, variables)

@@ -5,7 +5,7 @@ have no box or mask for it. Torchvision puts it first and has both (`background_
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from jaxseg.weights.engine import (
     Entry,
     Layout,
     Path,
+    layer_entries,
     then,
 )
 from jaxseg.weights.resnet import detectron2_resnet, norm_entries, torchvision_resnet
@@ -49,20 +50,14 @@ def _background_last(per_class: int) -> Layout:
     return Layout(lambda x: np.roll(x, -per_class, 0), lambda x: np.roll(x, per_class, 0))
 
 
-def _layer(name: str, path: Path, layout: Layout, bias: Layout | None = VECTOR) -> Iterator[Entry]:
-    yield Entry(f"{name}.weight", ("params", *path, "kernel"), layout)
-    if bias is not None:
-        yield Entry(f"{name}.bias", ("params", *path, "bias"), bias)
-
-
 def _conv_norm(
     config: MaskRCNNConfig, conv: str, norm: str, path: Path, norm_path: Path
 ) -> Iterator[Entry]:
     """A convolution with a bias or, where the heads are normalised, with that instead."""
     if config.head_norm is None:
-        yield from _layer(conv, path, CONV)
+        yield from layer_entries(conv, path, CONV)
     else:
-        yield from _layer(conv, path, CONV, bias=None)
+        yield from layer_entries(conv, path, CONV, bias=None)
         yield from norm_entries(norm, norm_path, config.head_norm)
 
 
@@ -75,15 +70,15 @@ def _outputs(
         return then(_background_last(per_class), layout) if rolled and not shared else layout
 
     box, mask = ("box_head",), ("mask_head",)
-    yield from _layer(classes, (*box, "logit"), ordered(DENSE, 1), ordered(VECTOR, 1))
+    yield from layer_entries(classes, (*box, "logit"), ordered(DENSE, 1), ordered(VECTOR, 1))
     shared = config.box.class_agnostic
     boxes_layout = ordered(DENSE, 4, shared), ordered(VECTOR, 4, shared)
-    yield from _layer(boxes, (*box, "delta"), *boxes_layout)
+    yield from layer_entries(boxes, (*box, "delta"), *boxes_layout)
     yield Entry(f"{upsample}.weight", ("params", *mask, "upsample", "kernel"), UPSAMPLE)
     yield Entry(f"{upsample}.bias", ("params", *mask, "upsample_bias"), VECTOR)
     shared = config.mask.class_agnostic
     masks_layout = ordered(POINTWISE, 1, shared), ordered(VECTOR, 1, shared)
-    yield from _layer(masks, (*mask, "logit"), *masks_layout)
+    yield from layer_entries(masks, (*mask, "logit"), *masks_layout)
 
 
 def torchvision_table(config: MaskRCNNConfig) -> Iterator[Entry]:
@@ -103,9 +98,9 @@ def torchvision_table(config: MaskRCNNConfig) -> Iterator[Entry]:
             norm_path = ("fpn", f"{ours}{i + 2}_norm")
             yield from _conv_norm(config, f"{name}.0", f"{name}.1", path, norm_path)
     for i in range(config.rpn.convs):
-        yield from _layer(f"rpn.head.conv.{i}.0", ("rpn_head", f"conv{i + 1}"), CONV)
-    yield from _layer("rpn.head.cls_logits", ("rpn_head", "logit"), CONV)
-    yield from _layer("rpn.head.bbox_pred", ("rpn_head", "delta"), CONV)
+        yield from layer_entries(f"rpn.head.conv.{i}.0", ("rpn_head", f"conv{i + 1}"), CONV)
+    yield from layer_entries("rpn.head.cls_logits", ("rpn_head", "logit"), CONV)
+    yield from layer_entries("rpn.head.bbox_pred", ("rpn_head", "delta"), CONV)
 
     convs = config.box.convs
     for i in range(convs):
@@ -159,9 +154,9 @@ def mmdet_table(config: MaskRCNNConfig) -> Iterator[Entry]:
             name, path = f"neck.{blocks}.{i}", ("fpn", f"{ours}{i + 2}")
             norm_path = ("fpn", f"{ours}{i + 2}_norm")
             yield from _conv_norm(config, f"{name}.conv", f"{name}.bn", path, norm_path)
-    yield from _layer("rpn_head.rpn_conv", ("rpn_head", "conv1"), CONV)
-    yield from _layer("rpn_head.rpn_cls", ("rpn_head", "logit"), CONV)
-    yield from _layer("rpn_head.rpn_reg", ("rpn_head", "delta"), CONV)
+    yield from layer_entries("rpn_head.rpn_conv", ("rpn_head", "conv1"), CONV)
+    yield from layer_entries("rpn_head.rpn_cls", ("rpn_head", "logit"), CONV)
+    yield from layer_entries("rpn_head.rpn_reg", ("rpn_head", "delta"), CONV)
     box, mask = "roi_head.bbox_head", "roi_head.mask_head"
     for i in range(config.box.convs):
         name, path = f"{box}.shared_convs.{i}", ("box_head", f"conv{i + 1}")
@@ -185,9 +180,9 @@ def detectron2_table(config: MaskRCNNConfig) -> Iterator[Entry]:
             norm_path = ("fpn", f"{ours}{level}_norm")
             yield from _conv_norm(config, name, f"{name}.norm", path, norm_path)
     rpn = "proposal_generator.rpn_head"
-    yield from _layer(f"{rpn}.conv", ("rpn_head", "conv1"), CONV)
-    yield from _layer(f"{rpn}.objectness_logits", ("rpn_head", "logit"), CONV)
-    yield from _layer(f"{rpn}.anchor_deltas", ("rpn_head", "delta"), CONV)
+    yield from layer_entries(f"{rpn}.conv", ("rpn_head", "conv1"), CONV)
+    yield from layer_entries(f"{rpn}.objectness_logits", ("rpn_head", "logit"), CONV)
+    yield from layer_entries(f"{rpn}.anchor_deltas", ("rpn_head", "delta"), CONV)
     box, mask = "roi_heads.box_head", "roi_heads.mask_head"
     for i in range(1, config.box.convs + 1):
         name, path = f"{box}.conv{i}", ("box_head", f"conv{i}")
@@ -215,7 +210,7 @@ def _hidden_layers(config: MaskRCNNConfig, names: list[str]) -> Iterator[Entry]:
     """The box head's fully connected layers; the first one reads flattened maps."""
     for number, name in enumerate(names, start=1):
         layout = _flattened(config.box.pool_size) if number == 1 else DENSE
-        yield from _layer(name, ("box_head", f"hidden{number}"), layout)
+        yield from layer_entries(name, ("box_head", f"hidden{number}"), layout)
 
 
 _UNUSED = re.compile(
@@ -226,6 +221,3 @@ _UNUSED = re.compile(
 def is_unused(name: str) -> bool:
     """Arrays that the peers store and no model needs: counters and constants."""
     return _UNUSED.fullmatch(name) is not None
-
-
-Table = Callable[[MaskRCNNConfig], Iterator[Entry]]

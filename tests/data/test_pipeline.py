@@ -1,6 +1,7 @@
 import math
 
 import cv2
+import jax
 import numpy as np
 import pytest
 from pycocotools import mask as mask_api
@@ -54,7 +55,7 @@ def test_shards_are_the_parts_of_the_global_batch():
     whole = take(3)
     parts = [take(3, shard_index=i, shard_count=2) for i in range(2)]
     for step, batch in enumerate(whole):
-        joined = Batch(*(np.concatenate(x) for x in zip(*(p[step] for p in parts), strict=True)))
+        joined = jax.tree.map(lambda *x: np.concatenate(x), *(part[step] for part in parts))
         assert_equal(joined, batch)
     with pytest.raises(ValueError, match="does not divide over 3 shards"):
         take(1, shard_count=3)
@@ -212,3 +213,18 @@ def test_shapes_written_as_coco_read_back_the_same(tmp_path):
         assert list(a.rles) == list(b.rles)
     bgr = cv2.imread(str(tmp_path / "images" / "val_00000001.png"))
     np.testing.assert_array_equal(bgr[..., ::-1], source[0].image)
+
+
+def test_masks_of_the_whole_image_bring_their_centres():
+    scene = example(boxes=((3.0, 4.0, 13.0, 10.0), (20.0, 2.0, 28.0, 12.0)))
+    needs = MaskSpec(MaskFrame.IMAGE, 4)
+    plain = sample(scene, needs, resize=(40, 60))
+    # Pixels 3 to 7 across and 4 to 9 down, then all twice as large.
+    np.testing.assert_allclose(plain.centers[0], [(5 + 0.5) * 2 - 0.5, (6.5 + 0.5) * 2 - 0.5])
+    mirrored = sample(scene, needs, flipped=True, resize=(40, 60))
+    np.testing.assert_allclose(mirrored.centers[0], [59 - plain.centers[0, 0], 13.5])
+    assert sample(scene).centers is None
+
+    empty = scene._replace(rles=[scene.rles[0], mask_api.encode(np.zeros((20, 30), np.uint8, "F"))])
+    assert sample(empty).valid.tolist() == [True, True, False]
+    assert sample(empty, needs).valid.tolist() == [True, False, False]

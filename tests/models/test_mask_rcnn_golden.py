@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import importlib.util
 import json
 
 import jax
@@ -23,6 +22,7 @@ from jaxseg.models.rpn import AnchorSamples, RPNConfig
 from jaxseg.nn.padding import canvas_size
 from jaxseg.nn.resnet import ResNetConfig
 from jaxseg.types import Batch, MaskFrame
+from tests.goldens import difference, load_model, nchw
 
 R18 = "maskrcnn_r18mini"
 R50 = pytest.param("maskrcnn_r50", marks=pytest.mark.slow)
@@ -71,13 +71,7 @@ class Golden:
     """A golden with its weights loaded, and what is computed from them once."""
 
     def __init__(self, shared, name):
-        spec = importlib.util.spec_from_file_location(
-            "load_golden", shared / "goldens" / "load_golden.py"
-        )
-        loader = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(loader)
-        path = shared / "goldens" / "reference" / f"{name}.npz"
-        self.state, self.meta, self.arrays = loader.params(str(path))
+        self.state, self.meta, self.arrays = load_model(shared, name)
         self.config = golden_config(self.meta)
         self.variables = weights.load_torchvision(self.state, self.config)
         self.net = MaskRCNN(self.config)
@@ -106,13 +100,6 @@ def golden(request, shared):
     return Golden(shared, request.param)
 
 
-def difference(actual, expected):
-    """The largest difference relative to the largest value."""
-    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
-    assert actual.shape == expected.shape
-    return np.abs(actual - expected).max() / np.abs(expected).max()
-
-
 def same_rows(actual, expected):
     """The order of the actual rows that is the expected one's: proposals whose scores differ by
     no more than rounding may be swapped with their neighbours, and no further."""
@@ -123,10 +110,6 @@ def same_rows(actual, expected):
     assert len(set(order)) == len(expected)
     assert (np.asarray(order) != np.arange(len(order))).mean() < 0.01
     return np.asarray(order)
-
-
-def nchw(x, step=1):
-    return np.asarray(x).transpose(0, 3, 1, 2)[:, ::step]
 
 
 def test_every_stage(golden):

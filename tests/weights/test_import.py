@@ -11,11 +11,17 @@ from PIL import Image
 from jaxseg import cli, weights
 from jaxseg.data import Shapes
 from jaxseg.data.shapes import write_coco
-from jaxseg.models.mask_rcnn import mask_rcnn
-from jaxseg.models.published import DETECTRON2_R50_FPN, MMDET_R50_FPN, TORCHVISION_R50_FPN_V2
+from jaxseg.models.published import (
+    BY_NAME,
+    DETECTRON2_R50_FPN,
+    MMDET_R50_FPN,
+    TORCHVISION_R50_FPN_V2,
+)
 from jaxseg.nn.freezing import thaw
 from jaxseg.weights import mask_rcnn as names
+from jaxseg.weights import solov2 as solo_names
 from jaxseg.weights.engine import export_state
+from tests.tiny import tiny_solov2_config
 
 SMALL = {
     "model.num-classes": 4,
@@ -51,7 +57,7 @@ def small(config):
 
 
 def initial(config, seed=0):
-    return jax.jit(mask_rcnn(config).init, static_argnums=1)(jax.random.key(seed), (1, 64, 64, 3))
+    return jax.jit(config.build().init, static_argnums=1)(jax.random.key(seed), (1, 64, 64, 3))
 
 
 @pytest.fixture(scope="module")
@@ -105,14 +111,16 @@ def test_bad_checkpoints_are_refused_before_anything_is_written(checkpoint, tmp_
 
 
 @pytest.mark.parametrize(
-    ("published", "table", "load"),
+    ("config", "table", "load"),
     [
-        (DETECTRON2_R50_FPN, names.detectron2_table, weights.load_detectron2),
-        (MMDET_R50_FPN, names.mmdet_table, weights.load_mmdet),
+        (small(DETECTRON2_R50_FPN), names.detectron2_table, weights.load_detectron2),
+        (small(MMDET_R50_FPN), names.mmdet_table, weights.load_mmdet),
+        (tiny_solov2_config("affine"), solo_names.mmdet_table, weights.load_mmdet),
+        (tiny_solov2_config("affine"), solo_names.authors_table, weights.load_solo),
+        (tiny_solov2_config("frozen"), solo_names.adelaidet_table, weights.load_adelaidet),
     ],
 )
-def test_the_other_zoos_names_load_too(published, table, load, tmp_path):
-    config = small(published)
+def test_the_other_zoos_names_load_too(config, table, load, tmp_path):
     variables = initial(config, seed=1)
     state = export_state(thaw(variables), list(table(config)))
     weights.write_safetensors(tmp_path / "zoo.safetensors", state)
@@ -150,3 +158,22 @@ def test_evaluation_goes_by_the_names_of_classes(checkpoint, tmp_path, capsys):
     arguments = ["eval", str(tmp_path / "imported"), "--data", str(tmp_path / "shapes")]
     assert cli.main(arguments) == 1
     assert "does not know; it knows class 1, class 2" in capsys.readouterr().err
+
+
+def test_a_published_solov2_is_imported_and_predicts(tmp_path, monkeypatch, capsys):
+    config = dataclasses.replace(tiny_solov2_config("affine"), num_classes=80)
+    monkeypatch.setitem(BY_NAME, "mmdet_solov2_light_r18_fpn", config)
+    state = export_state(initial(config), list(solo_names.mmdet_table(config)))
+    weights.write_safetensors(tmp_path / "zoo.safetensors", state)
+    arguments = ["weights", "import", str(tmp_path / "zoo.safetensors")]
+    arguments += ["--arch", "mmdet_solov2_light_r18_fpn", "--out", str(tmp_path / "imported")]
+    assert cli.main([*arguments, "--data.canvas", "64", "64", "--data.resize", "64", "64"]) == 0
+    Image.new("RGB", (60, 48), (200, 30, 30)).save(tmp_path / "photo.png")
+    predict = ["predict", str(tmp_path / "imported"), str(tmp_path / "photo.png")]
+    assert cli.main([*predict, "--out", str(tmp_path / "out"), "--threshold", "0"]) == 0
+    results = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert all(result["segmentation"]["size"] == [48, 60] for result in results)
+
+    arguments = ["weights", "export", str(tmp_path / "imported")]
+    assert cli.main([*arguments, "--out", str(tmp_path / "x.safetensors")]) == 1
+    assert "holds a SOLOv2Config, for which torchvision has no names" in capsys.readouterr().err

@@ -1,0 +1,132 @@
+"""The two heads of SOLOv2 (Wang et al. 2020, arXiv 2003.10152, section 3 and figure 2).
+
+Terms:
+    grid   the S x S cells that a level of the pyramid is resized to, whatever its shape
+    E      numbers of the kernel that a cell predicts
+    K      cells of all grids of an image, in the order (level, y, x)
+"""
+
+import math
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxseg.nn.fpn import Pyramid
+from jaxseg.nn.norm import GroupNorm
+from jaxseg.nn.padding import extent_mask, level_extent, zero_padding
+from jaxseg.nn.resize import coordinates, double, resize
+
+_normal = nn.initializers.normal(0.01)
+CLASS_PRIOR = 0.01
+"""Probability of every class that an untrained head starts from (Lin et al. 2017,
+arXiv 1708.02002, section 3.3)."""
+
+
+class ConvNorm(nn.Module):
+    """A convolution, group normalisation and a ReLU."""
+
+    channels: int
+    size: int
+    groups: int
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B h w _"], mask: Bool[Array, "B h w 1"]
+    ) -> Float[Array, "B h w _channels"]:
+        window, pad = (self.size, self.size), self.size // 2
+        conv = nn.Conv(
+            self.channels, window, padding=pad, use_bias=False, kernel_init=_normal, name="conv"
+        )
+        x = GroupNorm(self.groups, name="norm")(conv(x), mask, train=False)
+        return zero_padding(nn.relu(x), mask)
+
+
+class GridHead(nn.Module):
+    """The pyramid to class logits `[B, K, C]` and kernels `[B, K, E]`, by two towers of
+    convolutions that all grids share; the kernels' tower sees coordinates (CoordConv)."""
+
+    num_classes: int
+    kernel_numbers: int
+    grids: tuple[int, ...]
+    convs: int
+    channels: int
+    groups: int
+
+    @nn.compact
+    def __call__(
+        self, pyramid: Pyramid, canvas: Int[Array, "B 2"]
+    ) -> tuple[Float[Array, "B K _classes"], Float[Array, "B K E"]]:
+        def tower(kind: str) -> list[ConvNorm]:
+            return [
+                ConvNorm(self.channels, 3, self.groups, name=f"{kind}_conv{number}")
+                for number in range(1, self.convs + 1)
+            ]
+
+        class_tower, kernel_tower = tower("class"), tower("kernel")
+        prior = nn.initializers.constant(-math.log((1 - CLASS_PRIOR) / CLASS_PRIOR))
+        logit = nn.Conv(
+            self.num_classes,
+            (3, 3),
+            padding=1,
+            kernel_init=_normal,
+            bias_init=prior,
+            name="logit",
+        )
+        kernel = nn.Conv(self.kernel_numbers, (3, 3), padding=1, kernel_init=_normal, name="kernel")
+        logits, kernels = [], []
+        for x, extent, grid in zip(*_resized_levels(pyramid, canvas), self.grids, strict=True):
+            x = jnp.concatenate([x, coordinates(extent, *x.shape[1:3])], axis=-1)
+            whole = jnp.full_like(extent, grid)
+            x = resize(x, extent, whole, (grid, grid))
+            mask = jnp.ones((*x.shape[:3], 1), bool)
+            classes = x[..., :-2]
+            for layer in class_tower:
+                classes = layer(classes, mask)
+            for layer in kernel_tower:
+                x = layer(x, mask)
+            logits.append(logit(classes).reshape(len(x), grid * grid, -1))
+            kernels.append(kernel(x).reshape(len(x), grid * grid, -1))
+        return jnp.concatenate(logits, 1), jnp.concatenate(kernels, 1)
+
+
+def _resized_levels(pyramid: Pyramid, canvas: Int[Array, "B 2"]) -> tuple[list[Array], list[Array]]:
+    """P2 to P6 and their extents, the first resized to P3's and the last to P5's."""
+    strides = sorted(pyramid)
+    maps = [pyramid[stride] for stride in strides]
+    extents = [level_extent(canvas, stride) for stride in strides]
+    for level, like in ((0, 1), (-1, -2)):
+        shape = maps[like].shape[1], maps[like].shape[2]
+        maps[level] = resize(maps[level], extents[level], extents[like], shape)
+        extents[level] = extents[like]
+    return maps, extents
+
+
+class MaskFeature(nn.Module):
+    """P2 to P5 to one map at stride 4, `[B, h, w, channels]`: each level is brought to that stride
+    by convolutions and doublings, all are added; the coarsest one sees coordinates."""
+
+    hidden: int
+    channels: int
+    groups: int
+
+    @nn.compact
+    def __call__(
+        self, pyramid: Pyramid, canvas: Int[Array, "B 2"]
+    ) -> Float[Array, "B h w _channels"]:
+        strides = sorted(pyramid)[:4]
+        total = jnp.zeros(())
+        for level, stride in enumerate(strides):
+            x, extent = pyramid[stride], level_extent(canvas, stride)
+            if stride == strides[-1]:
+                x = jnp.concatenate([x, coordinates(extent, *x.shape[1:3])], axis=-1)
+            for number in range(max(level, 1)):
+                mask = extent_mask(extent, *x.shape[1:3])
+                x = ConvNorm(self.hidden, 3, self.groups, name=f"level{level}_conv{number}")(
+                    x, mask
+                )
+                if level > 0:
+                    x, extent = double(x, extent), 2 * extent
+            total = total + x if level else x
+        mask = extent_mask(level_extent(canvas, strides[0]), *total.shape[1:3])
+        return ConvNorm(self.channels, 1, self.groups, name="output")(total, mask)

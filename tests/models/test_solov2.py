@@ -1,0 +1,124 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxseg.models import published
+from jaxseg.models.solov2 import make_targets, mask_logits, solo_losses, solov2
+from jaxseg.nn.resize import coordinates, double, resize
+from jaxseg.types import MaskFrame, MaskSpec
+from tests.goldens import load_golden
+from tests.tiny import make_batch, tiny_solov2_config
+
+NEEDS = MaskSpec(MaskFrame.IMAGE, 4)
+
+
+def count_parameters(config):
+    variables = jax.eval_shape(lambda: config.build().init(jax.random.key(0), (1, 64, 64, 3)))
+    leaves = jax.tree.leaves([variables["params"], variables.get("frozen", {})])
+    return sum(leaf.size for leaf in leaves)
+
+
+def test_light_model_has_as_many_parameters_as_in_mmdetection():
+    config = dataclasses.replace(published.MMDET_SOLOV2_LIGHT_R50, num_classes=1)
+    assert count_parameters(config) == 31_158_465
+
+
+@pytest.mark.parametrize(
+    "config", [published.MMDET_SOLOV2_LIGHT_R18, published.MMDET_SOLOV2_LIGHT_R34]
+)
+def test_other_depths_build(config):
+    assert count_parameters(config) > 10_000_000
+
+
+def test_each_level_needs_its_settings():
+    with pytest.raises(ValueError, match="one value for each of P2 to P6"):
+        solov2(dataclasses.replace(tiny_solov2_config(), grids=(8, 6, 4)))
+
+
+def test_coordinates_are_those_of_mmdetection(shared):
+    _, golden = load_golden(shared, "solo_ops")
+    for case in range(3):
+        expected = golden[f"coord{case}"].transpose(0, 2, 3, 1)
+        count, height, width, _ = expected.shape
+        extent = jnp.tile(jnp.asarray([[height, width]]), (count, 1))
+        np.testing.assert_allclose(coordinates(extent, height, width), expected, atol=1e-6)
+
+
+def test_a_map_in_a_larger_pad_is_resized_as_if_alone():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1, 3, 4, 2)).astype(np.float32)
+    padded = np.pad(x, ((0, 0), (0, 5), (0, 2), (0, 0)))
+    extent, new = jnp.asarray([[3, 4]]), jnp.asarray([[5, 3]])
+    alone = resize(jnp.asarray(x), extent, new, (5, 3))
+    inside = resize(jnp.asarray(padded), extent, new, (9, 7))
+    np.testing.assert_allclose(inside[:, :5, :3], alone, atol=1e-6)
+    assert not np.asarray(inside[:, 5:]).any()
+    assert not np.asarray(inside[:, :, 3:]).any()
+
+    expected = resize(jnp.asarray(padded), extent, 2 * extent, (16, 12))
+    np.testing.assert_allclose(double(jnp.asarray(padded), extent), expected, atol=1e-6)
+
+
+def test_resize_is_torchs_interpolation():
+    """By hand: `align_corners=False`, two cells to four."""
+    x = jnp.asarray([[[[0.0], [8.0]]]])
+    extent = jnp.asarray([[1, 2]])
+    wider = resize(x, extent, jnp.asarray([[1, 4]]), (1, 4))
+    np.testing.assert_allclose(wider[0, 0, :, 0], [0, 2, 6, 8])
+
+
+def test_dynamic_convolution_is_that_of_mmdetection(shared):
+    _, golden = load_golden(shared, "solo_ops")
+    feature = golden["dyn__mask_feat"][0].transpose(1, 2, 0)
+    logits = mask_logits(jnp.asarray(feature), jnp.asarray(golden["dyn__kernels"]))
+    np.testing.assert_allclose(logits, golden["dyn__logits"], rtol=1e-5, atol=1e-5)
+
+
+def test_dynamic_convolution_of_3x3_agrees_with_the_loop():
+    rng = np.random.default_rng(0)
+    feature, kernels = rng.normal(size=(4, 5, 3)), rng.normal(size=(2, 3, 3, 3))
+    padded = np.pad(feature, ((1, 1), (1, 1), (0, 0)))
+    expected = np.zeros((2, 4, 5))
+    for k, y, x, c, i, j in np.ndindex(2, 4, 5, 3, 3, 3):
+        expected[k, y, x] += kernels[k, c, i, j] * padded[y + i, x + j, c]
+    logits = mask_logits(
+        jnp.asarray(feature, jnp.float32), jnp.asarray(kernels.reshape(2, -1), jnp.float32)
+    )
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_with_3x3_kernels_predicts():
+    config = dataclasses.replace(tiny_solov2_config(), kernel_size=3)
+    model = config.build()
+    variables = jax.jit(model.init, static_argnums=1)(jax.random.key(0), (1, 64, 64, 3))
+    assert variables["params"]["grid_head"]["kernel"]["bias"].shape == (9 * 16,)
+    images = jnp.zeros((1, 64, 64, 3), jnp.uint8)
+    found = jax.jit(model.predict)(variables, images, jnp.asarray([[64, 64]]))
+    assert found.masks.shape == (1, 8, 16, 16)
+
+
+def test_pairs_beyond_the_room_are_counted_and_not_learned():
+    config = dataclasses.replace(tiny_solov2_config(), center_sigma=1.0)
+    batch = jax.tree.map(jnp.asarray, make_batch([(64, 64)], [4], needs=NEEDS))
+    canvas = jnp.asarray([[64, 64]])
+    every = make_targets(config, batch, canvas)
+    few = make_targets(dataclasses.replace(config, pairs=3), batch, canvas)
+    assert int(every.dropped[0]) == 0
+    assert int(few.dropped[0]) == int(every.valid.sum()) - 3
+
+    cells = sum(g * g for g in config.grids)
+    logits, kernels = jnp.zeros((1, cells, 3)), jnp.ones((1, cells, 16))
+    feature = jnp.ones((1, 16, 16, 16))
+    terms = solo_losses(dataclasses.replace(config, pairs=3), logits, kernels, feature, batch)
+    assert float(terms["pairs_dropped"].total) == float(few.dropped[0])
+    assert float(terms["mask"].weight) <= 3
+    assert float(terms["class"].weight) == float(every.positive.sum())
+
+
+def test_a_batch_without_centres_is_refused():
+    batch = make_batch([(64, 64)], [2], needs=NEEDS)._replace(centers=None)
+    with pytest.raises(ValueError, match="must have `centers`"):
+        make_targets(tiny_solov2_config(), batch, jnp.asarray([[64, 64]]))
