@@ -82,11 +82,15 @@ class BoxHead(nn.Module):
         )
         x = x.reshape(x.shape[0], -1)
         xavier = nn.initializers.xavier_uniform()
-        for number in range(1, config.hidden_layers + 1):
-            x = nn.relu(nn.Dense(config.hidden, kernel_init=xavier, name=f"hidden{number}")(x))
         normal = nn.initializers.normal
-        logits = nn.Dense(self.num_classes + 1, kernel_init=normal(0.01), name="logit")(x)
-        deltas = nn.Dense(4 * self.outputs, kernel_init=normal(0.001), name="delta")(x)
+
+        def dense(x: Array, features: int, init: nn.initializers.Initializer, name: str) -> Array:
+            return nn.Dense(features, kernel_init=init, dtype=x.dtype, name=name)(x)
+
+        for number in range(1, config.hidden_layers + 1):
+            x = nn.relu(dense(x, config.hidden, xavier, f"hidden{number}"))
+        logits = dense(x, self.num_classes + 1, normal(0.01), "logit").astype(jnp.float32)
+        deltas = dense(x, 4 * self.outputs, normal(0.001), "delta").astype(jnp.float32)
         return logits, deltas.reshape(-1, self.outputs, 4)
 
 

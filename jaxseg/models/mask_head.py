@@ -76,12 +76,17 @@ class MaskHead(nn.Module):
         # their own: one product, several times as fast on a CPU. The pixels move to their
         # places last, when they hold few channels.
         count, height, width, _ = x.shape
-        x = nn.Dense(4 * channels, use_bias=False, kernel_init=he_normal, name="upsample")(x)
+        upsample = nn.Dense(
+            4 * channels, use_bias=False, kernel_init=he_normal, dtype=x.dtype, name="upsample"
+        )
+        x = upsample(x)
         bias = self.param("upsample_bias", nn.initializers.zeros, (channels,))
-        x = x.reshape(count, height, width, 2, 2, channels) + bias[None, None, None, None, None]
+        bias = bias.astype(x.dtype)[None, None, None, None, None]
+        x = x.reshape(count, height, width, 2, 2, channels) + bias
         std = config.logit_std
         logit_init = he_normal if std is None else nn.initializers.normal(std)
-        x = nn.Dense(self.outputs, kernel_init=logit_init, name="logit")(nn.relu(x))
+        logit = nn.Dense(self.outputs, kernel_init=logit_init, dtype=x.dtype, name="logit")
+        x = logit(nn.relu(x)).astype(jnp.float32)
         x = x.transpose(0, 1, 3, 2, 4, 5)
         return x.reshape(count, 2 * height, 2 * width, self.outputs)
 

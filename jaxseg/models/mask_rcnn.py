@@ -31,7 +31,7 @@ from jaxseg.nn.build import build_model
 from jaxseg.nn.fpn import FPN, Pyramid
 from jaxseg.nn.norm import NormKind
 from jaxseg.nn.padding import canvas_size
-from jaxseg.nn.pixels import PixelConfig, normalize
+from jaxseg.nn.pixels import ComputeDtype, PixelConfig, normalize
 from jaxseg.nn.resnet import ResNet, ResNetConfig
 from jaxseg.types import Batch, Detections, LossTerm, MaskFrame
 
@@ -58,6 +58,7 @@ class MaskRCNNConfig:
     do, and its checkpoints hold their weights."""
     canvas_multiple: int = 32
     """The padding up to a multiple of this counts as image, as in the references."""
+    compute_dtype: ComputeDtype = "float32"
 
     def build(self) -> Model:
         return mask_rcnn(self)
@@ -94,7 +95,7 @@ class MaskRCNN(nn.Module):
         self, images: Array, image_size: Int[Array, "B 2"], canvas: Int[Array, "B 2"], train: bool
     ) -> Pyramid:
         """Images to P2 to P6."""
-        x = normalize(self.config.pixels, images, image_size)
+        x = normalize(self.config.pixels, images, image_size, self.config.compute_dtype)
         return self.fpn(self.backbone(x, canvas, train), canvas, train)
 
     def touch_everything(self, images: Array, image_size: Int[Array, "B 2"]) -> None:

@@ -52,4 +52,4 @@ def pool(
         )
 
     pooled = jax.vmap(one_image)(levels, boxes, extent)
-    return pooled.reshape(-1, *pooled.shape[2:])
+    return pooled.reshape(-1, *pooled.shape[2:]).astype(next(iter(levels.values())).dtype)

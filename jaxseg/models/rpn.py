@@ -9,6 +9,7 @@ Terms:
 """
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
@@ -88,20 +89,27 @@ class RPNHead(nn.Module):
     @nn.compact
     def __call__(self, pyramid: Pyramid) -> RPNOutput:
         init = nn.initializers.normal(0.01)
-        channels = next(iter(pyramid.values())).shape[-1]
+        _, _, _, channels = next(iter(pyramid.values())).shape
+        dtype = next(iter(pyramid.values())).dtype
         hidden = [
-            nn.Conv(channels, (3, 3), padding=1, kernel_init=init, name=f"conv{number}")
+            nn.Conv(
+                channels, (3, 3), padding=1, kernel_init=init, dtype=dtype, name=f"conv{number}"
+            )
             for number in range(1, self.convs + 1)
         ]
-        logit = nn.Conv(self.num_anchors, (1, 1), kernel_init=init, name="logit")
-        delta = nn.Conv(4 * self.num_anchors, (1, 1), kernel_init=init, name="delta")
+        one = functools.partial(nn.Conv, kernel_size=(1, 1), kernel_init=init, dtype=dtype)
+        logit = one(self.num_anchors, name="logit")
+        delta = one(4 * self.num_anchors, name="delta")
         logits, deltas = [], []
         for x in pyramid.values():
             for conv in hidden:
                 x = nn.relu(conv(x))
             logits.append(logit(x).reshape(x.shape[0], -1))
             deltas.append(delta(x).reshape(x.shape[0], -1, 4))
-        return RPNOutput(jnp.concatenate(logits, 1), jnp.concatenate(deltas, 1))
+        float32 = jnp.float32
+        return RPNOutput(
+            jnp.concatenate(logits, 1).astype(float32), jnp.concatenate(deltas, 1).astype(float32)
+        )
 
 
 def make_anchors(config: RPNConfig, pyramid: Pyramid, canvas: Int[Array, "B 2"]) -> Anchors:

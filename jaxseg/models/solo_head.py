@@ -36,7 +36,13 @@ class ConvNorm(nn.Module):
     ) -> Float[Array, "B h w _channels"]:
         window, pad = (self.size, self.size), self.size // 2
         conv = nn.Conv(
-            self.channels, window, padding=pad, use_bias=False, kernel_init=_normal, name="conv"
+            self.channels,
+            window,
+            padding=pad,
+            use_bias=False,
+            kernel_init=_normal,
+            dtype=x.dtype,
+            name="conv",
         )
         x = GroupNorm(self.groups, name="norm")(conv(x), mask, train=False)
         return zero_padding(nn.relu(x), mask)
@@ -64,6 +70,7 @@ class GridHead(nn.Module):
             ]
 
         class_tower, kernel_tower = tower("class"), tower("kernel")
+        dtype = next(iter(pyramid.values())).dtype
         prior = nn.initializers.constant(-math.log((1 - CLASS_PRIOR) / CLASS_PRIOR))
         logit = nn.Conv(
             self.num_classes,
@@ -71,12 +78,20 @@ class GridHead(nn.Module):
             padding=1,
             kernel_init=_normal,
             bias_init=prior,
+            dtype=dtype,
             name="logit",
         )
-        kernel = nn.Conv(self.kernel_numbers, (3, 3), padding=1, kernel_init=_normal, name="kernel")
+        kernel = nn.Conv(
+            self.kernel_numbers,
+            (3, 3),
+            padding=1,
+            kernel_init=_normal,
+            dtype=dtype,
+            name="kernel",
+        )
         logits, kernels = [], []
         for x, extent, grid in zip(*_resized_levels(pyramid, canvas), self.grids, strict=True):
-            x = jnp.concatenate([x, coordinates(extent, *x.shape[1:3])], axis=-1)
+            x = _with_coordinates(x, extent)
             whole = jnp.full_like(extent, grid)
             x = resize(x, extent, whole, (grid, grid))
             mask = jnp.ones((*x.shape[:3], 1), bool)
@@ -87,7 +102,10 @@ class GridHead(nn.Module):
                 x = layer(x, mask)
             logits.append(logit(classes).reshape(len(x), grid * grid, -1))
             kernels.append(kernel(x).reshape(len(x), grid * grid, -1))
-        return jnp.concatenate(logits, 1), jnp.concatenate(kernels, 1)
+        float32 = jnp.float32
+        return jnp.concatenate(logits, 1).astype(float32), jnp.concatenate(kernels, 1).astype(
+            float32
+        )
 
 
 def _resized_levels(pyramid: Pyramid, canvas: Int[Array, "B 2"]) -> tuple[list[Array], list[Array]]:
@@ -100,6 +118,13 @@ def _resized_levels(pyramid: Pyramid, canvas: Int[Array, "B 2"]) -> tuple[list[A
         maps[level] = resize(maps[level], extents[level], extents[like], shape)
         extents[level] = extents[like]
     return maps, extents
+
+
+def _with_coordinates(
+    x: Float[Array, "B h w C"], extent: Int[Array, "B 2"]
+) -> Float[Array, "B h w C+2"]:
+    place = coordinates(extent, *x.shape[1:3]).astype(x.dtype)
+    return jnp.concatenate([x, place], axis=-1)
 
 
 class MaskFeature(nn.Module):
@@ -119,7 +144,7 @@ class MaskFeature(nn.Module):
         for level, stride in enumerate(strides):
             x, extent = pyramid[stride], level_extent(canvas, stride)
             if stride == strides[-1]:
-                x = jnp.concatenate([x, coordinates(extent, *x.shape[1:3])], axis=-1)
+                x = _with_coordinates(x, extent)
             for number in range(max(level, 1)):
                 mask = extent_mask(extent, *x.shape[1:3])
                 x = ConvNorm(self.hidden, 3, self.groups, name=f"level{level}_conv{number}")(
@@ -129,4 +154,5 @@ class MaskFeature(nn.Module):
                     x, extent = double(x, extent), 2 * extent
             total = total + x if level else x
         mask = extent_mask(level_extent(canvas, strides[0]), *total.shape[1:3])
-        return ConvNorm(self.channels, 1, self.groups, name="output")(total, mask)
+        out = ConvNorm(self.channels, 1, self.groups, name="output")(total, mask)
+        return out.astype(jnp.float32)

@@ -28,7 +28,7 @@ from jaxseg.models.solo_head import GridHead, MaskFeature
 from jaxseg.nn.build import build_model
 from jaxseg.nn.fpn import FPN, Pyramid
 from jaxseg.nn.padding import canvas_size, extent_mask, level_extent
-from jaxseg.nn.pixels import PixelConfig, normalize
+from jaxseg.nn.pixels import ComputeDtype, PixelConfig, normalize
 from jaxseg.nn.resnet import ResNet, ResNetConfig
 from jaxseg.types import Batch, Detections, LossTerm, MaskFrame, MaskSpec
 
@@ -85,6 +85,7 @@ class SOLOv2Config:
     detections: int = 100
     canvas_multiple: int | tuple[int, int] = 32
     """The padding up to a multiple of this counts as image, as in the references."""
+    compute_dtype: ComputeDtype = "float32"
 
     def build(self) -> Model:
         return solov2(self)
@@ -127,7 +128,7 @@ class SOLOv2(nn.Module):
         self, images: Array, image_size: Int[Array, "B 2"], canvas: Int[Array, "B 2"], train: bool
     ) -> tuple[Float[Array, "B K C"], Float[Array, "B K E"], Float[Array, "B h w D"]]:
         """Images to class logits and kernels of all cells, and the mask feature at stride 4."""
-        x = normalize(self.config.pixels, images, image_size)
+        x = normalize(self.config.pixels, images, image_size, self.config.compute_dtype)
         pyramid: Pyramid = self.fpn(self.backbone(x, canvas, train), canvas, train)
         return *self.grid_head(pyramid, canvas), self.mask_feature(pyramid, canvas)
 

@@ -33,6 +33,7 @@ class FPN(nn.Module):
                 (size, size),
                 padding=size // 2,
                 use_bias=self.norm is None,
+                dtype=x.dtype,
                 kernel_init=_xavier_uniform,
                 name=name,
             )(x)

@@ -29,6 +29,7 @@ def conv_stack(
             (3, 3),
             padding=1,
             use_bias=norm is None,
+            dtype=x.dtype,
             kernel_init=he_normal,
             name=f"conv{number}",
         )(x)

@@ -1,6 +1,7 @@
 """Normalisation layers that know about padding.
 
-Each is called as `norm(x, mask, train)`: `x [B, h, w, C]`, `mask [B, h, w, 1]` (true where
+Each computes in float32 and gives the dtype of its input back. It is called as
+`norm(x, mask, train)`: `x [B, h, w, C]`, `mask [B, h, w, 1]` (true where
 `x` is data; statistics are taken over those cells alone) and whether this is a training
 step. The kinds:
 
@@ -43,7 +44,7 @@ class FrozenBatchNorm(nn.Module):
         scale = self.variable("batch_stats", "scale", jnp.ones, shape).value
         bias = self.variable("batch_stats", "bias", jnp.zeros, shape).value
         factor = scale * jax.lax.rsqrt(var + self.epsilon)
-        return x * _channels(factor) + _channels(bias - mean * factor)
+        return _affine(x, factor, bias - mean * factor)
 
 
 class BatchNorm(nn.Module):
@@ -73,15 +74,15 @@ class BatchNorm(nn.Module):
             running_mean.value = keep * running_mean.value + (1 - keep) * mean
             running_var.value = keep * running_var.value + (1 - keep) * unbiased
         factor = scale * jax.lax.rsqrt(var + self.epsilon)
-        return x * _channels(factor) + _channels(bias - mean * factor)
+        return _affine(x, factor, bias - mean * factor)
 
 
 def _global_statistics(
     x: Float[Array, "B h w C"], mask: Bool[Array, "B h w 1"]
 ) -> tuple[Float[Array, " C"], Float[Array, " C"], Float[Array, ""]]:
     """Mean, variance and number of the data cells over all devices."""
-    data = jnp.where(mask, x, 0)
-    sums = (data.sum((0, 1, 2)), (data * data).sum((0, 1, 2)), mask.sum(dtype=x.dtype))
+    data = jnp.where(mask, x, 0).astype(jnp.float32)
+    sums = (data.sum((0, 1, 2)), (data * data).sum((0, 1, 2)), mask.sum(dtype=jnp.float32))
     total, squares, count = jax.lax.psum(sums, BATCH_AXIS)
     count = jnp.maximum(count, 1)
     mean = total / count
@@ -103,14 +104,22 @@ class GroupNorm(nn.Module):
         groups = min(self.groups, channels // 2)
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
-        grouped = x.reshape(batch, height, width, groups, channels // groups)
+        grouped = x.astype(jnp.float32)
+        grouped = grouped.reshape(batch, height, width, groups, channels // groups)
         inside = mask[..., None]
         count = jnp.maximum(inside.sum((1, 2, 3, 4), keepdims=True), 1) * (channels // groups)
         mean = jnp.where(inside, grouped, 0).sum((1, 2, 4), keepdims=True) / count
         centred = jnp.where(inside, grouped - mean, 0)
         var = (centred * centred).sum((1, 2, 4), keepdims=True) / count
         normal = (centred * jax.lax.rsqrt(var + self.epsilon)).reshape(x.shape)
-        return normal * _channels(scale) + _channels(bias)
+        return (normal * _channels(scale) + _channels(bias)).astype(x.dtype)
+
+
+def _affine(
+    x: Float[Array, "B h w C"], factor: Float[Array, " C"], shift: Float[Array, " C"]
+) -> Float[Array, "B h w C"]:
+    """`x * factor + shift` in float32, in the dtype of `x`."""
+    return (x.astype(jnp.float32) * _channels(factor) + _channels(shift)).astype(x.dtype)
 
 
 def _channels(vector: Float[Array, " C"]) -> Float[Array, "1 1 1 C"]:

@@ -26,12 +26,24 @@ MSRA_PIXELS = PixelConfig((123.675, 116.28, 103.53), (1.0, 1.0, 1.0), "bgr")
 """Of the "MSRA" ImageNet weights in Detectron2 and MMDetection."""
 
 
+ComputeDtype = Literal["float32", "bfloat16"]
+"""What layers compute in. Parameters, statistics of normalisation, boxes and losses are float32
+whatever it is."""
+
+
 def normalize(
-    config: PixelConfig, images: Array, image_size: Int[Array, "B 2"]
+    config: PixelConfig,
+    images: Array,
+    image_size: Int[Array, "B 2"],
+    dtype: ComputeDtype = "float32",
 ) -> Float[Array, "B H W 3"]:
-    """RGB images, uint8 or float32 from 0 to 255, normalised and with zeros in the padding."""
+    """RGB images, uint8 or float32 from 0 to 255, normalised and with zeros in the padding.
+
+    Every layer computes in the dtype of what it is given: this is where it is chosen.
+    """
     mean, std = (jnp.asarray(v)[None, None, None, :] for v in (config.mean, config.std))
     x = (images.astype(jnp.float32) - mean) / std
     if config.order == "bgr":
         x = x[..., ::-1]
-    return zero_padding(x, extent_mask(image_size, images.shape[1], images.shape[2]))
+    x = zero_padding(x, extent_mask(image_size, images.shape[1], images.shape[2]))
+    return x.astype(dtype)

@@ -22,8 +22,9 @@ def resize(
     highest = jax.lax.Precision.HIGHEST
     rows = _weights(extent[:, 0], new_extent[:, 0], x.shape[1], shape[0])
     columns = _weights(extent[:, 1], new_extent[:, 1], x.shape[2], shape[1])
-    x = jnp.einsum("bHh,bhwc->bHwc", rows, x, precision=highest)
-    return jnp.einsum("bWw,bHwc->bHWc", columns, x, precision=highest)
+    resized = jnp.einsum("bHh,bhwc->bHwc", rows, x, precision=highest)
+    resized = jnp.einsum("bWw,bHwc->bHWc", columns, resized, precision=highest)
+    return resized.astype(x.dtype)
 
 
 def _weights(

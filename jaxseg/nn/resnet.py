@@ -46,20 +46,29 @@ class ResNetConfig:
 
 
 def conv(
-    features: int, size: int, stride: int = 1, groups: int = 1, name: str | None = None
-) -> nn.Conv:
-    """A convolution without bias, padded by `size // 2` on every side whatever the stride."""
+    x: Float[Array, "B h w _"],
+    features: int,
+    size: int,
+    stride: int = 1,
+    groups: int = 1,
+    *,
+    name: str,
+) -> Float[Array, "B _ _ _"]:
+    """A convolution without bias, padded by `size // 2` on every side whatever the stride. To be
+    called in a module's compact method."""
     pad = size // 2
-    return nn.Conv(
+    layer = nn.Conv(
         features,
         (size, size),
         strides=(stride, stride),
         padding=((pad, pad), (pad, pad)),
         feature_group_count=groups,
         use_bias=False,
+        dtype=x.dtype,
         kernel_init=he_normal,
         name=name,
     )
+    return layer(x)
 
 
 class Block(nn.Module):
@@ -85,7 +94,7 @@ class Block(nn.Module):
             number: int,
             groups: int = 1,
         ) -> Array:
-            x = conv(features, size, stride, groups, name=f"conv{number}")(x)
+            x = conv(x, features, size, stride, groups, name=f"conv{number}")
             norm = make_norm(config.norm, config.norm_epsilon, name=f"norm{number}")
             return norm(x, mask, train)
 
@@ -102,7 +111,7 @@ class Block(nn.Module):
             y = zero_padding(nn.relu(layer(x, self.channels, 3, self.stride, mask, 1)), mask)
             y = layer(y, self.channels, 3, 1, mask, 2)
         if x.shape[-1] != out_channels or self.stride != 1:
-            x = conv(out_channels, 1, self.stride, name="shortcut_conv")(x)
+            x = conv(x, out_channels, 1, self.stride, name="shortcut_conv")
             x = make_norm(config.norm, config.norm_epsilon, name="shortcut_norm")(x, mask, train)
         return zero_padding(nn.relu(x + y), mask)
 
@@ -128,7 +137,7 @@ class ResNet(nn.Module):
             return extent_mask(level_extent(canvas, stride), height, width)
 
         learns = train and config.freeze_at < 1
-        x = conv(config.width, 7, 2, name="stem_conv")(images)
+        x = conv(images, config.width, 7, 2, name="stem_conv")
         norm = make_norm(config.norm, config.norm_epsilon, name="stem_norm")
         x = norm(x, mask_at(2), learns)
         x = zero_padding(nn.relu(x), mask_at(2))

@@ -1,26 +1,29 @@
 import contextlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from jaxseg.models.mask_rcnn import mask_rcnn
+from jaxseg.model import Model
 from jaxseg.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from jaxseg.training.parallel import check_batch_size, parallel_step, replicate
 from jaxseg.training.step import init_state, make_step
-from tests.tiny import make_batch, tiny_config
+from jaxseg.types import LossTerm
+from tests.tiny import make_batch, tiny_config, tiny_solov2_config
 
 
-@pytest.fixture(scope="module")
-def stepped():
+@pytest.fixture(scope="module", params=[tiny_config, tiny_solov2_config])
+def stepped(request):
     """One step of the same state on the same global batch, on 1 and on 2 devices.
 
     The devices hold 5 and 0 objects; batch norm runs over both.
     """
-    model = mask_rcnn(tiny_config(norm="batch"))
+    model = request.param(norm="batch").build()
     optimizer = optax.sgd(0.1)
-    batch = make_batch([(64, 64), (50, 64), (64, 40), (64, 64)], [3, 2, 0, 0])
+    sizes = [(64, 64), (50, 64), (64, 40), (64, 64)]
+    batch = make_batch(sizes, [3, 2, 0, 0], needs=model.needs)
     results = {}
     for devices in (1, 2):
         step = parallel_step(make_step(model, optimizer, seed=0), devices)
@@ -31,7 +34,8 @@ def stepped():
     with compilations() as compiled:
         for seed in (1, 2):
             sizes = [(64, 64), (8, 20), (33, 64), (64, 7)]
-            state, _ = step(state, make_batch(sizes, [0, seed, 6, 1], seed=seed))
+            batch = make_batch(sizes, [0, seed, 6, 1], seed=seed, needs=model.needs)
+            state, _ = step(state, batch)
     results["compiled again"] = len(compiled)
     return results
 
@@ -99,12 +103,40 @@ def test_schedules(decay):
         np.testing.assert_allclose([schedule(59), schedule(61)], [1.0, 0.1], rtol=1e-5)
 
 
+@pytest.mark.parametrize("decayed", ["kernels", "all"])
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
-def test_weight_decay_spares_vectors(kind):
-    config = OptimizerConfig(kind=kind, learning_rate=1.0, warmup_steps=0, decay="constant")
+def test_weight_decay_spares_vectors_unless_asked(kind, decayed):
+    config = OptimizerConfig(
+        kind=kind,
+        learning_rate=1.0,
+        warmup_steps=0,
+        decay="constant",
+        decayed=decayed,
+        clip_norm=None,
+    )
     params = {"kernel": np.ones((2, 2), np.float32), "bias": np.ones(2, np.float32)}
     optimizer = make_optimizer(config, 10)
     zero = jax.tree.map(np.zeros_like, params)
     updates, _ = optimizer.update(zero, optimizer.init(params), params)
     assert (np.asarray(updates["kernel"]) < 0).all()
-    assert not np.asarray(updates["bias"]).any()
+    assert np.asarray(updates["bias"]).any() == (decayed == "all")
+
+
+def test_a_term_with_an_offset_and_one_that_is_only_shown():
+    def loss(variables, batch, key):
+        w = variables["params"]["w"]
+        weight = jnp.asarray(batch.valid.sum(), jnp.float32)
+        shown = LossTerm(100 * w, jnp.ones(()), scale=0.0)
+        return {"learned": LossTerm(6 * w, weight, 2.0, offset=1.0), "shown": shown}, {}
+
+    model = Model(lambda key, _: {"params": {"w": jnp.ones(())}}, loss, None, None)
+    optimizer = optax.sgd(1.0)
+    step = parallel_step(make_step(model, optimizer, seed=0), 2)
+    state = replicate(init_state(model, optimizer, (1, 64, 64, 3), seed=0), 2)
+    state, metrics = step(state, make_batch([(64, 64)] * 2, [2, 3]))
+    # Both devices: 12 w in all, over 2 + 3 + 1 objects, twice.
+    np.testing.assert_allclose(metrics["learned"], 2 * 12 / 6)
+    np.testing.assert_allclose(metrics["loss"], 2 * 12 / 6)
+    np.testing.assert_allclose(metrics["shown"], 100)
+    np.testing.assert_allclose(state.params["w"], 1 - 2 * 12 / 6)
+    assert metrics["grad_norm"] == 4

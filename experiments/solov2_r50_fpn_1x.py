@@ -1,0 +1,42 @@
+"""SOLOv2 R50-FPN on COCO, 12 epochs ("1x"), as MMDetection trains it.
+
+    jaxseg weights import resnet50-0676ba61.pth --arch resnet50 --out resnet50.safetensors
+    jaxseg train experiments/solov2_r50_fpn_1x.py --workdir DIR --data.source.path COCO
+
+Expected: mask AP 34.8 on val2017 (MMDetection, solov2_r50_fpn_1x_coco). Not measured: nobody has
+run it to its end. Hardware of the reference: 8 GPUs, 2 images each. Where it differs from the
+reference: images without objects are seen too.
+"""
+
+from jaxseg.data import CocoFolder, DataConfig
+from jaxseg.experiment import Experiment
+from jaxseg.models.published import MMDET_SOLOV2_R50
+from jaxseg.training.loop import TrainConfig
+from jaxseg.training.optimizer import OptimizerConfig
+
+EPOCH = 7330
+"""Steps of 16 images."""
+
+experiment = Experiment(
+    model=MMDET_SOLOV2_R50,
+    data=DataConfig(
+        source=CocoFolder("coco", train="train2017", val="val2017"),
+        canvas=(1344, 1344),
+        resize=(800, 1333),
+        threads=16,
+    ),
+    train=TrainConfig(
+        steps=12 * EPOCH,
+        batch_size=16,
+        optimizer=OptimizerConfig(
+            kind="sgd",
+            learning_rate=0.01,
+            warmup_steps=500,
+            decay="steps",
+            milestones=(8 * EPOCH, 11 * EPOCH),
+            decayed="all",
+            clip_norm=35.0,
+        ),
+    ),
+    pretrained="resnet50.safetensors",
+)
