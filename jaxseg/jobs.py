@@ -65,16 +65,14 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> None:
     loop.train(model, config, batches, shape, workdir, record, pretrained=start)
 
 
-def _pretrained(experiment: Experiment) -> Callable[[Variables], Variables]:
-    """What the experiment's file of weights makes of a model's random variables."""
+def _pretrained(experiment: Experiment) -> Callable[[Variables], Variables] | None:
+    """Puts the experiment's file of weights into a model's random variables, if it names one."""
     if experiment.pretrained is None:
-        return lambda variables: variables
+        return None
     path, config = pathlib.Path(experiment.pretrained).expanduser(), experiment.model
-
-    def put_in(variables: Variables) -> Variables:
-        return weights.with_backbone(variables, weights.load_resnet_file(path, config.backbone))
-
-    return put_in
+    return lambda variables: weights.with_backbone(
+        variables, weights.load_resnet_file(path, config.backbone)
+    )
 
 
 def run_record(experiment: Experiment, categories: Sequence[data.Category]) -> dict[str, Any]:

@@ -47,11 +47,13 @@ class MaskSpec(NamedTuple):
     """The ground-truth masks a model wants in its batches.
 
     `size` is M, the side of the crop, for `MaskFrame.BOX` and the stride for
-    `MaskFrame.IMAGE`.
+    `MaskFrame.IMAGE`. With `centers` the batch brings `Batch.centers`, and no objects whose masks
+    are empty, since these have none.
     """
 
     frame: MaskFrame
     size: int
+    centers: bool = False
 
 
 class Batch(NamedTuple):
@@ -70,7 +72,7 @@ class Batch(NamedTuple):
     place: Int[Array, "B"]
     centers: Float[Array, "B N 2"] | None = None
     """The masks' centres of mass, `(x, y)` in pixel indices of the padded image (the first pixel's
-    is 0), for models that need masks in the image's frame."""
+    is 0), for models that need them."""
 
 
 class EvalBatch(NamedTuple):

@@ -4,6 +4,7 @@ A published detector becomes a workdir that `eval` and `predict` can use; an Ima
 becomes a checked file that a training starts from (`jaxseg train ... --pretrained FILE`).
 """
 
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -56,9 +57,15 @@ def import_weights(
 def _import_resnet(file: pathlib.Path, architecture: str, out: pathlib.Path) -> None:
     if out.suffix != ".safetensors" or out.exists():
         raise ValueError(f"{out} must be a new file that ends in .safetensors")
-    arrays = weights.resnet_to_torchvision(
-        weights.load_resnet_file(file, RESNETS[architecture]), RESNETS[architecture]
-    )
+    state, config = weights.read_state_dict(file), RESNETS[architecture]
+    stated = {name: state[name] for name in ("bn_eps",) if name in state}
+    if stated:
+        config = dataclasses.replace(config, norm_epsilon=float(stated["bn_eps"]))
+    try:
+        variables = weights.load_resnet(state, config)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    arrays = weights.resnet_to_torchvision(variables, config) | stated
     out.parent.mkdir(parents=True, exist_ok=True)
     weights.write_safetensors(out, arrays)
     say(f"imported {architecture}, {sum(map(np.size, arrays.values())):,} numbers, into {out}")
@@ -70,6 +77,8 @@ def _import_detector(
     if (out / "checkpoints").exists():
         raise ValueError(f"{out} holds checkpoints already: choose another --out")
     experiment = override(_coco_experiment(architecture), overrides)
+    if experiment.pretrained is not None:
+        raise ValueError("--pretrained is for training; the weights imported are those of the file")
     config: Any = experiment.model
     variables = weights.load_checkpoint_file(file, config)
     optimizer = make_optimizer(experiment.train.optimizer, experiment.train.steps)

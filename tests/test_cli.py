@@ -201,3 +201,23 @@ def test_unknown_flags_are_errors():
     with pytest.raises(SystemExit) as stop:
         main(["eval", "x", "--bogus", "1"])
     assert stop.value.code == 2
+
+
+def test_an_earlier_checkpoint_is_evaluated_by_its_step(workdir, tmp_path, capsys):
+    arguments = ["eval", str(workdir), "--out", str(tmp_path)]
+    assert main([*arguments, "--step", "4"]) == 0
+    assert "evaluating step 4" in capsys.readouterr().err
+    assert main([*arguments, "--step", "5"]) == 1
+    assert "holds no step 5, only 2, 4, 6" in capsys.readouterr().err
+
+
+def test_the_demo_trains_either_model(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(jobs, "train", lambda experiment, workdir: asked.append(experiment))
+    monkeypatch.setattr(jobs, "evaluate", lambda workdir, out: None)
+    assert main(["demo", "--out", str(tmp_path)]) == 0
+    assert main(["demo", "--model", "solov2", "--out", str(tmp_path)]) == 0
+    assert [type(experiment.model).__name__ for experiment in asked] == [
+        "MaskRCNNConfig",
+        "SOLOv2Config",
+    ]

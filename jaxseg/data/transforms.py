@@ -47,12 +47,11 @@ def make_sample(
 ) -> Sample:
     """The example as fixed shapes.
 
-    Crowds are left out; of more than `max_objects` objects the largest stay. Where the model needs
-    masks in the image's frame, it knows objects by their masks alone: empty ones are left out too.
+    Crowds are left out, and objects with empty masks where the model needs centres of masks; of
+    more than `max_objects` objects the largest stay.
     """
     known = ~example.crowd
-    in_image = needs.frame is MaskFrame.IMAGE
-    if in_image:
+    if needs.centers:
         known &= np.asarray([mask_api.area(rle) > 0 for rle in example.rles], bool)
     chosen = _largest(example.boxes, np.flatnonzero(known), max_objects)
     seen = flip(example) if flipped else example
@@ -65,7 +64,7 @@ def make_sample(
     boxes = np.zeros((max_objects, 4), np.float32)
     labels = np.zeros(max_objects, np.int32)
     masks = np.zeros((max_objects, *shape), bool)
-    centers = np.zeros((max_objects, 2), np.float32) if in_image else None
+    centers = np.zeros((max_objects, 2), np.float32) if needs.centers else None
     for slot, i in enumerate(chosen):
         boxes[slot] = seen.boxes[i] * factors
         labels[slot] = example.labels[i]

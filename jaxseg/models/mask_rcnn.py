@@ -71,7 +71,14 @@ def mask_rcnn(config: MaskRCNNConfig) -> Model:
     32. `loss` returns the terms `rpn_class`, `rpn_box`, `box_class`, `box` and `mask`.
     """
     net = MaskRCNN(config)
-    return build_model(net, config.backbone, config.mask.needs, loss=_loss, predict=_predict)
+    return build_model(
+        net,
+        config.backbone,
+        config.mask.needs,
+        config.canvas_multiple,
+        loss=_loss,
+        predict=_predict,
+    )
 
 
 class MaskRCNN(nn.Module):

@@ -53,7 +53,7 @@ class GridHead(nn.Module):
     convolutions that all grids share; the kernels' tower sees coordinates (CoordConv)."""
 
     num_classes: int
-    kernel_numbers: int
+    kernel_channels: int
     grids: tuple[int, ...]
     convs: int
     channels: int
@@ -82,7 +82,7 @@ class GridHead(nn.Module):
             name="logit",
         )
         kernel = nn.Conv(
-            self.kernel_numbers,
+            self.kernel_channels,
             (3, 3),
             padding=1,
             kernel_init=_normal,
@@ -140,7 +140,7 @@ class MaskFeature(nn.Module):
         self, pyramid: Pyramid, canvas: Int[Array, "B 2"]
     ) -> Float[Array, "B h w _channels"]:
         strides = sorted(pyramid)[:4]
-        total = jnp.zeros(())
+        levels = []
         for level, stride in enumerate(strides):
             x, extent = pyramid[stride], level_extent(canvas, stride)
             if stride == strides[-1]:
@@ -152,7 +152,8 @@ class MaskFeature(nn.Module):
                 )
                 if level > 0:
                     x, extent = double(x, extent), 2 * extent
-            total = total + x if level else x
+            levels.append(x)
+        total = sum(levels[1:], levels[0])
         mask = extent_mask(level_extent(canvas, strides[0]), *total.shape[1:3])
         out = ConvNorm(self.channels, 1, self.groups, name="output")(total, mask)
         return out.astype(jnp.float32)

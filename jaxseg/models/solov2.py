@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
@@ -27,6 +28,7 @@ from jaxseg.model import Model
 from jaxseg.models.solo_head import GridHead, MaskFeature
 from jaxseg.nn.build import build_model
 from jaxseg.nn.fpn import FPN, Pyramid
+from jaxseg.nn.norm import NormKind
 from jaxseg.nn.padding import canvas_size, extent_mask, level_extent
 from jaxseg.nn.pixels import ComputeDtype, PixelConfig, normalize
 from jaxseg.nn.resnet import ResNet, ResNetConfig
@@ -47,6 +49,8 @@ class SOLOv2Config:
     pixels: PixelConfig = PixelConfig()
     backbone: ResNetConfig = ResNetConfig()
     fpn_channels: int = 256
+    fpn_norm: NormKind | None = None
+    """Normalisation in the FPN; none in the paper, useful without pre-training."""
     grids: tuple[int, ...] = (40, 36, 24, 16, 12)
     """Cells along each side of the image, for P2 to P6."""
     scale_ranges: tuple[tuple[float, float], ...] = (
@@ -70,7 +74,7 @@ class SOLOv2Config:
     """Groups of the heads' group normalisation."""
     pairs: int = 256
     """Most (cell, object) pairs of an image whose masks are learned; those near the objects'
-    centres come first. The rest are counted in the metric `pairs_dropped`."""
+    centres come first. The metric `pairs_dropped` says how many an image has beyond them."""
     mask_loss_scale: float = 3.0
     score_threshold: float = 0.1
     candidates: int = 500
@@ -99,8 +103,15 @@ def solov2(config: SOLOv2Config) -> Model:
     """
     if not len(config.grids) == len(config.scale_ranges) == len(config.min_cells) == 5:
         raise ValueError("grids, scale_ranges and min_cells need one value for each of P2 to P6")
-    needs = MaskSpec(MaskFrame.IMAGE, MASK_STRIDE)
-    return build_model(SOLOv2(config), config.backbone, needs, loss=_loss, predict=_predict)
+    needs = MaskSpec(MaskFrame.IMAGE, MASK_STRIDE, centers=True)
+    return build_model(
+        SOLOv2(config),
+        config.backbone,
+        needs,
+        config.canvas_multiple,
+        loss=_loss,
+        predict=_predict,
+    )
 
 
 class SOLOv2(nn.Module):
@@ -111,7 +122,7 @@ class SOLOv2(nn.Module):
     def setup(self) -> None:
         config = self.config
         self.backbone = ResNet(config.backbone)
-        self.fpn = FPN(config.fpn_channels)
+        self.fpn = FPN(config.fpn_channels, config.fpn_norm)
         self.grid_head = GridHead(
             config.num_classes,
             config.mask_channels * config.kernel_size**2,
@@ -153,11 +164,13 @@ def mask_logits(
 
 def make_targets(config: SOLOv2Config, batch: Batch, canvas: Int[Array, "B 2"]) -> ops.GridTargets:
     """The cells of each image, in an order of objects that is the same for any order given:
-    where two share a cell, the smaller one has it."""
+    where two share a cell, the smaller one has it (of two as large, one by label and place)."""
     if batch.centers is None:
         raise ValueError("SOLOv2 learns from the masks' centres: the batch must have `centers`")
     side = batch.boxes[..., 2:] - batch.boxes[..., :2]
-    order = jnp.argsort(-side[..., 0] * side[..., 1], axis=1, stable=True)
+    area = side[..., 0] * side[..., 1]
+    keys = (batch.centers[..., 1], batch.centers[..., 0], batch.labels, -area)
+    order = jnp.lexsort(keys, axis=1)
 
     def one_image(
         order: Array, boxes: Array, labels: Array, centers: Array, valid: Array, canvas: Array
@@ -261,10 +274,7 @@ def select_instances(
     probability = nn.sigmoid(mask_logits(feature, kernels[cell])) * inside
     binary = probability > 0.5
     area = binary.sum((1, 2))
-    floor = jnp.repeat(
-        jnp.asarray(config.min_cells), jnp.asarray([g * g for g in config.grids]),
-        total_repeat_length=logits.shape[0],
-    )  # fmt: skip
+    floor = jnp.asarray(np.repeat(config.min_cells, [grid * grid for grid in config.grids]))
     usable = (top > config.score_threshold) & (area > floor[cell])
     maskness = (probability * binary).sum((1, 2)) / jnp.maximum(area, 1)
     decayed = ops.matrix_nms(

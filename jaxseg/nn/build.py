@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from jaxseg.model import Model, Variables, image_shape
@@ -20,6 +21,7 @@ def build_model(
     net: nn.Module,
     backbone: ResNetConfig,
     needs: MaskSpec,
+    canvas_multiple: int | tuple[int, int],
     *,
     loss: Callable[[Any, Batch, jax.Array], dict[str, LossTerm]],
     predict: Callable[[Any, jax.Array, jax.Array], Detections],
@@ -27,13 +29,14 @@ def build_model(
     """A model whose layers are those of `net`.
 
     `loss(net, batch, key)` and `predict(net, images, image_size)` get the module bound to its
-    variables. The module has a method `touch_everything(images, image_size)` that runs every
-    layer once, and its ResNet is called `backbone`; what `backbone` freezes is set apart.
+    variables. Images must be padded to a multiple of `canvas_multiple` and of 32. The module has
+    a method `touch_everything(images, image_size)` that runs every layer once, and its ResNet is
+    called `backbone`; what `backbone` freezes is set apart.
     """
 
     def init(key: jax.Array, batch_or_shape: Batch | tuple[int, ...]) -> Variables:
         _, height, width, _ = image_shape(batch_or_shape)
-        _check_shape(height, width)
+        _check_shape((height, width), canvas_multiple)
         images = jnp.zeros((1, height, width, 3), jnp.uint8)
         size = jnp.asarray([[height, width]], jnp.int32)
         variables = net.init(key, images, size, method="touch_everything")
@@ -42,13 +45,13 @@ def build_model(
     def loss_of(
         variables: Variables, batch: Batch, key: jax.Array
     ) -> tuple[dict[str, LossTerm], Variables]:
-        _check_shape(*batch.images.shape[1:3])
+        _check_shape(batch.images.shape[1:3], canvas_multiple)
         run = nn.apply(loss, net, mutable=["batch_stats"])
         terms, new_state = run(thaw(variables), batch, key)
         return terms, new_state | {k: v for k, v in variables.items() if k == FROZEN}
 
     def predict_of(variables: Variables, images: jax.Array, image_size: jax.Array) -> Detections:
-        _check_shape(*images.shape[1:3])
+        _check_shape(images.shape[1:3], canvas_multiple)
         return nn.apply(predict, net)(thaw(variables), images, image_size)
 
     return Model(init, loss_of, predict_of, needs)
@@ -59,9 +62,10 @@ def set_frozen_apart(backbone: ResNetConfig, variables: Variables) -> dict[str, 
     return freeze(variables, lambda path: path[0] == "backbone" and is_frozen(backbone, path[1]))
 
 
-def _check_shape(height: int, width: int) -> None:
-    if height % COARSEST_STRIDE or width % COARSEST_STRIDE:
-        raise ValueError(
-            f"images are padded to {height}x{width}; the model needs multiples of "
-            f"{COARSEST_STRIDE}: choose such a canvas"
-        )
+def _check_shape(shape: tuple[int, ...], canvas_multiple: int | tuple[int, int]) -> None:
+    for multiple in (COARSEST_STRIDE, canvas_multiple):
+        if (np.asarray(shape) % multiple).any():
+            raise ValueError(
+                f"images are padded to {shape[0]}x{shape[1]}; the model needs multiples of "
+                f"{multiple}: choose such a canvas"
+            )

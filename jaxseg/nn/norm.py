@@ -101,7 +101,12 @@ class GroupNorm(nn.Module):
     ) -> Float[Array, "B h w C"]:
         del train
         batch, height, width, channels = x.shape
-        groups = min(self.groups, channels // 2)
+        groups = max(min(self.groups, channels // 2), 1)
+        if channels % groups:
+            raise ValueError(
+                f"{channels} channels do not divide into the {groups} groups of group norm: choose "
+                f"another number of channels or groups (norm_groups)"
+            )
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
         grouped = x.astype(jnp.float32)

@@ -38,6 +38,8 @@ def matrix_nms(
     `f(iou) = exp(-sigma iou^2)`, `linear` is `1 - iou`. Equal scores go by the lower index.
     Masks that are not `valid` get 0 and decay nothing. Takes O(N^2) memory beside the masks.
     """
+    if kernel not in ("gaussian", "linear"):
+        raise ValueError(f"kernel must be 'gaussian' or 'linear', not {kernel!r}")
     count = scores.shape[0]
     if valid is None:
         valid = jnp.ones(count, bool)

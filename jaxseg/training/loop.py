@@ -42,12 +42,13 @@ def train(
     image_shape: tuple[int, ...],
     workdir: pathlib.Path,
     experiment: Mapping[str, Any],
-    pretrained: Callable[[Variables], Variables] = lambda variables: variables,
+    pretrained: Callable[[Variables], Variables] | None = None,
 ) -> TrainState:
     """Trains to the last step, from the newest checkpoint in `workdir` if there is one.
 
     `batches(step)` gives the batches from that step on. `experiment` is stored with each
-    checkpoint. A new run starts from `pretrained(variables)`, given the random ones of the seed.
+    checkpoint. A new run starts from the seed's random variables, or what `pretrained` makes of
+    them.
     Raises `FloatingPointError` at the first loss that is not finite; the checkpoints hold only
     states from before.
     """
@@ -58,7 +59,7 @@ def train(
 
     with Checkpoints(workdir, config.keep_checkpoints) as checkpoints:
         variables = init_variables(model, image_shape, config.seed)
-        if checkpoints.latest_step() is None:
+        if checkpoints.latest_step() is None and pretrained is not None:
             variables = pretrained(variables)
         state = replicate(start_state(variables, optimizer), devices)
         if checkpoints.latest_step() is not None:

@@ -52,8 +52,8 @@ def make_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """A step for one device's share of the batch, to run where `BATCH_AXIS` is mapped.
 
-    Its metrics are the loss terms, their sum `loss` and `grad_norm` (before clipping), the
-    same on every device.
+    Its metrics are the terms, the sum `loss` of those that are learned, and `grad_norm` (before
+    clipping), the same on every device.
     """
 
     def objective(params: Any, state: TrainState, batch: Batch) -> tuple[Array, tuple]:

@@ -217,7 +217,7 @@ def test_shapes_written_as_coco_read_back_the_same(tmp_path):
 
 def test_masks_of_the_whole_image_bring_their_centres():
     scene = example(boxes=((3.0, 4.0, 13.0, 10.0), (20.0, 2.0, 28.0, 12.0)))
-    needs = MaskSpec(MaskFrame.IMAGE, 4)
+    needs = MaskSpec(MaskFrame.IMAGE, 4, centers=True)
     plain = sample(scene, needs, resize=(40, 60))
     # Pixels 3 to 7 across and 4 to 9 down, then all twice as large.
     np.testing.assert_allclose(plain.centers[0], [(5 + 0.5) * 2 - 0.5, (6.5 + 0.5) * 2 - 0.5])
@@ -226,5 +226,6 @@ def test_masks_of_the_whole_image_bring_their_centres():
     assert sample(scene).centers is None
 
     empty = scene._replace(rles=[scene.rles[0], mask_api.encode(np.zeros((20, 30), np.uint8, "F"))])
-    assert sample(empty).valid.tolist() == [True, True, False]
+    for kept in (NEEDS, MaskSpec(MaskFrame.IMAGE, 1)):
+        assert sample(empty, kept).valid.tolist() == [True, True, False]
     assert sample(empty, needs).valid.tolist() == [True, False, False]

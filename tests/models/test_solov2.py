@@ -12,7 +12,7 @@ from jaxseg.types import MaskFrame, MaskSpec
 from tests.goldens import load_golden
 from tests.tiny import make_batch, tiny_solov2_config
 
-NEEDS = MaskSpec(MaskFrame.IMAGE, 4)
+NEEDS = MaskSpec(MaskFrame.IMAGE, 4, centers=True)
 
 
 def count_parameters(config):
@@ -122,3 +122,32 @@ def test_a_batch_without_centres_is_refused():
     batch = make_batch([(64, 64)], [2], needs=NEEDS)._replace(centers=None)
     with pytest.raises(ValueError, match="must have `centers`"):
         make_targets(tiny_solov2_config(), batch, jnp.asarray([[64, 64]]))
+
+
+def test_channels_that_do_not_divide_into_groups_are_refused():
+    config = dataclasses.replace(tiny_solov2_config(), head_channels=18)
+    with pytest.raises(ValueError, match="18 channels do not divide into the 4 groups"):
+        config.build().init(jax.random.key(0), (1, 64, 64, 3))
+
+
+def test_objects_of_one_size_in_one_place_are_told_apart_whatever_their_order():
+    batch = make_batch([(64, 64)], [2], needs=NEEDS)
+    twins = batch._replace(
+        boxes=np.repeat(batch.boxes[:, :1], 6, 1),
+        centers=np.repeat(batch.centers[:, :1], 6, 1),
+        labels=np.asarray([[0, 1, 0, 0, 0, 0]], np.int32),
+    )
+    canvas = jnp.asarray([[64, 64]])
+    one = make_targets(tiny_solov2_config(), jax.tree.map(jnp.asarray, twins), canvas)
+    swapped = twins._replace(labels=twins.labels[:, [1, 0, 2, 3, 4, 5]])
+    other = make_targets(tiny_solov2_config(), jax.tree.map(jnp.asarray, swapped), canvas)
+    assert one.positive.any()
+    np.testing.assert_array_equal(one.label, other.label)
+
+
+def test_a_canvas_beyond_the_padding_is_refused():
+    config = dataclasses.replace(tiny_solov2_config(), canvas_multiple=(64, 128))
+    with pytest.raises(
+        ValueError, match=r"padded to 64x64; the model needs multiples of \(64, 128\)"
+    ):
+        config.build().init(jax.random.key(0), (1, 64, 64, 3))

@@ -15,6 +15,7 @@ from jaxseg.models.published import (
     BY_NAME,
     DETECTRON2_R50_FPN,
     MMDET_R50_FPN,
+    MMDET_SOLOV2_R50,
     TORCHVISION_R50_FPN_V2,
 )
 from jaxseg.nn.freezing import thaw
@@ -177,3 +178,32 @@ def test_a_published_solov2_is_imported_and_predicts(tmp_path, monkeypatch, caps
     arguments = ["weights", "export", str(tmp_path / "imported")]
     assert cli.main([*arguments, "--out", str(tmp_path / "x.safetensors")]) == 1
     assert "holds a SOLOv2Config, for which torchvision has no names" in capsys.readouterr().err
+
+
+# As the zoos' checkpoints list them, one layer of each kind.
+ZOO_NAMES = {
+    solo_names.adelaidet_table: """
+        backbone.bottom_up.stem.conv1.norm.running_var backbone.bottom_up.res2.0.conv1.weight
+        backbone.fpn_lateral2.weight backbone.fpn_output5.bias
+        ins_head.cate_tower.0.weight ins_head.cate_tower.1.bias ins_head.cate_tower.9.weight
+        ins_head.cate_tower.10.weight ins_head.kernel_tower.0.weight ins_head.cate_pred.bias
+        ins_head.kernel_pred.weight mask_head.convs_all_levels.0.conv0.0.weight
+        mask_head.convs_all_levels.3.conv2.1.weight mask_head.conv_pred.0.weight
+        mask_head.conv_pred.1.bias
+    """,
+    solo_names.authors_table: """
+        backbone.conv1.weight backbone.layer1.0.bn1.running_mean neck.lateral_convs.0.conv.weight
+        neck.fpn_convs.3.conv.bias bbox_head.cate_convs.3.conv.weight
+        bbox_head.cate_convs.0.gn.weight bbox_head.kernel_convs.0.conv.weight
+        bbox_head.solo_cate.bias bbox_head.solo_kernel.weight
+        mask_feat_head.convs_all_levels.0.conv0.conv.weight
+        mask_feat_head.convs_all_levels.3.conv2.gn.bias mask_feat_head.conv_pred.0.conv.weight
+        mask_feat_head.conv_pred.0.gn.weight
+    """,
+}
+
+
+@pytest.mark.parametrize("table", ZOO_NAMES)
+def test_names_are_those_of_the_zoo(table):
+    names = {entry.name for entry in table(MMDET_SOLOV2_R50)}
+    assert set(ZOO_NAMES[table].split()) <= names

@@ -154,5 +154,7 @@ def test_training_starts_from_an_imported_resnet(tmp_path, monkeypatch, capsys):
     assert cli.main([*run, "--pretrained", str(imported)]) == 0
     trained = load(tmp_path / "run")
     assert trained.experiment.pretrained == str(imported)
+    imported.unlink()  # a resumed run does not need it
+    assert cli.main([*run, "--pretrained", str(imported)]) == 0
     stem = trained.variables["frozen"]["backbone"]["stem_conv"]["kernel"]
     np.testing.assert_array_equal(stem, backbone["params"]["stem_conv"]["kernel"])

@@ -1,0 +1,54 @@
+"""SOLOv2 on fluorescence micrographs of cell nuclei, from random weights.
+
+Data: a COCO-format folder with `mini_train.json`, `mini_val.json` and `images/`: 80 and 20
+images of 256x256 pixels from the 2018 Data Science Bowl (BBBC038), about 27 nuclei each.
+    jaxseg train experiments/solov2_nuclei.py --workdir DIR --data.source.path NUCLEI
+
+Expected: mask AP50 of at least 0.30 on mini_val. Hardware: 2 CPU cores. Time: under an hour.
+Small crowded objects are SOLO's weak side: a nucleus is 11 pixels across, less than three cells
+of the mask feature and hardly more than one of the finest level that classes are read from. So
+images are enlarged to 512 pixels.
+"""
+
+from jaxseg.data import CocoFolder, DataConfig
+from jaxseg.experiment import Experiment
+from jaxseg.models.solov2 import SOLOv2Config
+from jaxseg.nn.resnet import ResNetConfig
+from jaxseg.training.loop import TrainConfig
+from jaxseg.training.optimizer import OptimizerConfig
+
+experiment = Experiment(
+    model=SOLOv2Config(
+        num_classes=1,
+        backbone=ResNetConfig(depth=18, width=24, norm="batch"),
+        fpn_channels=48,
+        fpn_norm="batch",
+        grids=(48, 40, 24, 12, 8),
+        scale_ranges=((1.0, 32.0), (26.0, 64.0), (52.0, 128.0), (104.0, 256.0), (208.0, 1024.0)),
+        center_sigma=0.3,
+        head_convs=2,
+        head_channels=48,
+        norm_groups=16,
+        mask_hidden=32,
+        mask_channels=32,
+        pairs=256,
+        mask_loss_scale=0.3,
+        min_cells=(4, 4, 8, 16, 16),
+        detections=200,
+    ),
+    data=DataConfig(
+        source=CocoFolder("nuclei", train="mini_train", val="mini_val"),
+        canvas=(512, 512),
+        resize=(512, 512),
+        max_objects=128,
+    ),
+    train=TrainConfig(
+        steps=900,
+        batch_size=4,
+        optimizer=OptimizerConfig(
+            kind="adamw", learning_rate=2e-3, warmup_steps=100, weight_decay=1e-2
+        ),
+        checkpoint_every=150,
+        keep_checkpoints=6,
+    ),
+)
