@@ -181,8 +181,3 @@ def test_beyond_the_room_the_cells_at_the_centres_stay():
     assert sorted(few.cell.tolist()) == [2 * 8 + 1, 4 * 8 + 5]
     assert int(few.dropped) > 0
     assert int(few.positive.sum()) == int(few.dropped) + 2
-
-
-def test_matrix_nms_knows_two_kernels():
-    with pytest.raises(ValueError, match="not 'gausian'"):
-        ops.matrix_nms(jnp.ones((1, 2, 2)), jnp.zeros(1, int), jnp.ones(1), kernel="gausian")
