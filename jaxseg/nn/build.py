@@ -36,7 +36,7 @@ def build_model(
 
     def init(key: jax.Array, batch_or_shape: Batch | tuple[int, ...]) -> Variables:
         _, height, width, _ = image_shape(batch_or_shape)
-        _check_shape((height, width), canvas_multiple)
+        _check_shape((height, width))
         images = jnp.zeros((1, height, width, 3), jnp.uint8)
         size = jnp.asarray([[height, width]], jnp.int32)
         variables = net.init(key, images, size, method="touch_everything")
@@ -62,7 +62,7 @@ def set_frozen_apart(backbone: ResNetConfig, variables: Variables) -> dict[str, 
     return freeze(variables, lambda path: path[0] == "backbone" and is_frozen(backbone, path[1]))
 
 
-def _check_shape(shape: tuple[int, ...], canvas_multiple: int | tuple[int, int]) -> None:
+def _check_shape(shape: tuple[int, ...], canvas_multiple: int | tuple[int, int] = 1) -> None:
     for multiple in (COARSEST_STRIDE, canvas_multiple):
         if (np.asarray(shape) % multiple).any():
             raise ValueError(

@@ -146,8 +146,8 @@ def test_objects_of_one_size_in_one_place_are_told_apart_whatever_their_order():
 
 
 def test_a_canvas_beyond_the_padding_is_refused():
-    config = dataclasses.replace(tiny_solov2_config(), canvas_multiple=(64, 128))
-    with pytest.raises(
-        ValueError, match=r"padded to 64x64; the model needs multiples of \(64, 128\)"
-    ):
-        config.build().init(jax.random.key(0), (1, 64, 64, 3))
+    model = dataclasses.replace(tiny_solov2_config(), canvas_multiple=(64, 128)).build()
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), (1, 64, 64, 3)))
+    images, size = jnp.zeros((1, 64, 64, 3), jnp.uint8), jnp.asarray([[40, 52]])
+    with pytest.raises(ValueError, match=r"padded to 64x64; .* multiples of \(64, 128\)"):
+        jax.eval_shape(model.predict, variables, images, size)
