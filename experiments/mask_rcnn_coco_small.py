@@ -34,7 +34,7 @@ experiment = Experiment(
     ),
     data=DataConfig(
         source=CocoFolder("coco", train="train2017", val="val2017"),
-        canvas=(320, 320),
+        canvases=((320, 320),),
         resize=(256, 320),
     ),
     train=TrainConfig(

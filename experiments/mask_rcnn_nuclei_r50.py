@@ -42,7 +42,7 @@ experiment = Experiment(
     ),
     data=DataConfig(
         source=CocoFolder("nuclei", train="mini_train", val="mini_val"),
-        canvas=(256, 256),
+        canvases=((256, 256),),
         resize=None,
         max_objects=128,
     ),

@@ -25,7 +25,7 @@ experiment = Experiment(
     model=dataclasses.replace(MMDET_R50_FPN, mask=MaskHeadConfig(logit_std=None)),
     data=DataConfig(
         source=CocoFolder("coco", train="train2017", val="val2017"),
-        canvas=(1344, 1344),
+        canvases=((1344, 1344),),
         resize=(800, 1333),
         threads=16,
     ),

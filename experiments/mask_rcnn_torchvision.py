@@ -30,7 +30,7 @@ experiment = Experiment(
     ),
     data=DataConfig(
         source=CocoFolder("coco", train="train2017", val="val2017"),
-        canvas=(1344, 1344),
+        canvases=((1344, 1344),),
         resize=(800, 1333),
         resampling="torchvision",
         threads=16,

@@ -21,7 +21,7 @@ experiment = Experiment(
     model=MMDET_SOLOV2_LIGHT_R50,
     data=DataConfig(
         source=CocoFolder("coco", train="train2017", val="val2017"),
-        canvas=(768, 768),
+        canvases=((768, 768),),
         resize=(448, 768),
         threads=16,
     ),

@@ -39,7 +39,7 @@ experiment = Experiment(
     ),
     data=DataConfig(
         source=CocoFolder("nuclei", train="mini_train", val="mini_val"),
-        canvas=(512, 512),
+        canvases=((512, 512),),
         resize=(512, 512),
         max_objects=128,
     ),

@@ -21,7 +21,7 @@ experiment = Experiment(
     model=MMDET_SOLOV2_R50,
     data=DataConfig(
         source=CocoFolder("coco", train="train2017", val="val2017"),
-        canvas=(1344, 1344),
+        canvases=((1344, 1344),),
         resize=(800, 1333),
         threads=16,
     ),

@@ -39,7 +39,7 @@ SMALL_MASK_RCNN = MaskRCNNConfig(
 
 MASK_RCNN = Experiment(
     model=SMALL_MASK_RCNN,
-    data=DataConfig(source=Shapes(), canvas=(128, 128), resize=None, max_objects=16),
+    data=DataConfig(source=Shapes(), canvases=((128, 128),), resize=None, max_objects=16),
     train=TrainConfig(
         steps=1800,
         batch_size=8,
@@ -77,7 +77,7 @@ SOLOV2 = dataclasses.replace(
     MASK_RCNN,
     model=SMALL_SOLOV2,
     # Classes are read from maps of stride 8, on which a shape should be a few cells across.
-    data=dataclasses.replace(MASK_RCNN.data, canvas=(256, 256), resize=(256, 256)),
+    data=dataclasses.replace(MASK_RCNN.data, canvases=((256, 256),), resize=(256, 256)),
     train=dataclasses.replace(MASK_RCNN.train, steps=1500),
 )
 

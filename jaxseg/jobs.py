@@ -60,7 +60,7 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> None:
         )
 
     say(f"training on {len(source)} images, {jax.local_device_count()} device(s), in {workdir}")
-    shape = (1, *experiment.data.canvas, 3)
+    shape = (1, *experiment.data.canvases[0], 3)
     start = _pretrained(experiment)
     loop.train(model, config, batches, shape, workdir, record, pretrained=start)
 
@@ -124,7 +124,7 @@ def load(workdir: pathlib.Path, step: int | None = None) -> Trained:
         model = experiment.model.build()
         config = experiment.train
         optimizer = make_optimizer(config.optimizer, config.steps)
-        shape = (1, *experiment.data.canvas, 3)
+        shape = (1, *experiment.data.canvases[0], 3)
         state = checkpoints.restore(
             jax.eval_shape(lambda: init_state(model, optimizer, shape, config.seed)), step
         )
@@ -206,7 +206,7 @@ def _relabel(prediction: evaluation.Prediction, labels: np.ndarray) -> evaluatio
 def predict_source(
     trained: Trained, source: data.Source, config: data.DataConfig
 ) -> Iterator[evaluation.Prediction]:
-    """Predictions for every image of a source, in its order."""
+    """Predictions for every image of a source, in its order within each canvas."""
     devices = jax.local_device_count()
     predict = parallel_predict(trained.model, devices)
     variables = replicate(trained.variables, devices)
@@ -218,7 +218,7 @@ def predict_source(
             batch.original_size,
             batch.image_id,
             batch.valid,
-            canvas=config.canvas,
+            canvas=(batch.images.shape[1], batch.images.shape[2]),
         )
 
 
@@ -268,7 +268,8 @@ def predict(
     trained = load(workdir)
     names = [c.name for c in trained.categories]
     source = data.ImageList(pixels)
-    predictions = predict_source(trained, source, trained.experiment.data)
+    found_in = predict_source(trained, source, trained.experiment.data)
+    predictions = sorted(found_in, key=lambda prediction: prediction.image_id)
     results: list[dict[str, Any]] = []
     for path, image, prediction in zip(images, pixels, predictions, strict=True):
         found = evaluation.coco_results([prediction], [c.id for c in trained.categories])

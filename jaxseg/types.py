@@ -21,6 +21,7 @@ import enum
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
@@ -55,24 +56,43 @@ class MaskSpec(NamedTuple):
     size: int
     centers: bool = False
 
+    def shape(self, canvas: tuple[int, int]) -> tuple[int, int]:
+        """`(height, width)` of each mask in a batch whose images are padded to `canvas`."""
+        if self.frame is not MaskFrame.IMAGE:
+            return self.size, self.size
+        if canvas[0] % self.size or canvas[1] % self.size:
+            raise ValueError(f"canvas {canvas} is not a multiple of the mask stride {self.size}")
+        return canvas[0] // self.size, canvas[1] // self.size
+
 
 class Batch(NamedTuple):
     """A training batch. Arrays may be NumPy (on the host) or JAX (on a device).
 
     `place` is each image's position in the GLOBAL batch: random draws for an image depend on
     it, and so do not depend on the device that the image landed on.
+
+    Masks travel to the devices with 8 pixels of a row in each byte, the first in its highest bit
+    (uint8, `w8 = ceil(w / 8)`); a model unpacks them first thing (`unpack_masks`).
     """
 
     images: UInt8[Array, "B H W 3"] | Float[Array, "B H W 3"]  # RGB, 0 to 255
     image_size: Int[Array, "B 2"]
     boxes: Float[Array, "B N 4"]
     labels: Int[Array, "B N"]
-    masks: Bool[Array, "B N h w"]  # laid out as the model's `needs` says
+    masks: Bool[Array, "B N h w"] | UInt8[Array, "B N h w8"]  # as `needs` says; see below
     valid: Bool[Array, "B N"]
     place: Int[Array, "B"]
     centers: Float[Array, "B N 2"] | None = None
     """The masks' centres of mass, `(x, y)` in pixel indices of the padded image (the first pixel's
     is 0), for models that need them."""
+
+
+def unpack_masks(batch: Batch, needs: MaskSpec) -> Batch:
+    """The batch with bool masks, whether they were packed or not."""
+    if batch.masks.dtype == bool:
+        return batch
+    width = needs.shape((batch.images.shape[1], batch.images.shape[2]))[1]
+    return batch._replace(masks=jnp.unpackbits(batch.masks, axis=-1, count=width).astype(bool))
 
 
 class EvalBatch(NamedTuple):

@@ -20,7 +20,7 @@ from tests.tiny import tiny_config
 SHAPES = Shapes(size=64, train_images=8, val_images=5)
 EXPERIMENT = Experiment(
     model=dataclasses.replace(tiny_config(norm="batch"), num_classes=5),
-    data=DataConfig(source=SHAPES, canvas=(64, 64), resize=None, max_objects=6),
+    data=DataConfig(source=SHAPES, canvases=((64, 64),), resize=None, max_objects=6),
     train=TrainConfig(
         steps=6,
         batch_size=2,

@@ -21,7 +21,7 @@ small = dataclasses.replace(demo.model, backbone=dataclasses.replace(demo.model.
 experiment = dataclasses.replace(
     demo,
     model=small,
-    data=dataclasses.replace(demo.data, canvas=(64, 64), resize=(64, 64)),
+    data=dataclasses.replace(demo.data, canvases=((64, 64),), resize=(64, 64)),
     train=dataclasses.replace(demo.train, steps={STEPS}, batch_size=2, checkpoint_every=2),
 )
 """

@@ -1,14 +1,17 @@
 """Data on the host: sources of annotated images, and batches of static shape from them."""
 
+from jaxseg.data.augmentation import Augmentation
 from jaxseg.data.coco import CocoFolder
+from jaxseg.data.config import DataConfig
 from jaxseg.data.images import read_image
-from jaxseg.data.pipeline import DataConfig, eval_batches, train_batches
+from jaxseg.data.pipeline import eval_batches, train_batches
 from jaxseg.data.resize import Resampling
 from jaxseg.data.shapes import Shapes, coco_json, write_coco
 from jaxseg.data.source import RLE, Category, Example, ImageList, Source, SourceConfig
 
 __all__ = [
     "RLE",
+    "Augmentation",
     "Category",
     "CocoFolder",
     "DataConfig",

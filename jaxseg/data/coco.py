@@ -74,6 +74,8 @@ class CocoSource:
         self._label = {c.id: label for label, c in enumerate(self.categories)}
         self._images = _read_images(content, self.path)
         self.image_ids = [image["id"] for image in self._images]
+        sizes = [(image["height"], image["width"]) for image in self._images]
+        self.image_sizes = np.asarray(sizes, np.int32)
         self._annotations = _read_annotations(content, self.path, self._images, self._label)
         self._content = content
         files = [image["file_name"] for image in self._images]

@@ -7,6 +7,7 @@ Terms:
 """
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import cv2
@@ -43,6 +44,28 @@ def scaled_size(
     rounding = 0.0 if resampling == "torchvision" else 0.5
     height, width = (math.floor(side * scale + rounding) for side in size)
     return min(max(height, 1), canvas[0]), min(max(width, 1), canvas[1])
+
+
+def choose_canvases(
+    sizes: np.ndarray,
+    canvases: Sequence[tuple[int, int]],
+    resize: tuple[int, int] | None,
+) -> np.ndarray:
+    """The number of each image's canvas, int `[n]`: the smallest on which an image of `sizes[i]`
+    `(height, width)` need not be smaller than it could be on any of them."""
+    height, width = np.asarray(sizes, np.float64).reshape(-1, 2).T
+    if resize is None:
+        wanted = np.ones(len(height))
+    else:
+        shorter, longer = np.minimum(height, width), np.maximum(height, width)
+        wanted = np.minimum(resize[0] / shorter, resize[1] / longer)
+    rows, columns = np.asarray(canvases, np.float64).T
+    scales = np.minimum(rows / height[:, None], columns / width[:, None])
+    # A scaled side may end half a pixel beyond the canvas: it is rounded, or cut, to whole pixels.
+    scales = np.minimum(scales * (1 + 1e-3), wanted[:, None])
+    area = rows * columns
+    best = scales >= scales.max(1, keepdims=True) * (1 - 1e-9)
+    return np.argmin(np.where(best, area, np.inf), axis=1)
 
 
 def fit_image(

@@ -56,6 +56,7 @@ class ShapesSource:
             Category(number, name) for number, name in enumerate(SHAPES, start=1)
         ]
         self.image_ids: Sequence[int] = range(1, self._count + 1)
+        self.image_sizes = np.full((self._count, 2), config.size, np.int32)
 
     def __len__(self) -> int:
         return self._count

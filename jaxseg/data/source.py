@@ -44,6 +44,11 @@ class Source(Protocol):
     @property
     def image_ids(self) -> Sequence[int]: ...
 
+    @property
+    def image_sizes(self) -> np.ndarray:
+        """int32 `[n, 2]`: `(height, width)` of every image, without reading any."""
+        ...
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Example: ...
@@ -69,6 +74,8 @@ class ImageList:
         self._images = images
         self.categories: Sequence[Category] = ()
         self.image_ids = range(1, len(images) + 1)
+        sizes = [image.shape[:2] for image in images]
+        self.image_sizes = np.asarray(sizes, np.int32).reshape(-1, 2)
 
     def __len__(self) -> int:
         return len(self._images)

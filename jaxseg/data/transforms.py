@@ -10,13 +10,15 @@ import cv2
 import numpy as np
 from pycocotools import mask as mask_api
 
+from jaxseg.data.config import DataConfig
 from jaxseg.data.resize import Resampling, fit_image
-from jaxseg.data.source import RLE, Example
+from jaxseg.data.source import RLE, Example, Source
 from jaxseg.types import MaskFrame, MaskSpec
 
 
 class Sample(NamedTuple):
-    """One image of a training batch; the fields are those of `jaxseg.types.Batch`."""
+    """One image of a training batch; the fields are those of `jaxseg.types.Batch`, masks not
+    packed."""
 
     images: np.ndarray  # uint8 [H, W, 3], or float32 from 0 to 255
     image_size: np.ndarray  # int32 [2]
@@ -33,6 +35,27 @@ def flip(example: Example) -> Example:
     boxes = example.boxes.copy()
     boxes[:, 0], boxes[:, 2] = width - example.boxes[:, 2], width - example.boxes[:, 0]
     return example._replace(image=example.image[:, ::-1], boxes=boxes)
+
+
+def train_sample(
+    source: Source,
+    index: int,
+    rng: np.random.Generator,
+    *,
+    config: DataConfig,
+    canvas: tuple[int, int],
+    needs: MaskSpec,
+) -> Sample:
+    """Image `index` of a source, changed at random as `config.augmentation` says."""
+    return make_sample(
+        source[index],
+        canvas=canvas,
+        resize=config.resize,
+        max_objects=config.max_objects,
+        needs=needs,
+        flipped=bool(rng.random() < config.augmentation.flip),
+        resampling=config.resampling,
+    )
 
 
 def make_sample(
@@ -60,7 +83,7 @@ def make_sample(
     factors = np.asarray([width / old_width, height / old_height] * 2, np.float32)
 
     rasterize = _RASTERIZERS[needs.frame]
-    shape = _mask_shape(needs, canvas)
+    shape = needs.shape(canvas)
     boxes = np.zeros((max_objects, 4), np.float32)
     labels = np.zeros(max_objects, np.int32)
     masks = np.zeros((max_objects, *shape), bool)
@@ -96,14 +119,6 @@ def _decode(rle: RLE, flipped: bool) -> np.ndarray:
     """The mask as uint8 0 and 255."""
     bitmap = mask_api.decode(rle) * np.uint8(255)
     return np.ascontiguousarray(bitmap[:, ::-1] if flipped else bitmap)
-
-
-def _mask_shape(needs: MaskSpec, canvas: tuple[int, int]) -> tuple[int, int]:
-    if needs.frame is MaskFrame.BOX:
-        return needs.size, needs.size
-    if canvas[0] % needs.size or canvas[1] % needs.size:
-        raise ValueError(f"canvas {canvas} is not a multiple of the mask stride {needs.size}")
-    return canvas[0] // needs.size, canvas[1] // needs.size
 
 
 def center_of_mass(bitmap: np.ndarray) -> np.ndarray:

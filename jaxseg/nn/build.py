@@ -11,7 +11,7 @@ from flax import linen as nn
 from jaxseg.model import Model, Variables, image_shape
 from jaxseg.nn.freezing import FROZEN, freeze, thaw
 from jaxseg.nn.resnet import ResNetConfig, is_frozen
-from jaxseg.types import Batch, Detections, LossTerm, MaskSpec
+from jaxseg.types import Batch, Detections, LossTerm, MaskSpec, unpack_masks
 
 COARSEST_STRIDE = 32
 """Stride of C5: images are padded to multiples of it."""
@@ -47,7 +47,7 @@ def build_model(
     ) -> tuple[dict[str, LossTerm], Variables]:
         _check_shape(batch.images.shape[1:3], canvas_multiple)
         run = nn.apply(loss, net, mutable=["batch_stats"])
-        terms, new_state = run(thaw(variables), batch, key)
+        terms, new_state = run(thaw(variables), unpack_masks(batch, needs), key)
         return terms, new_state | {k: v for k, v in variables.items() if k == FROZEN}
 
     def predict_of(variables: Variables, images: jax.Array, image_size: jax.Array) -> Detections:

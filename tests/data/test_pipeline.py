@@ -20,7 +20,7 @@ from jaxseg.types import Batch, MaskFrame, MaskSpec
 
 NEEDS = MaskSpec(MaskFrame.BOX, 14)
 SHAPES = Shapes(size=64, train_images=10, val_images=5)
-CONFIG = DataConfig(SHAPES, canvas=(64, 64), resize=None, max_objects=8)
+CONFIG = DataConfig(SHAPES, canvases=((64, 64),), resize=None, max_objects=8)
 
 
 def take(count, **options):

@@ -80,7 +80,7 @@ def test_pillow_averages_over_what_it_shrinks():
 )
 def test_batches_hold_what_the_way_of_resizing_gives(resampling, dtype):
     source = Shapes(size=40, train_images=2, val_images=2)
-    config = DataConfig(source, (64, 64), (48, 64), resampling=resampling)
+    config = DataConfig(source, ((64, 64),), (48, 64), resampling=resampling)
     evaluated = next(eval_batches(source.open("val"), config, batch_size=2))
     trained = next(train_batches(source.open("train"), config, NEEDS, batch_size=2, seed=0))
     for batch in (evaluated, trained):

@@ -37,7 +37,7 @@ SMALL = {
     "model.box.detections": 5,
     "model.mask.channels": 8,
     "model.mask.convs": 1,
-    "data.canvas": "64 64",
+    "data.canvases": "64 64",
     "data.resize": "64 64",
 }
 FLAGS = [part for key, value in SMALL.items() for part in (f"--{key}", *str(value).split())]
@@ -168,7 +168,7 @@ def test_a_published_solov2_is_imported_and_predicts(tmp_path, monkeypatch, caps
     weights.write_safetensors(tmp_path / "zoo.safetensors", state)
     arguments = ["weights", "import", str(tmp_path / "zoo.safetensors")]
     arguments += ["--arch", "mmdet_solov2_light_r18_fpn", "--out", str(tmp_path / "imported")]
-    assert cli.main([*arguments, "--data.canvas", "64", "64", "--data.resize", "64", "64"]) == 0
+    assert cli.main([*arguments, "--data.canvases", "64", "64", "--data.resize", "64", "64"]) == 0
     Image.new("RGB", (60, 48), (200, 30, 30)).save(tmp_path / "photo.png")
     predict = ["predict", str(tmp_path / "imported"), str(tmp_path / "photo.png")]
     assert cli.main([*predict, "--out", str(tmp_path / "out"), "--threshold", "0"]) == 0

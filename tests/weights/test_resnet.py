@@ -124,7 +124,7 @@ def test_a_detector_starts_from_the_backbone_and_keeps_its_own_heads():
 
 
 FLAGS = """
---data.source.train train --data.canvas 64 64 --train.batch-size 2 --train.steps 1
+--data.source.train train --data.canvases 64 64 --train.batch-size 2 --train.steps 1
 --model.num-classes 5 --model.backbone.depth 18 --model.backbone.width 8
 --model.backbone.no-stride-in-1x1 --model.backbone.norm-epsilon 1e-5
 --model.fpn-channels 16 --model.rpn.train-candidates 20 --model.rpn.train-proposals 20

@@ -1,0 +1,29 @@
+"""Where the data is and how its images become batches of static shape."""
+
+import dataclasses
+
+from jaxseg.data.augmentation import Augmentation
+from jaxseg.data.resize import Resampling
+from jaxseg.data.source import SourceConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """A data set and the shapes of its batches."""
+
+    source: SourceConfig
+    canvases: tuple[tuple[int, int], ...]
+    """`(height, width)` that images are padded to, right and below. Of several, each image takes
+    the smallest that it fits; all images of a batch have the same. A step is compiled for each."""
+    resize: tuple[int, int] | None
+    """`(shorter, longer)`: sides of the resized image; None leaves images as stored."""
+    resampling: Resampling = "opencv"
+    """Whose way of resizing: see `jaxseg.data.resize`."""
+    max_objects: int = 100
+    """Slots for ground truth; in more crowded images the largest objects are kept."""
+    augmentation: Augmentation = Augmentation()
+    """Random changes of training images."""
+    workers: int = 0
+    """Processes that prepare batches; with none, the training's own process does it."""
+    threads: int = 2
+    """Threads that prepare batches, in each process."""
