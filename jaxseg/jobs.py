@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -43,7 +44,7 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> None:
             f"the data has {len(source.categories)} categories and the model.num_classes is "
             f"{experiment.model.num_classes}: set it to {len(source.categories)}"
         )
-    record = run_record(experiment, source.categories)
+    record = run_record(experiment, source.categories) | {"data": _fingerprint(source)}
     from_json(record["experiment"])  # a config that could not be read back is an error now
     _check_same_run(workdir, record)
     model = experiment.model.build()
@@ -81,6 +82,13 @@ def run_record(experiment: Experiment, categories: Sequence[data.Category]) -> d
         "experiment": to_json(experiment),
         "categories": [{"id": c.id, "name": c.name} for c in categories],
     }
+
+
+def _fingerprint(source: data.Source) -> dict[str, int]:
+    """What tells whether a run goes on with the images, in the order, that it began with."""
+    ids = np.asarray(source.image_ids, np.int64).tobytes()
+    sizes = np.ascontiguousarray(source.image_sizes, np.int32).tobytes()
+    return {"images": len(source), "checksum": zlib.crc32(ids + sizes)}
 
 
 MAY_CHANGE = ("train.log_every", "train.checkpoint_every", "train.keep_checkpoints")

@@ -75,6 +75,14 @@ def test_a_finished_run_has_nothing_left_to_do(workdir, capsys):
     assert list((workdir / "tensorboard").glob("events*"))
 
 
+def test_a_run_whose_data_has_changed_is_refused(workdir, monkeypatch):
+    source = SHAPES.open("train")
+    source.image_ids = list(source.image_ids)[::-1]
+    monkeypatch.setattr(Shapes, "open", lambda self, split: source)
+    with pytest.raises(ValueError, match=r"other choices: data.checksum \(\d+ -> \d+\)\."):
+        jobs.train(EXPERIMENT, workdir)
+
+
 def test_a_workdir_with_another_run_is_refused_by_field(workdir):
     train = dataclasses.replace(EXPERIMENT.train, seed=9, log_every=1)
     with pytest.raises(ValueError, match=r"other choices: train.seed \(0 -> 9\)\."):

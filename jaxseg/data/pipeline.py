@@ -5,7 +5,7 @@ pure function of the seed and s. So batches are the same wherever a run started,
 processes and hosts prepare them, and the whole state of the iterator is the number of its step.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import cv2
@@ -49,14 +49,26 @@ class _TrainBatches:
         canvas = self._config.canvases[records.group]
         samples = []
         for place in self._places:
-            epoch, index = int(records.epochs[place]), int(records.indices[place])
-            rng = np.random.default_rng([1, self._seed, epoch, index])
             samples.append(
-                train_sample(
-                    self._source, index, rng, config=self._config, canvas=canvas, needs=self._needs
-                )
+                self._sample(int(records.epochs[place]), int(records.indices[place]), canvas)
             )
         return _stack(samples, self._places)
+
+    def _sample(self, epoch: int, index: int, canvas: tuple[int, int]) -> Sample:
+        rng = np.random.default_rng([1, self._seed, epoch, index])
+        try:
+            return train_sample(
+                self._source, index, rng, config=self._config, canvas=canvas, needs=self._needs
+            )
+        except Exception as error:
+            error.add_note(f"(image id {self._source.image_ids[index]}, epoch {epoch})")
+            raise
+
+    def describe(self, step: int) -> str:
+        """The step and its images, for messages."""
+        indices = self._order.batch(self._start + step).indices[self._places.start :]
+        ids = ", ".join(str(self._source.image_ids[i]) for i in indices[: len(self._places)])
+        return f"the batch of step {self._start + step} (image ids {ids})"
 
 
 def train_batches(
@@ -69,7 +81,7 @@ def train_batches(
     start_step: int = 0,
     shard_index: int = 0,
     shard_count: int = 1,
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """Endless training batches from a step on, masks packed.
 
     `batch_size` is the global one; of `shard_count` equal parts this iterator gives the
@@ -118,6 +130,11 @@ class _EvalBatches:
     def __len__(self) -> int:
         return len(self._batches)
 
+    def describe(self, number: int) -> str:
+        """The batch's images, for messages."""
+        ids = ", ".join(str(self._source.image_ids[i]) for i in self._batches[number][1])
+        return f"the batch of image ids {ids}"
+
     def __getitem__(self, number: int) -> EvalBatch:
         size, config = self._batch_size, self._config
         canvas, members = self._batches[int(number)]
@@ -136,12 +153,12 @@ class _EvalBatches:
         return EvalBatch(images, image_size, original_size, image_id, valid)
 
 
-def eval_batches(source: Source, config: DataConfig, *, batch_size: int) -> Iterator[EvalBatch]:
+def eval_batches(source: Source, config: DataConfig, *, batch_size: int) -> Generator[EvalBatch]:
     """Every image of a source once, in its order within each canvas."""
     return _read(_EvalBatches(source, config, batch_size), config)
 
 
-def _read(batches: Any, config: DataConfig) -> Iterator[Any]:
+def _read(batches: Any, config: DataConfig) -> Generator[Any]:
     """The batches in order. Close the iterator to stop what runs in the background."""
     options = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=2 * config.threads)
     dataset = grain.MapDataset.source(batches).to_iter_dataset(options)
@@ -150,11 +167,20 @@ def _read(batches: Any, config: DataConfig) -> Iterator[Any]:
             flags.FLAGS.mark_as_parsed()  # Grain reads absl's flags, which nobody parses here
         processes = grain.MultiprocessingOptions(num_workers=config.workers)
         dataset = dataset.mp_prefetch(processes, worker_init_fn=_start_worker)
-    iterator = iter(dataset)
+    iterator, done = iter(dataset), 0
     try:
         for batch in iterator:
             # From processes come arrays in shared memory, which is given back at once.
             yield type(batch)(*(None if x is None else np.array(x) for x in batch))
+            done += 1
+    except RuntimeError as error:
+        if "process was terminated" not in str(error):
+            raise
+        raise ChildProcessError(
+            f"a process that prepares data died before {batches.describe(done)} was there, at that "
+            f"one or a few after it: {str(error).partition('. ')[0]}. Exit code -9 mostly means "
+            "that the machine ran out of memory: fewer workers need less."
+        ) from error
     finally:
         iterator.close()
 

@@ -7,7 +7,8 @@ depend on s alone. Resuming is to restore the newest state and go on from its st
 import dataclasses
 import math
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import ExitStack, closing
 from typing import Any
 
 import jax
@@ -38,7 +39,7 @@ class TrainConfig:
 def train(
     model: Model,
     config: TrainConfig,
-    batches: Callable[[int], Iterator[Batch]],
+    batches: Callable[[int], Generator[Batch]],
     image_shape: tuple[int, ...],
     workdir: pathlib.Path,
     experiment: Mapping[str, Any],
@@ -57,7 +58,7 @@ def train(
     optimizer = make_optimizer(config.optimizer, config.steps)
     step_fn = parallel_step(make_step(model, optimizer, config.seed), devices)
 
-    with Checkpoints(workdir, config.keep_checkpoints) as checkpoints:
+    with Checkpoints(workdir, config.keep_checkpoints) as checkpoints, ExitStack() as opened:
         variables = init_variables(model, image_shape, config.seed)
         if checkpoints.latest_step() is None and pretrained is not None:
             variables = pretrained(variables)
@@ -68,7 +69,7 @@ def train(
         start = int(state.step)
         progress = Progress(workdir, start, config.steps, config.batch_size)
         schedule = make_schedule(config.optimizer, config.steps)
-        stream = batches(start)
+        stream = opened.enter_context(closing(batches(start)))
         pending: Metrics | None = None
         for step in range(start, config.steps):
             batch = next(stream)

@@ -1,4 +1,7 @@
+import dataclasses
 import math
+import os
+import signal
 
 import cv2
 import jax
@@ -15,8 +18,9 @@ from jaxseg.data import (
     train_batches,
     write_coco,
 )
-from jaxseg.data.transforms import crop_to_box, make_sample
-from jaxseg.types import Batch, MaskFrame, MaskSpec
+from jaxseg.data.order import Order
+from jaxseg.data.transforms import crop_to_box, make_sample, train_sample
+from jaxseg.types import Batch, MaskFrame, MaskSpec, unpack_masks
 
 NEEDS = MaskSpec(MaskFrame.BOX, 14)
 SHAPES = Shapes(size=64, train_images=10, val_images=5)
@@ -59,6 +63,97 @@ def test_shards_are_the_parts_of_the_global_batch():
         assert_equal(joined, batch)
     with pytest.raises(ValueError, match="does not divide over 3 shards"):
         take(1, shard_count=3)
+
+
+def test_worker_processes_and_a_resume_in_mid_epoch_change_nothing():
+    batches = take(7)
+    for workers, start in ((1, 0), (4, 2)):
+        config = dataclasses.replace(CONFIG, workers=workers)
+        settings = {"batch_size": 4, "seed": 3, "start_step": start}
+        stream = train_batches(SHAPES.open("train"), config, NEEDS, **settings)
+        for expected in batches[start:]:
+            assert_equal(next(stream), expected)
+        stream.close()
+
+
+class Deadly:
+    """Shapes of which one kills the process that asks for it."""
+
+    def __init__(self, deadly):
+        self._shapes, self._deadly = SHAPES.open("train"), deadly
+        self.categories, self.image_ids = self._shapes.categories, self._shapes.image_ids
+        self.image_sizes = self._shapes.image_sizes
+
+    def __len__(self):
+        return len(self._shapes)
+
+    def __getitem__(self, index, /):
+        if index == self._deadly:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self._shapes[index]
+
+    def ground_truth(self):
+        return {}
+
+
+def test_the_death_of_a_worker_is_an_error_that_names_the_batch():
+    deadly = int(Order(np.zeros(10, int), seed=3, batch_size=4).batch(0).indices[2])
+    config = dataclasses.replace(CONFIG, workers=1)
+    stream = train_batches(Deadly(deadly), config, NEEDS, batch_size=4, seed=3)
+    with pytest.raises(ChildProcessError, match=rf"step 0 \(image ids .*\b{deadly + 1}\b.*\)"):
+        next(stream)
+
+
+class TwoSizes:
+    """Shapes in two sizes, alternating, as a source."""
+
+    def __init__(self):
+        self._parts = [Shapes(size, 12, 12).open("val") for size in (48, 64)]
+        self.categories = self._parts[0].categories
+        self.image_ids = list(range(12))
+        self.image_sizes = np.asarray([[48, 48], [64, 64]] * 6, np.int32)
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, index, /):
+        return self._parts[index % 2][index]._replace(image_id=index)
+
+    def ground_truth(self):
+        return {}
+
+
+def test_images_of_a_batch_share_the_canvas_that_they_fit():
+    source = TwoSizes()
+    config = dataclasses.replace(CONFIG, canvases=((64, 64), (48, 64)))
+    stream = train_batches(source, config, NEEDS, batch_size=2, seed=0)
+    shapes = set()
+    for batch in (next(stream) for _ in range(6)):
+        height = 48 if batch.image_size[0, 0] == 48 else 64
+        assert batch.images.shape == (2, height, 64, 3)
+        assert (batch.image_size[:, 0] == height).all()
+        shapes.add(height)
+    assert shapes == {48, 64}
+
+    evaluated = list(eval_batches(source, config, batch_size=4))
+    assert [b.images.shape[1] for b in evaluated] == [64, 64, 48, 48]
+    ids = np.concatenate([b.image_id[b.valid] for b in evaluated])
+    assert ids.tolist() == [1, 3, 5, 7, 9, 11, 0, 2, 4, 6, 8, 10]
+
+
+@pytest.mark.parametrize("needs", [NEEDS, MaskSpec(MaskFrame.IMAGE, 4), MaskSpec(MaskFrame.BOX, 8)])
+def test_masks_are_packed_and_unpacked_without_loss(needs):
+    source = SHAPES.open("train")
+    batch = next(train_batches(source, CONFIG, needs, batch_size=2, seed=0))
+    assert batch.masks.dtype == np.uint8
+    unpacked = unpack_masks(batch, needs)
+    for place, index in enumerate(
+        Order(np.zeros(10, int), seed=0, batch_size=2).batch(0).indices.tolist()
+    ):
+        rng = np.random.default_rng([1, 0, 0, index])
+        alone = train_sample(source, index, rng, config=CONFIG, canvas=(64, 64), needs=needs)
+        np.testing.assert_array_equal(unpacked.masks[place], alone.masks)
+    assert unpack_masks(unpacked, needs) is unpacked
 
 
 def test_a_batch_larger_than_the_data_set():
