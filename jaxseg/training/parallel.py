@@ -1,14 +1,21 @@
-"""The only file that names a parallel transform: how a step and a prediction meet devices.
+"""The only file that names a parallel transform: how steps and predictions meet devices and hosts.
 
-The images of a global batch are split over the local devices along `BATCH_AXIS`; the state
-is the same on all. Callers pass and get ordinary arrays, without a device axis.
+The images of a global batch are split over the devices along `BATCH_AXIS`; the state is the same
+on all. Callers pass and get ordinary arrays, without a device axis.
+
+Terms:
+    host     one process of `jax.distributed`; a run on one machine has a single one
+    share    the part of the global batch that a host feeds: consecutive images, in the order of
+             the hosts
 """
 
+import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxseg.model import BATCH_AXIS, Model, Variables
@@ -20,22 +27,52 @@ Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
 def parallel_step(step: Step, devices: int) -> Step:
-    """`step` over the first `devices` local devices; takes the global batch, donates the state."""
+    """`step` over the first `devices` devices of all hosts by `pmap`; takes this host's share of
+    the global batch, donates the state."""
     mapped = jax.pmap(
         step,
         axis_name=BATCH_AXIS,
         in_axes=(None, 0),
         out_axes=None,
         donate_argnums=0,
-        devices=jax.local_devices()[:devices],
+        devices=jax.devices()[:devices],
     )
-    return lambda state, batch: mapped(state, split(batch, devices))
+    local = len(_local(devices))
+    return lambda state, batch: mapped(state, split(batch, local))
+
+
+def shard_step(step: Step, devices: int) -> Step:
+    """The same by `shard_map`.
+
+    `check_vma=False` keeps the gradients of the replicated parameters apart for each device, as
+    the step expects; JAX would add them before the step does.
+    """
+    mesh = _mesh(devices)
+    images = NamedSharding(mesh, PartitionSpec(BATCH_AXIS))
+    mapped = jax.jit(
+        jax.shard_map(
+            step,
+            mesh=mesh,
+            in_specs=(PartitionSpec(), PartitionSpec(BATCH_AXIS)),
+            out_specs=PartitionSpec(),
+            check_vma=False,
+        ),
+        donate_argnums=0,
+    )
+
+    def run(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        return mapped(
+            state,
+            jax.tree.map(lambda x: jax.make_array_from_process_local_data(images, x), batch),
+        )
+
+    return run
 
 
 def parallel_predict(model: Model, devices: int) -> Callable[[Variables, Any, Any], Detections]:
-    """`model.predict` over the first `devices` local devices, on a global batch.
+    """`model.predict` over the first `devices` devices of this host.
 
-    Takes the images and their sizes as NumPy arrays and gives NumPy arrays back.
+    Takes images and their sizes as NumPy arrays, of this host alone, and gives NumPy arrays back.
     """
     mapped = jax.pmap(
         model.predict,
@@ -51,19 +88,56 @@ def parallel_predict(model: Model, devices: int) -> Callable[[Variables, Any, An
 
 
 def replicate(tree: Tree, devices: int) -> Tree:
-    """A copy of `tree` on each device, laid out as `parallel_step` returns it: a step that is
-    given another layout is compiled once more."""
+    """A copy of `tree` on each of the first `devices` devices of all hosts, laid out as
+    `parallel_step` returns it: a step that is given another layout is compiled once more."""
+    return jax.device_put(tree, NamedSharding(_mesh(devices), PartitionSpec()))
+
+
+def replicate_here(tree: Tree, devices: int) -> Tree:
+    """A copy of `tree` on each of the first `devices` devices of this host, for its predictions."""
     mesh = Mesh(np.asarray(jax.local_devices()[:devices]), (BATCH_AXIS,))
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    return jax.device_put(jax.tree.map(np.asarray, tree), NamedSharding(mesh, PartitionSpec()))
 
 
-def check_batch_size(batch_size: int, devices: int) -> None:
-    """Refuses a global batch that the devices cannot share evenly."""
-    if batch_size % devices:
+def check_batch_size(batch_size: int, devices: int, pieces: int = 1) -> None:
+    """Refuses a global batch that the devices, and on each the pieces, cannot share evenly."""
+    if batch_size % (devices * pieces):
+        in_pieces = f" in {pieces} pieces each" if pieces > 1 else ""
         raise ValueError(
-            f"batch_size {batch_size} does not divide over {devices} devices: "
-            f"choose a multiple of {devices}"
+            f"batch_size {batch_size} does not divide over {devices} devices{in_pieces}: "
+            f"choose a multiple of {devices * pieces}"
         )
+
+
+def connect(coordinator: str | None, hosts: int | None, host: int | None) -> None:
+    """Joins the other processes of a run, before anything else is done with JAX.
+
+    `coordinator` is the `address:port` of host 0, `hosts` their number and `host` this one's. What
+    is not given is taken from the cluster's environment (SLURM, Open MPI, TPU pods).
+    """
+    jax.distributed.initialize(coordinator, hosts, host, heartbeat_timeout_seconds=30)
+
+
+def host_index() -> int:
+    """This process's number among the hosts of the run; 0 is the one that writes and prints."""
+    return jax.process_index()
+
+
+def host_count() -> int:
+    """The number of processes that make up the run."""
+    return jax.process_count()
+
+
+def gather(value: Any) -> list[Any]:
+    """What each host passed (values that JSON can hold), in the order of the hosts."""
+    if jax.process_count() == 1:
+        return [value]
+    data = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    sizes = np.asarray(multihost_utils.process_allgather(np.asarray([data.size]))).reshape(-1)
+    padded = np.zeros(sizes.max(), np.uint8)
+    padded[: data.size] = data
+    everyone = np.asarray(multihost_utils.process_allgather(padded)).reshape(len(sizes), -1)
+    return [json.loads(row[:n].tobytes()) for row, n in zip(everyone, sizes, strict=True)]
 
 
 def split(batch: Tree, devices: int) -> Tree:
@@ -74,3 +148,12 @@ def split(batch: Tree, devices: int) -> Tree:
 def merge(batch: Tree) -> Tree:
     """`[devices, B / devices, ...]` on devices to NumPy `[B, ...]`."""
     return jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), batch)
+
+
+def _mesh(devices: int) -> Mesh:
+    return Mesh(np.asarray(jax.devices()[:devices]), (BATCH_AXIS,))
+
+
+def _local(devices: int) -> list[jax.Device]:
+    """Those of the first `devices` devices that are this host's."""
+    return [d for d in jax.devices()[:devices] if d.process_index == jax.process_index()]

@@ -8,7 +8,7 @@ import pytest
 
 from jaxseg.model import Model
 from jaxseg.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
-from jaxseg.training.parallel import check_batch_size, parallel_step, replicate
+from jaxseg.training.parallel import check_batch_size, parallel_step, replicate, shard_step
 from jaxseg.training.step import init_state, make_step
 from jaxseg.types import LossTerm
 from tests.tiny import make_batch, tiny_config, tiny_solov2_config
@@ -87,6 +87,8 @@ def test_a_step_changes_every_parameter_and_the_statistics(stepped):
 def test_a_batch_that_does_not_divide_is_refused():
     with pytest.raises(ValueError, match="batch_size 3 does not divide over 2 devices"):
         check_batch_size(3, 2)
+    with pytest.raises(ValueError, match="12 does not divide over 2 devices in 4 pieces each"):
+        check_batch_size(12, 2, 4)
 
 
 @pytest.mark.parametrize("decay", ["cosine", "steps", "constant"])
@@ -120,6 +122,84 @@ def test_weight_decay_spares_vectors_unless_asked(kind, decayed):
     updates, _ = optimizer.update(zero, optimizer.init(params), params)
     assert (np.asarray(updates["kernel"]) < 0).all()
     assert np.asarray(updates["bias"]).any() == (decayed == "all")
+
+
+def toy_model():
+    """One weight, two losses: a weighted sum of pixels, noisy by place, and an unweighted one."""
+
+    def loss(variables, batch, key):
+        w, count = variables["params"]["w"], batch.valid.sum(1).astype(jnp.float32)
+        noise = jax.vmap(lambda p: jax.random.uniform(jax.random.fold_in(key, p)))(batch.place)
+        pixels = batch.images.astype(jnp.float32).mean((1, 2, 3)) / 255
+        terms = {
+            "objects": LossTerm((count * (pixels + noise) * w**2).sum(), count.sum(), 2.0),
+            "images": LossTerm(jnp.sum(pixels * w), jnp.asarray(1.0 * len(count)), offset=1.0),
+        }
+        return terms, {"seen": {"images": variables["seen"]["images"] + len(count)}}
+
+    def init(key, _):
+        return {"params": {"w": jnp.asarray(1.5)}, "seen": {"images": jnp.zeros((), jnp.int32)}}
+
+    return Model(init, loss, None, None)
+
+
+def toy_steps(parallel=parallel_step, devices=1, steps=3, seed=0, batch=None, **options):
+    """The state and the metrics after some steps of the toy model."""
+    model, optimizer = toy_model(), optax.sgd(0.1, momentum=0.9)
+    step = parallel(make_step(model, optimizer, seed, **options), devices)
+    ema = "ema_decay" in options
+    state = replicate(init_state(model, optimizer, (1, 64, 64, 3), 0, ema=ema), devices)
+    batch = (
+        make_batch([(64, 64), (8, 64)] * 4, [3, 0, 1, 2, 0, 0, 5, 0]) if batch is None else batch
+    )
+    trail = []
+    for _ in range(steps):
+        state, metrics = step(state, batch)
+        trail.append(float(state.params["w"]))
+    return jax.tree.map(np.asarray, (state, metrics)), trail
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("parallel", [parallel_step, shard_step])
+@pytest.mark.parametrize("pieces", [1, 4])
+def test_devices_transforms_and_pieces_make_the_same_steps(parallel, devices, pieces):
+    (expected, metrics), _ = toy_steps()
+    (state, again), _ = toy_steps(parallel, devices, pieces=pieces)
+    # The running state is each device's own business (batch norm makes it equal), so not compared.
+    for a, b in zip(
+        jax.tree.leaves((expected.params, expected.opt_state, metrics)),
+        jax.tree.leaves((state.params, state.opt_state, again)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+    assert state.step == 3
+    assert state.model_state["seen"]["images"] == 3 * 8 / devices
+
+
+def test_the_moving_average_follows_the_weights():
+    (state, _), trail = toy_steps(steps=20, ema_decay=0.6)
+    average = 1.5
+    for step, w in enumerate(trail):
+        decay = min(0.6, (1 + step) / (10 + step))
+        average = decay * average + (1 - decay) * w
+    np.testing.assert_allclose(state.ema["w"], average, rtol=1e-5)
+    assert abs(average - trail[-1]) > 1e-3
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_a_step_that_is_not_finite_is_not_applied(pieces):
+    model, optimizer = toy_model(), optax.sgd(0.1, momentum=0.9)
+    step = parallel_step(make_step(model, optimizer, 0, pieces=pieces, ema_decay=0.5), 2)
+    state = replicate(init_state(model, optimizer, (1, 64, 64, 3), 0, ema=True), 2)
+    batch = make_batch([(64, 64)] * 4, [1, 2, 3, 0])
+    batch = batch._replace(images=batch.images.astype(np.float32))
+    state, _ = step(state, batch)
+    before = jax.tree.map(np.asarray, state)
+    batch.images[1, 5, 5, 0] = np.nan
+    state, metrics = step(state, batch)
+    assert not np.isfinite(metrics["loss"])
+    assert state.step == 2
+    jax.tree.map(np.testing.assert_array_equal, state._replace(step=before.step), before)
 
 
 def test_a_term_with_an_offset_and_one_that_is_only_shown():
