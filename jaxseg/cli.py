@@ -1,4 +1,5 @@
-"""The command `jaxseg`: flags, and nothing else; the work is in `jaxseg.jobs`."""
+"""The command `jaxseg`: flags, and nothing else; the work is in `jaxseg.jobs`, `jaxseg.inference`
+and `jaxseg.zoo`."""
 
 import argparse
 import pathlib
@@ -15,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest and not takes_fields:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     # Imported late: JAX takes seconds, and `--help` should not.
-    from jaxseg import jobs, zoo
+    from jaxseg import inference, jobs, zoo
     from jaxseg.demo import run_demo
     from jaxseg.experiment import load_experiment, override
 
@@ -28,13 +29,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif options.command == "eval":
             out = options.out or options.workdir / "eval"
             chosen = {"data_folder": options.data, "split": options.split, "step": options.step}
-            jobs.evaluate(options.workdir, out, **chosen)
+            inference.evaluate(options.workdir, out, **chosen)
         elif options.command == "weights" and options.job == "import":
             zoo.import_weights(options.file, options.arch, options.out, rest)
         elif options.command == "weights":
             zoo.export_weights(options.workdir, options.out)
         else:
-            jobs.predict(options.workdir, options.images, options.out, options.threshold)
+            inference.predict(options.workdir, options.images, options.out, options.threshold)
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"jaxseg {options.command}: {error}", file=sys.stderr)
         return 1

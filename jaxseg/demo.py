@@ -8,7 +8,7 @@ import dataclasses
 import pathlib
 import time
 
-from jaxseg import jobs
+from jaxseg import inference, jobs
 from jaxseg.data import DataConfig, Shapes
 from jaxseg.experiment import Experiment
 from jaxseg.models.box_head import BoxHeadConfig
@@ -89,7 +89,7 @@ def run_demo(out: pathlib.Path, model: str = "mask_rcnn") -> None:
     started = time.monotonic()
     jobs.train(EXPERIMENTS[model], out / "run")
     trained = time.monotonic()
-    jobs.evaluate(out / "run", out)
+    inference.evaluate(out / "run", out)
     done = time.monotonic()
     print(
         f"trained in {trained - started:.0f} s, evaluated in {done - trained:.0f} s; "

@@ -15,7 +15,8 @@ import numpy as np
 from jaxseg import data, weights
 from jaxseg.data.coco_categories import COCO_CATEGORIES, COCO_IDS
 from jaxseg.experiment import Experiment, override
-from jaxseg.jobs import load, run_record
+from jaxseg.inference import load
+from jaxseg.jobs import run_record
 from jaxseg.models.mask_rcnn import MaskRCNNConfig
 from jaxseg.models.published import BY_NAME, RESNETS
 from jaxseg.training import loop

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxseg import jobs
+from jaxseg import inference, jobs
 from jaxseg.cli import main
 from jaxseg.data import CocoFolder, DataConfig, Shapes, write_coco
 from jaxseg.experiment import Experiment
@@ -39,7 +39,7 @@ def workdir(tmp_path_factory):
 
 
 def final_state(workdir):
-    trained = jobs.load(workdir)
+    trained = inference.load(workdir)
     return trained.step, jax.tree.map(np.asarray, trained.variables)
 
 
@@ -97,7 +97,7 @@ def test_the_number_of_classes_must_be_that_of_the_data(tmp_path):
 
 def test_non_finite_losses_name_the_step_and_the_terms(tmp_path):
     optimizer = OptimizerConfig(warmup_steps=0, learning_rate=1e30, clip_norm=1e30)
-    train = dataclasses.replace(EXPERIMENT.train, optimizer=optimizer, checkpoint_every=1)
+    train = dataclasses.replace(EXPERIMENT.train, optimizer=optimizer, skipped_in_a_row=2)
     with pytest.raises(FloatingPointError, match=r"step \d: .*rpn_class = nan"):
         jobs.train(dataclasses.replace(EXPERIMENT, train=train), tmp_path)
 
@@ -117,7 +117,7 @@ def test_eval_on_a_folder_of_ones_own(workdir, tmp_path):
     write_coco(SHAPES.open("val"), tmp_path, "mine")
     arguments = ["--data", str(tmp_path), "--split", "mine", "--out", str(tmp_path / "out")]
     assert main(["eval", str(workdir), *arguments]) == 0
-    ours = jobs.evaluate(workdir, tmp_path / "direct")
+    ours = inference.evaluate(workdir, tmp_path / "direct")
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == ours
 
 
@@ -134,8 +134,8 @@ def test_eval_goes_by_the_names_of_categories(workdir, tmp_path):
         content[name] = [entry for entry in content[name] if entry[key] != 100 - lacking]
     (tmp_path / "val.json").write_text(json.dumps(content))
 
-    jobs.evaluate(workdir, tmp_path / "direct")
-    jobs.evaluate(workdir, tmp_path / "named", data_folder=tmp_path)
+    inference.evaluate(workdir, tmp_path / "direct")
+    inference.evaluate(workdir, tmp_path / "named", data_folder=tmp_path)
     direct = json.loads((tmp_path / "direct" / "predictions.json").read_text())
     named = json.loads((tmp_path / "named" / "predictions.json").read_text())
     assert {result["category_id"] for result in direct} - {lacking}
@@ -222,7 +222,7 @@ def test_an_earlier_checkpoint_is_evaluated_by_its_step(workdir, tmp_path, capsy
 def test_the_demo_trains_either_model(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(jobs, "train", lambda experiment, workdir: asked.append(experiment))
-    monkeypatch.setattr(jobs, "evaluate", lambda workdir, out: None)
+    monkeypatch.setattr(inference, "evaluate", lambda workdir, out: None)
     assert main(["demo", "--out", str(tmp_path)]) == 0
     assert main(["demo", "--model", "solov2", "--out", str(tmp_path)]) == 0
     assert [type(experiment.model).__name__ for experiment in asked] == [

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxseg import jobs
+from jaxseg import inference
 
 STEPS = 60
 EXPERIMENT = f"""
@@ -55,7 +55,7 @@ def test_a_run_killed_at_random_moments_ends_as_if_never_stopped(tmp_path):
         assert process.wait() == -signal.SIGKILL
     assert start(file, workdir).wait() == 0
 
-    runs = [jobs.load(tmp_path / name) for name in ("straight", "killed")]
+    runs = [inference.load(tmp_path / name) for name in ("straight", "killed")]
     assert runs[0].step == runs[1].step == STEPS
     jax.tree.map(
         lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)),

@@ -1,14 +1,17 @@
 """Models small enough to compile in seconds, and batches for them."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from jaxseg.model import Model
 from jaxseg.models.box_head import BoxHeadConfig
 from jaxseg.models.mask_head import MaskHeadConfig
 from jaxseg.models.mask_rcnn import MaskRCNNConfig
 from jaxseg.models.rpn import RPNConfig
 from jaxseg.models.solov2 import SOLOv2Config
 from jaxseg.nn.resnet import ResNetConfig
-from jaxseg.types import Batch, MaskFrame, MaskSpec
+from jaxseg.types import Batch, LossTerm, MaskFrame, MaskSpec
 
 SLOTS = 6
 MASK_SIZE = 16
@@ -55,6 +58,25 @@ def tiny_solov2_config(norm="group") -> SOLOv2Config:
         filter_threshold=0.0,
         detections=8,
     )
+
+
+def toy_model():
+    """One weight, two losses: a weighted sum of pixels, noisy by place, and an unweighted one."""
+
+    def loss(variables, batch, key):
+        w, count = variables["params"]["w"], batch.valid.sum(1).astype(jnp.float32)
+        noise = jax.vmap(lambda p: jax.random.uniform(jax.random.fold_in(key, p)))(batch.place)
+        pixels = batch.images.astype(jnp.float32).mean((1, 2, 3)) / 255
+        terms = {
+            "objects": LossTerm((count * (pixels + noise) * w**2).sum(), count.sum(), 2.0),
+            "images": LossTerm(jnp.sum(pixels * w), jnp.asarray(1.0 * len(count)), offset=1.0),
+        }
+        return terms, {"seen": {"images": variables["seen"]["images"] + len(count)}}
+
+    def init(key, _):
+        return {"params": {"w": jnp.asarray(1.5)}, "seen": {"images": jnp.zeros((), jnp.int32)}}
+
+    return Model(init, loss, None, None)
 
 
 def make_batch(sizes, objects, canvas=(64, 64), slots=SLOTS, seed=0, needs=CROPS):

@@ -4,7 +4,7 @@ from jaxseg.data.augmentation import Augmentation
 from jaxseg.data.coco import CocoFolder
 from jaxseg.data.config import DataConfig
 from jaxseg.data.images import read_image
-from jaxseg.data.pipeline import eval_batches, train_batches
+from jaxseg.data.pipeline import batch_image_ids, eval_batches, train_batches
 from jaxseg.data.resize import Resampling
 from jaxseg.data.shapes import Shapes, coco_json, write_coco
 from jaxseg.data.source import RLE, Category, Example, ImageList, Source, SourceConfig
@@ -21,6 +21,7 @@ __all__ = [
     "Shapes",
     "Source",
     "SourceConfig",
+    "batch_image_ids",
     "coco_json",
     "eval_batches",
     "read_image",

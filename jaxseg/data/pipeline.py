@@ -5,7 +5,7 @@ pure function of the seed and s. So batches are the same wherever a run started,
 processes and hosts prepare them, and the whole state of the iterator is the number of its step.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import cv2
@@ -90,17 +90,29 @@ def train_batches(
     if batch_size % shard_count:
         raise ValueError(f"batch_size {batch_size} does not divide over {shard_count} shards")
     share = batch_size // shard_count
-    groups = choose_canvases(source.image_sizes, config.canvases, config.resize)
     batches = _TrainBatches(
         source,
         config,
         needs,
-        Order(groups, seed=seed, batch_size=batch_size),
+        _order(source, config, batch_size, seed),
         seed=seed,
         places=range(shard_index * share, (shard_index + 1) * share),
         start_step=start_step,
     )
     return _read(batches, config)
+
+
+def batch_image_ids(
+    source: Source, config: DataConfig, *, batch_size: int, seed: int
+) -> Callable[[int], list[int]]:
+    """The function from a step of `train_batches` to the image ids of its global batch."""
+    order = _order(source, config, batch_size, seed)
+    return lambda step: [int(source.image_ids[i]) for i in order.batch(step).indices]
+
+
+def _order(source: Source, config: DataConfig, batch_size: int, seed: int) -> Order:
+    groups = choose_canvases(source.image_sizes, config.canvases, config.resize)
+    return Order(groups, seed=seed, batch_size=batch_size)
 
 
 def _stack(samples: Sequence[Sample], places: Sequence[int]) -> Batch:
@@ -114,16 +126,18 @@ def _stack(samples: Sequence[Sample], places: Sequence[int]) -> Batch:
 
 
 class _EvalBatches:
-    """Random access to a split's images, grouped by canvas; each group's last batch is filled
+    """Random access to images of a split, grouped by canvas; each group's last batch is filled
     up."""
 
-    def __init__(self, source: Source, config: DataConfig, batch_size: int):
+    def __init__(self, source: Source, config: DataConfig, batch_size: int, shard: slice):
         self._source, self._config, self._batch_size = source, config, batch_size
         groups = choose_canvases(source.image_sizes, config.canvases, config.resize)
+        mine = np.zeros(len(groups), bool)
+        mine[shard] = True
         self._batches = [
             (canvas, members[first : first + batch_size])
             for group, canvas in enumerate(config.canvases)
-            for members in [np.flatnonzero(groups == group)]
+            for members in [np.flatnonzero((groups == group) & mine)]
             for first in range(0, len(members), batch_size)
         ]
 
@@ -153,9 +167,18 @@ class _EvalBatches:
         return EvalBatch(images, image_size, original_size, image_id, valid)
 
 
-def eval_batches(source: Source, config: DataConfig, *, batch_size: int) -> Generator[EvalBatch]:
-    """Every image of a source once, in its order within each canvas."""
-    return _read(_EvalBatches(source, config, batch_size), config)
+def eval_batches(
+    source: Source,
+    config: DataConfig,
+    *,
+    batch_size: int,
+    shard_index: int = 0,
+    shard_count: int = 1,
+) -> Generator[EvalBatch]:
+    """Every image of a source once, in its order within each canvas; of several shards, each has
+    every `shard_count`-th image."""
+    shard = slice(shard_index, None, shard_count)
+    return _read(_EvalBatches(source, config, batch_size, shard), config)
 
 
 def _read(batches: Any, config: DataConfig) -> Generator[Any]:

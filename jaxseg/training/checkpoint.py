@@ -1,21 +1,31 @@
 """Checkpoints of a run: its newest states and the experiment that made them.
 
-    WORKDIR/checkpoints/<step>/state        parameters, model state, optimiser, step
+    WORKDIR/checkpoints/<step>/state        parameters, model state, optimiser, step, average
     WORKDIR/checkpoints/<step>/experiment   the experiment, as JSON
+    WORKDIR/checkpoints/<step>/checksum     of the state, as JSON
 
 Orbax writes in the background into a folder of another name and renames it when all is
-there, so a checkpoint that has its name is whole, whenever the process was killed.
+there, so a checkpoint that has its name is whole, whenever the process was killed. One that was
+damaged later fails its checksum, or cannot be read at all; the one before it is then used.
 """
 
+import errno
 import pathlib
-from collections.abc import Mapping
+import shutil
+import zlib
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
+from jaxseg.training.parallel import host_index
+from jaxseg.training.progress import say
 from jaxseg.training.step import TrainState
+
+Item = TypeVar("Item")
 
 
 class Checkpoints:
@@ -25,7 +35,7 @@ class Checkpoints:
         self.folder = workdir.resolve() / "checkpoints"
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
         self._manager = ocp.CheckpointManager(
-            self.folder, options=options, item_names=("state", "experiment")
+            self.folder, options=options, item_names=("state", "experiment", "checksum")
         )
 
     def __enter__(self) -> "Checkpoints":
@@ -37,42 +47,115 @@ class Checkpoints:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._manager.wait_until_finished()
-        self._manager.close()
+        try:
+            self._finish_writing(may_fail=kind is not None)
+        finally:
+            self._manager.close()
 
     def latest_step(self) -> int | None:
-        """The step of the newest whole checkpoint, or None where there is none."""
+        """The step of the newest finished checkpoint, or None where there is none."""
         return self._manager.latest_step()
 
     def save(self, step: int, state: TrainState, experiment: Mapping[str, Any]) -> None:
-        """Starts writing; returns once `state` may be donated."""
+        """Starts writing; returns once `state` may be donated.
+
+        Raises OSError, before anything is written, where the disk has no room for it. That the
+        checkpoint before could not be written is only told: this one may do better.
+        """
         if step == self.latest_step():
             return
+        self._finish_writing(may_fail=True)
+        self.check_space(state)
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), experiment=ocp.args.JsonSave(dict(experiment))
+                state=ocp.args.StandardSave(state),
+                experiment=ocp.args.JsonSave(dict(experiment)),
+                checksum=ocp.args.JsonSave({"crc32": _checksum(state)}),
             ),
         )
 
-    def restore(self, like: TrainState, step: int | None = None) -> TrainState:
-        """The state at `step`, or the newest; shapes, dtypes and devices as those of `like`.
+    def _finish_writing(self, *, may_fail: bool) -> None:
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:  # whatever Orbax and TensorStore make of a failing disk
+            told = f"a checkpoint could not be written to {self.folder}: {_first_line(error)}"
+            if not may_fail:
+                raise OSError(told) from error
+            say(told)
 
-        Raises ValueError, listing the steps there are, if `step` is not among them.
+    def check_space(self, state: TrainState) -> None:
+        """Raises OSError if the disk has no room for one more checkpoint of this state."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        needed = sum(x.nbytes for x in jax.tree.leaves(state))
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise OSError(
+                errno.ENOSPC,
+                f"{self.folder} has room for {free / 1e6:.0f} MB and a checkpoint needs "
+                f"{needed / 1e6:.0f} MB. Make room; the same command then goes on from "
+                f"{_step_name(self.latest_step())}",
+            )
+
+    def restore(self, like: TrainState, step: int | None = None) -> TrainState:
+        """The state at `step`, or the newest whole one; shapes, dtypes and devices as those of
+        `like`.
+
+        A damaged one is named and set aside, and the one before it read. Raises ValueError, listing
+        the steps there are, if `step` is not among them.
         """
-        steps = self._manager.all_steps()
-        if step is not None and step not in steps:
-            kept = ", ".join(map(str, sorted(steps)))
-            raise ValueError(f"{self.folder} holds no step {step}, only {kept}")
-        step = self.latest_step() if step is None else step
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-        return self._manager.restore(step, args=args).state
+
+        def read(step: int) -> TrainState:
+            args = ocp.args.Composite(
+                state=ocp.args.StandardRestore(abstract), checksum=ocp.args.JsonRestore()
+            )
+            found = self._manager.restore(step, args=args)
+            if _checksum(found.state) != found.checksum["crc32"]:
+                raise ValueError("its checksum is another")
+            return found.state
+
+        steps = sorted(self._manager.all_steps())
+        if step is None:
+            return self._newest(read)
+        if step not in steps:
+            kept = ", ".join(map(str, steps))
+            raise ValueError(f"{self.folder} holds no step {step}, only {kept}")
+        return read(step)
 
     def experiment(self) -> dict[str, Any]:
         """The experiment of the newest checkpoint."""
-        args = ocp.args.Composite(experiment=ocp.args.JsonRestore())
-        return self._manager.restore(self.latest_step(), args=args).experiment
+
+        def read(step: int) -> dict[str, Any]:
+            args = ocp.args.Composite(experiment=ocp.args.JsonRestore())
+            return self._manager.restore(step, args=args).experiment
+
+        return self._newest(read)
+
+    def _newest(self, read: Callable[[int], Item]) -> Item:
+        """What `read` gives for the newest step that it can read."""
+        damaged: dict[int, str] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                found = read(step)
+            except Exception as error:  # whatever Orbax and TensorStore make of broken files
+                damaged[step] = _first_line(error)
+                continue
+            self._set_aside(damaged)
+            return found
+        listed = "; ".join(f"step {step}: {why}" for step, why in damaged.items())
+        raise ValueError(f"no checkpoint in {self.folder} can be read: {listed}")
+
+    def _set_aside(self, damaged: Mapping[int, str]) -> None:
+        for step, why in damaged.items():
+            aside = self.folder / f"damaged-{step}"
+            say(f"checkpoint {self.folder / str(step)} is damaged ({why}): kept as {aside.name}")
+            if host_index() == 0:
+                shutil.rmtree(aside, ignore_errors=True)
+                (self.folder / str(step)).rename(aside)
+        if damaged:
+            ocp.multihost.sync_global_processes("jaxseg: damaged checkpoints set aside")
+            self._manager.reload()
 
 
 def open_checkpoints(workdir: pathlib.Path) -> Checkpoints:
@@ -83,3 +166,20 @@ def open_checkpoints(workdir: pathlib.Path) -> Checkpoints:
     if checkpoints.latest_step() is None:
         raise FileNotFoundError(f"{workdir / 'checkpoints'} holds no finished checkpoint yet")
     return checkpoints
+
+
+def _checksum(state: TrainState) -> int:
+    """CRC-32 of all numbers, in the order of the tree."""
+    checksum = 0
+    for leaf in jax.tree.leaves(state):
+        numbers: Any = np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)
+        checksum = zlib.crc32(numbers, checksum)
+    return checksum
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:200]
+
+
+def _step_name(step: int | None) -> str:
+    return "its start" if step is None else f"step {step}"

@@ -5,18 +5,26 @@ depend on s alone. Resuming is to restore the newest state and go on from its st
 """
 
 import dataclasses
-import math
 import pathlib
-from collections.abc import Callable, Generator, Mapping
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import jax
+import numpy as np
 
 from jaxseg.model import Model, Variables
 from jaxseg.training.checkpoint import Checkpoints
+from jaxseg.training.nonfinite import NonFiniteSteps
 from jaxseg.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
-from jaxseg.training.parallel import check_batch_size, parallel_step, replicate
+from jaxseg.training.parallel import (
+    check_batch_size,
+    parallel_step,
+    replicate,
+    shard_step,
+)
+from jaxseg.training.preemption import Preempted, watch_for_notice
 from jaxseg.training.progress import Progress, say
 from jaxseg.training.step import Metrics, TrainState, init_variables, make_step, start_state
 from jaxseg.types import Batch
@@ -31,71 +39,149 @@ class TrainConfig:
     """Images of a step, over all devices."""
     optimizer: OptimizerConfig = OptimizerConfig()
     seed: int = 0
+    pieces: int = 1
+    """A device's images of a step are computed in so many pieces, one after the other, which needs
+    less memory. The gradient is that of the whole (batch norm's statistics are of a piece)."""
+    ema_decay: float | None = None
+    """Keeps a moving average of the parameters, which is then what is evaluated."""
+    parallel: Literal["pmap", "shard_map"] = "pmap"
+    """The transform that brings a step to the devices."""
+    skipped_in_a_row: int = 10
+    """Steps whose loss or gradient is not finite are not applied; more in a row end the run."""
     log_every: int = 50
+    eval_every: int = 0
+    """Steps between evaluations on the split `val`, the best checkpoint being kept; 0 for none."""
     checkpoint_every: int = 1000
     keep_checkpoints: int = 3
+
+
+class TrainData(NamedTuple):
+    """The batches of a run, as the loop asks for them."""
+
+    batches: Callable[[int], Generator[Batch]]
+    """This host's share of the batches from a step on."""
+    image_ids: Callable[[int], Sequence[int]]
+    """The images of a step's global batch."""
+    image_shape: tuple[int, ...]
+    """`(1, H, W, 3)` of padded images."""
+
+
+class Validation(NamedTuple):
+    """What an evaluation in mid-training found."""
+
+    score: float
+    """What the best checkpoint has most of."""
+    figures: Mapping[str, float | None]
+    pictures: Sequence[np.ndarray]
+    """Some images with what was found in them, uint8 `[h, w, 3]`."""
 
 
 def train(
     model: Model,
     config: TrainConfig,
-    batches: Callable[[int], Generator[Batch]],
-    image_shape: tuple[int, ...],
+    data: TrainData,
     workdir: pathlib.Path,
     experiment: Mapping[str, Any],
+    *,
     pretrained: Callable[[Variables], Variables] | None = None,
+    validate: Callable[[TrainState, int], Validation] | None = None,
 ) -> TrainState:
     """Trains to the last step, from the newest checkpoint in `workdir` if there is one.
 
-    `batches(step)` gives the batches from that step on. `experiment` is stored with each
-    checkpoint. A new run starts from the seed's random variables, or what `pretrained` makes of
-    them.
-    Raises `FloatingPointError` at the first loss that is not finite; the checkpoints hold only
-    states from before.
+    `experiment` is stored with each checkpoint. A new run starts from the seed's random variables,
+    or what `pretrained` makes of them. The checkpoint with the best score is kept as the
+    workdir `WORKDIR/best`.
+    Raises `FloatingPointError` when too many steps in a row were not finite, and `Preempted` after
+    a notice; the checkpoints are good in both cases.
     """
-    devices = jax.local_device_count()
-    check_batch_size(config.batch_size, devices)
-    optimizer = make_optimizer(config.optimizer, config.steps)
-    step_fn = parallel_step(make_step(model, optimizer, config.seed), devices)
-
-    with Checkpoints(workdir, config.keep_checkpoints) as checkpoints, ExitStack() as opened:
-        variables = init_variables(model, image_shape, config.seed)
-        if checkpoints.latest_step() is None and pretrained is not None:
-            variables = pretrained(variables)
-        state = replicate(start_state(variables, optimizer), devices)
-        if checkpoints.latest_step() is not None:
-            state = checkpoints.restore(state)
-            say(f"going on from step {int(state.step)} of {workdir}")
+    devices = jax.device_count()
+    check_batch_size(config.batch_size, devices, config.pieces)
+    workdir.mkdir(parents=True, exist_ok=True)
+    step_fn = _parallel_step(model, config, devices)
+    schedule = make_schedule(config.optimizer, config.steps)
+    with ExitStack() as opened:
+        checkpoints = opened.enter_context(Checkpoints(workdir, config.keep_checkpoints))
+        state = _first_state(model, config, data.image_shape, checkpoints, pretrained)
+        state = replicate(state, devices)
+        checkpoints.check_space(state)
         start = int(state.step)
-        progress = Progress(workdir, start, config.steps, config.batch_size)
-        schedule = make_schedule(config.optimizer, config.steps)
-        stream = opened.enter_context(closing(batches(start)))
+        progress = opened.enter_context(
+            closing(Progress(workdir, start, config.steps, config.batch_size))
+        )
+        stream = opened.enter_context(closing(data.batches(start)))
+        notice = opened.enter_context(watch_for_notice())
+        watched = NonFiniteSteps(workdir, config.skipped_in_a_row, data.image_ids)
         pending: Metrics | None = None
         for step in range(start, config.steps):
+            asked = time.monotonic()
             batch = next(stream)
+            waited = time.monotonic() - asked
             # Looking at the step before while this one runs keeps the device busy.
             state, metrics = step_fn(state, batch)
             if pending is not None:
-                check_finite(step - 1, pending)
-            pending = metrics
-            done = step + 1
-            if done % config.log_every == 0 or done == config.steps:
-                progress.show(done, check_finite(step, metrics), float(schedule(step)))
-            if done % config.checkpoint_every == 0 or done == config.steps:
-                check_finite(step, metrics)
+                watched.look(step - 1, pending)
+            pending, done = metrics, step + 1
+            progress.waited_for_data(waited)
+            last, leaving = done == config.steps, notice.reached(done)
+            to_show = last or leaving or done % config.log_every == 0
+            to_save = last or leaving or done % config.checkpoint_every == 0
+            if to_show or to_save:
+                values, pending = watched.look(step, metrics), None
+            if to_show:
+                progress.show(done, values, float(schedule(step)))
+            if to_save:
                 checkpoints.save(done, state, experiment)
-        progress.close()
+            if leaving and not last:
+                raise Preempted(done, notice.reason)
+            if validate and (last or done % config.eval_every == 0):
+                found = validate(state, done)
+                progress.show_validation(done, found.figures, found.pictures)
+                _keep_if_best(workdir, done, state, experiment, found)
     return state
 
 
-def check_finite(step: int, metrics: Metrics) -> dict[str, float]:
-    """The metrics as numbers; an error that names the step and those that are not finite."""
-    values = {name: float(value) for name, value in metrics.items()}
-    bad = {name: value for name, value in values.items() if not math.isfinite(value)}
-    if bad:
-        named = ", ".join(f"{name} = {value}" for name, value in bad.items())
-        raise FloatingPointError(
-            f"step {step}: {named}. The newest checkpoint is from before this step; a lower "
-            "learning rate, a longer warm-up or a smaller clip_norm are the usual cures."
-        )
-    return values
+def _parallel_step(
+    model: Model, config: TrainConfig, devices: int
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    step = make_step(
+        model, optimizer, config.seed, pieces=config.pieces, ema_decay=config.ema_decay
+    )
+    spread = parallel_step if config.parallel == "pmap" else shard_step
+    return spread(step, devices)
+
+
+def _first_state(
+    model: Model,
+    config: TrainConfig,
+    image_shape: tuple[int, ...],
+    checkpoints: Checkpoints,
+    pretrained: Callable[[Variables], Variables] | None,
+) -> TrainState:
+    """The newest checkpoint's state, or that of a new run."""
+    new = checkpoints.latest_step() is None
+    variables = init_variables(model, image_shape, config.seed)
+    if new and pretrained is not None:
+        variables = pretrained(variables)
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    state = start_state(variables, optimizer, ema=config.ema_decay is not None)
+    if new:
+        return state
+    state = checkpoints.restore(jax.tree.map(np.asarray, state))
+    say(f"going on from step {int(state.step)} of {checkpoints.folder.parent}")
+    return state
+
+
+def _keep_if_best(
+    workdir: pathlib.Path,
+    step: int,
+    state: TrainState,
+    experiment: Mapping[str, Any],
+    found: Validation,
+) -> None:
+    """Saves the state as `WORKDIR/best` if none before had a score as high."""
+    with Checkpoints(workdir / "best", keep=1) as best:
+        if best.latest_step() is not None and found.score <= best.experiment()["best"]["score"]:
+            return
+        best.save(step, state, {**experiment, "best": {"step": step, "score": found.score}})
+    say(f"step {step} is the best so far ({found.score:.3f}): kept in {workdir / 'best'}")

@@ -1,39 +1,85 @@
-"""What a run shows: one line that stays readable, and curves for TensorBoard."""
+"""What a run shows: one line that stays readable, and curves for TensorBoard.
 
+Of several hosts only the first one speaks and writes.
+"""
+
+import math
 import pathlib
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import jax
+import numpy as np
 import tensorboardX
+
+from jaxseg.training.parallel import host_index
 
 
 class Progress:
     """Prints and records the metrics of a run from step `start` to step `steps`."""
 
     def __init__(self, workdir: pathlib.Path, start: int, steps: int, batch_size: int):
-        self._writer = tensorboardX.SummaryWriter(str(workdir / "tensorboard"))
+        self._speaks = host_index() == 0
+        if self._speaks:
+            self._writer = tensorboardX.SummaryWriter(str(workdir / "tensorboard"))
         self._steps, self._batch_size = steps, batch_size
         self._last_step, self._last_time = start, time.monotonic()
-        self._rate = 0.0
+        self._rate = self._waited = 0.0
+
+    def waited_for_data(self, seconds: float) -> None:
+        """Notes how long a step's batch was waited for."""
+        self._waited += seconds
 
     def show(self, step: int, metrics: Mapping[str, float], learning_rate: float) -> None:
         """Reports the metrics of the step just done; `step` counts finished steps."""
+        if not self._speaks:
+            return
         now = time.monotonic()
-        rate = (step - self._last_step) / max(now - self._last_time, 1e-9)
+        passed = max(now - self._last_time, 1e-9)
+        rate = (step - self._last_step) / passed
         # The first stretch holds the compilation: the estimate starts from the second.
         self._rate = 0.5 * self._rate + 0.5 * rate if self._rate else rate
-        self._last_step, self._last_time = step, now
         speed = self._rate * self._batch_size
         left = (self._steps - step) / max(self._rate, 1e-9)
         print(format_line(step, self._steps, metrics, learning_rate, speed, left), flush=True)
-        for name, value in metrics.items():
-            self._writer.add_scalar(f"train/{name}", value, step)
-        self._writer.add_scalar("train/learning_rate", learning_rate, step)
-        self._writer.add_scalar("train/images_per_second", speed, step)
+        curves = {f"train/{name}": value for name, value in metrics.items()} | {
+            "train/learning_rate": learning_rate,
+            "train/images_per_second": speed,
+            "train/share_of_time_waiting_for_data": self._waited / passed,
+        }
+        memory = device_memory()
+        if memory is not None:
+            curves["train/device_memory_GiB"] = memory / 2**30
+        self._write(step, curves)
+        self._last_step, self._last_time, self._waited = step, now, 0.0
+
+    def show_validation(
+        self, step: int, figures: Mapping[str, float | None], pictures: Sequence[np.ndarray]
+    ) -> None:
+        """Records an evaluation: its figures, and uint8 pictures `[h, w, 3]`."""
+        if not self._speaks:
+            return
+        self._write(step, {f"val/{k}": v for k, v in figures.items() if v is not None})
+        for number, picture in enumerate(pictures):
+            self._writer.add_image(f"val/{number}", picture, step, dataformats="HWC")
 
     def close(self) -> None:
-        self._writer.close()
+        if self._speaks:
+            self._writer.close()
+
+    def _write(self, step: int, curves: Mapping[str, float]) -> None:
+        for name, value in curves.items():
+            if math.isfinite(value):
+                self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+
+def device_memory() -> int | None:
+    """The most bytes that a device of this host has held so far; None where it does not tell."""
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    peaks = [s["peak_bytes_in_use"] for s in stats if "peak_bytes_in_use" in s]
+    return max(peaks) if peaks else None
 
 
 def format_line(
@@ -60,5 +106,6 @@ def format_line(
 
 
 def say(text: str) -> None:
-    """A message of the run beside its progress lines."""
-    print(text, file=sys.stderr, flush=True)
+    """A message of the run beside its progress lines, from the first host."""
+    if host_index() == 0:
+        print(text, file=sys.stderr, flush=True)

@@ -11,7 +11,7 @@ from jaxseg.training.optimizer import OptimizerConfig, make_optimizer, make_sche
 from jaxseg.training.parallel import check_batch_size, parallel_step, replicate, shard_step
 from jaxseg.training.step import init_state, make_step
 from jaxseg.types import LossTerm
-from tests.tiny import make_batch, tiny_config, tiny_solov2_config
+from tests.tiny import make_batch, tiny_config, tiny_solov2_config, toy_model
 
 
 @pytest.fixture(scope="module", params=[tiny_config, tiny_solov2_config])
@@ -122,25 +122,6 @@ def test_weight_decay_spares_vectors_unless_asked(kind, decayed):
     updates, _ = optimizer.update(zero, optimizer.init(params), params)
     assert (np.asarray(updates["kernel"]) < 0).all()
     assert np.asarray(updates["bias"]).any() == (decayed == "all")
-
-
-def toy_model():
-    """One weight, two losses: a weighted sum of pixels, noisy by place, and an unweighted one."""
-
-    def loss(variables, batch, key):
-        w, count = variables["params"]["w"], batch.valid.sum(1).astype(jnp.float32)
-        noise = jax.vmap(lambda p: jax.random.uniform(jax.random.fold_in(key, p)))(batch.place)
-        pixels = batch.images.astype(jnp.float32).mean((1, 2, 3)) / 255
-        terms = {
-            "objects": LossTerm((count * (pixels + noise) * w**2).sum(), count.sum(), 2.0),
-            "images": LossTerm(jnp.sum(pixels * w), jnp.asarray(1.0 * len(count)), offset=1.0),
-        }
-        return terms, {"seen": {"images": variables["seen"]["images"] + len(count)}}
-
-    def init(key, _):
-        return {"params": {"w": jnp.asarray(1.5)}, "seen": {"images": jnp.zeros((), jnp.int32)}}
-
-    return Model(init, loss, None, None)
 
 
 def toy_steps(parallel=parallel_step, devices=1, steps=3, seed=0, batch=None, **options):

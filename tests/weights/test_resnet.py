@@ -11,7 +11,7 @@ from PIL import Image
 
 from jaxseg import cli, weights
 from jaxseg.data import Shapes, write_coco
-from jaxseg.jobs import load
+from jaxseg.inference import load
 from jaxseg.models.mask_rcnn import mask_rcnn
 from jaxseg.models.published import RESNETS
 from jaxseg.nn.freezing import thaw

@@ -1,0 +1,68 @@
+"""Notices that a run is about to be stopped, and how it leaves.
+
+A cluster that takes a machine back sends SIGTERM first (SLURM, Kubernetes, TPU VMs), or SIGUSR1
+where a SLURM job asks for it (`--signal=USR1@120`). The run then finishes its step, saves, and ends
+with `EXIT_STATUS`, after which the same command goes on.
+"""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+EXIT_STATUS = 75
+"""`EX_TEMPFAIL` of sysexits.h: not done, try again."""
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+class Preempted(Exception):
+    """The run has saved its state after `step` steps and must end."""
+
+    def __init__(self, step: int, reason: str):
+        super().__init__(f"{reason}: saved after step {step}; the same command goes on from there")
+        self.step = step
+
+
+class Notice:
+    """Whether a notice has come, and by which signal."""
+
+    def __init__(self) -> None:
+        self.reason = ""
+
+    def reached(self, step: int) -> bool:
+        """Whether to save after this step and leave. On several hosts, which get the notice at
+        different times, all leave after the same step."""
+        if jax.process_count() > 1:
+            if multihost_utils.reached_preemption_sync_point(step):
+                self.reason = self.reason or "told to stop"
+                return True
+            return False
+        return bool(self.reason)
+
+
+@contextmanager
+def watch_for_notice() -> Iterator[Notice]:
+    """Catches the signals until the context is left. A second one of a kind acts as it did before.
+
+    Of several hosts JAX's own service watches SIGTERM, so that they can agree.
+    """
+    notice = Notice()
+    before: dict[signal.Signals, Any] = {}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        del frame
+        notice.reason = f"told to stop by {signal.Signals(number).name}"
+        signal.signal(number, before[signal.Signals(number)])
+
+    caught = SIGNALS if jax.process_count() == 1 else ()
+    for number in caught:
+        before[number] = signal.signal(number, note)
+    try:
+        yield notice
+    finally:
+        for number in caught:
+            signal.signal(number, before[number])
