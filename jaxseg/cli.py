@@ -9,7 +9,8 @@ from typing import Any
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; its exit status is 0, or 1 after a message about bad input."""
+    """Runs one command. Its exit status is 0, 1 after a message about bad input, and 75 when a
+    training was told to stop, saved, and can go on."""
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     takes_fields = options.command == "train" or getattr(options, "job", None) == "import"
@@ -18,24 +19,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Imported late: JAX takes seconds, and `--help` should not.
     from jaxseg import inference, jobs, zoo
     from jaxseg.demo import run_demo
+    from jaxseg.dry_run import dry_run
     from jaxseg.experiment import load_experiment, override
+    from jaxseg.training.parallel import connect
+    from jaxseg.training.preemption import EXIT_STATUS, Preempted
 
     try:
+        if getattr(options, "distributed", False) or getattr(options, "coordinator", None):
+            connect(options.coordinator, options.hosts, options.host)
         if options.command == "demo":
             run_demo(options.out, options.model)
         elif options.command == "train":
             experiment = override(load_experiment(options.experiment), rest)
-            jobs.train(experiment, options.workdir)
+            if options.dry_run:
+                dry_run(experiment)
+            elif options.workdir is None:
+                parser.error("train needs --workdir DIR (or --dry-run)")
+            else:
+                jobs.train(experiment, options.workdir)
         elif options.command == "eval":
             out = options.out or options.workdir / "eval"
-            chosen = {"data_folder": options.data, "split": options.split, "step": options.step}
-            inference.evaluate(options.workdir, out, **chosen)
+            inference.evaluate(
+                options.workdir,
+                out,
+                data_folder=options.data,
+                split=options.split,
+                step=options.step,
+                average=not options.without_average,
+            )
         elif options.command == "weights" and options.job == "import":
             zoo.import_weights(options.file, options.arch, options.out, rest)
         elif options.command == "weights":
             zoo.export_weights(options.workdir, options.out)
         else:
             inference.predict(options.workdir, options.images, options.out, options.threshold)
+    except Preempted as notice:
+        print(f"jaxseg {options.command}: {notice}", file=sys.stderr)
+        return EXIT_STATUS
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"jaxseg {options.command}: {error}", file=sys.stderr)
         return 1
@@ -75,12 +95,14 @@ def _parser() -> argparse.ArgumentParser:
         "experiment", type=path, metavar="EXPERIMENT", help="a Python file that defines one"
     )
     train.add_argument(
-        "--workdir",
-        type=path,
-        required=True,
-        metavar="DIR",
-        help="folder for checkpoints and curves (required)",
+        "--workdir", type=path, metavar="DIR", help="folder for checkpoints and curves (required)"
     )
+    train.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print parameters, cost, memory, schedule and data, and train nothing",
+    )
+    _add_hosts(train)
 
     evaluate = commands.add_parser("eval", help="box and mask AP of a checkpoint")
     evaluate.add_argument("workdir", type=path, metavar="DIR", help="workdir of a training")
@@ -93,6 +115,12 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--step", type=int, metavar="N", help="step of the checkpoint (default: the newest)"
     )
+    evaluate.add_argument(
+        "--without-average",
+        action="store_true",
+        help="use the parameters as they are where the run keeps a moving average of them",
+    )
+    _add_hosts(evaluate)
     evaluate.add_argument(
         "--out", type=path, metavar="DIR", help="folder for results (default: DIR/eval)"
     )
@@ -112,6 +140,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_weights(commands)
     return parser
+
+
+def _add_hosts(command: argparse.ArgumentParser) -> None:
+    hosts = command.add_argument_group("several hosts, the same command on each")
+    hosts.add_argument(
+        "--distributed",
+        action="store_true",
+        help="find the others from the cluster's environment (SLURM, Open MPI, TPU pods)",
+    )
+    hosts.add_argument("--coordinator", metavar="ADDRESS:PORT", help="where host 0 listens")
+    hosts.add_argument("--hosts", type=int, metavar="N", help="their number")
+    hosts.add_argument("--host", type=int, metavar="I", help="this one's number, from 0")
 
 
 def _add_weights(commands: Any) -> None:

@@ -93,14 +93,24 @@ def evaluate(
     predict = make_predict(trained.model)
     predictions = [_relabel(p, labels) for p in predict(trained.variables, source, config)]
     say(f"predicted in {time.monotonic() - started:.0f} s")
-    results = evaluation.coco_results(predictions, [c.id for c in source.categories])
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "predictions.json").write_text(json.dumps(results))
-    metrics = evaluation.evaluate(source.ground_truth(), results)
-    draw_overlays(source, predictions[:OVERLAYS], out / "overlays")
-    evaluation.write_metrics(metrics, out / "metrics.json")
-    print(evaluation.format_table(metrics))
-    return metrics
+    results = gather_results(predictions, source)
+    metrics = None
+    if host_index() == 0:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "predictions.json").write_text(json.dumps(results))
+        metrics = evaluation.evaluate(source.ground_truth(), results)
+        draw_overlays(source, predictions[:OVERLAYS], out / "overlays")
+        evaluation.write_metrics(metrics, out / "metrics.json")
+        print(evaluation.format_table(metrics))
+    return gather(metrics)[0]
+
+
+def gather_results(
+    predictions: Sequence[evaluation.Prediction], source: data.Source
+) -> list[dict[str, Any]]:
+    """The predictions of all hosts as a COCO result list."""
+    own = evaluation.coco_results(predictions, [c.id for c in source.categories])
+    return [result for part in gather(own) for result in part]
 
 
 def _labels_in(source: data.Source, trained: Trained, split: str) -> np.ndarray:
@@ -182,7 +192,7 @@ def make_validate(experiment: Experiment) -> Callable[[TrainState, int], Validat
     config = experiment.data
     source = config.source.open("val")
     predict = make_predict(experiment.model.build())
-    names, ids = [c.name for c in source.categories], [c.id for c in source.categories]
+    names = [c.name for c in source.categories]
 
     def validate(state: TrainState, step: int) -> Validation:
         say(f"evaluating step {step} on {len(source)} images")
@@ -194,12 +204,10 @@ def make_validate(experiment: Experiment) -> Callable[[TrainState, int], Validat
 
     def judge(variables: Variables) -> tuple[dict[str, float | None], list[np.ndarray]]:
         predictions = list(predict(variables, source, config))
-        parts = gather(evaluation.coco_results(predictions, ids))
+        results = gather_results(predictions, source)
         metrics = None
         if host_index() == 0:
-            metrics = evaluation.evaluate(
-                source.ground_truth(), [r for part in parts for r in part]
-            )
+            metrics = evaluation.evaluate(source.ground_truth(), results)
         pictures = [_beside_truth(source, p, names) for p in predictions[:PICTURES]]
         return gather(metrics)[0], pictures
 

@@ -12,8 +12,8 @@ import optax
 class OptimizerConfig:
     """SGD with momentum or AdamW, linear warm-up, then a decay.
 
-    The decay is `cosine` to zero at the last step, `steps` (times `drop` at each milestone,
-    given in steps) or `constant`.
+    The decay is `cosine` or `linear` to zero at the last step, `steps` (times `drop` at each
+    milestone, given in steps) or `constant`.
     """
 
     kind: Literal["sgd", "adamw"] = "sgd"
@@ -21,7 +21,7 @@ class OptimizerConfig:
     warmup_steps: int = 500
     warmup_start: float = 0.001
     """The learning rate at step 0, as a share of `learning_rate`."""
-    decay: Literal["cosine", "steps", "constant"] = "cosine"
+    decay: Literal["cosine", "linear", "steps", "constant"] = "cosine"
     milestones: tuple[int, ...] = ()
     drop: float = 0.1
     momentum: float = 0.9
@@ -39,6 +39,8 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     after_warmup = max(steps - config.warmup_steps, 1)
     if config.decay == "cosine":
         decay = optax.cosine_decay_schedule(config.learning_rate, after_warmup)
+    elif config.decay == "linear":
+        decay = optax.linear_schedule(config.learning_rate, 0.0, after_warmup)
     elif config.decay == "steps":
         at = {milestone - config.warmup_steps: config.drop for milestone in config.milestones}
         decay = optax.piecewise_constant_schedule(config.learning_rate, at)

@@ -47,18 +47,8 @@ def shard_step(step: Step, devices: int) -> Step:
     `check_vma=False` keeps the gradients of the replicated parameters apart for each device, as
     the step expects; JAX would add them before the step does.
     """
-    mesh = _mesh(devices)
-    images = NamedSharding(mesh, PartitionSpec(BATCH_AXIS))
-    mapped = jax.jit(
-        jax.shard_map(
-            step,
-            mesh=mesh,
-            in_specs=(PartitionSpec(), PartitionSpec(BATCH_AXIS)),
-            out_specs=PartitionSpec(),
-            check_vma=False,
-        ),
-        donate_argnums=0,
-    )
+    images = NamedSharding(_mesh(devices), PartitionSpec(BATCH_AXIS))
+    mapped = _shard_map(step, devices)
 
     def run(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         return mapped(
@@ -67,6 +57,11 @@ def shard_step(step: Step, devices: int) -> Step:
         )
 
     return run
+
+
+def compile_step(step: Step, devices: int, state: Any, batch: Any) -> Any:
+    """The step for abstract arguments, compiled and not run: JAX's `Compiled`."""
+    return _shard_map(step, devices).lower(state, batch).compile()
 
 
 def parallel_predict(model: Model, devices: int) -> Callable[[Variables, Any, Any], Detections]:
@@ -148,6 +143,17 @@ def split(batch: Tree, devices: int) -> Tree:
 def merge(batch: Tree) -> Tree:
     """`[devices, B / devices, ...]` on devices to NumPy `[B, ...]`."""
     return jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), batch)
+
+
+def _shard_map(step: Step, devices: int) -> Any:
+    mapped = jax.shard_map(
+        step,
+        mesh=_mesh(devices),
+        in_specs=(PartitionSpec(), PartitionSpec(BATCH_AXIS)),
+        out_specs=PartitionSpec(),
+        check_vma=False,
+    )
+    return jax.jit(mapped, donate_argnums=0)
 
 
 def _mesh(devices: int) -> Mesh:

@@ -91,7 +91,7 @@ def test_a_batch_that_does_not_divide_is_refused():
         check_batch_size(12, 2, 4)
 
 
-@pytest.mark.parametrize("decay", ["cosine", "steps", "constant"])
+@pytest.mark.parametrize("decay", ["cosine", "linear", "steps", "constant"])
 def test_schedules(decay):
     config = OptimizerConfig(
         learning_rate=1.0, warmup_steps=10, decay=decay, milestones=(60, 80), warmup_start=0.1
@@ -99,8 +99,10 @@ def test_schedules(decay):
     schedule = make_schedule(config, 100)
     np.testing.assert_allclose(schedule(0), 0.1, rtol=1e-5)
     np.testing.assert_allclose(schedule(10), 1.0, rtol=1e-5)
-    end = {"cosine": 0.0, "steps": 0.01, "constant": 1.0}[decay]
+    end = {"cosine": 0.0, "linear": 0.0, "steps": 0.01, "constant": 1.0}[decay]
     np.testing.assert_allclose(schedule(100), end, atol=1e-6)
+    if decay == "linear":
+        np.testing.assert_allclose(schedule(55), 0.5, rtol=1e-5)
     if decay == "steps":
         np.testing.assert_allclose([schedule(59), schedule(61)], [1.0, 0.1], rtol=1e-5)
 

@@ -1,0 +1,53 @@
+r"""One step of a tiny model from a fixed state on a fixed global batch of 8 images, in a process of
+its own: on so many devices, by either transform, in pieces, on several hosts.
+
+    python -m tests.training.one_step OUT.npz MODEL NORM TRANSFORM DEVICES PIECES \
+        [ADDRESS HOSTS HOST]
+
+Images hold 6, 0, 1, 0, 0, 3, 2 and 0 objects, so that devices have unequal numbers and some none.
+Host 0 writes the new parameters and the metrics.
+"""
+
+import sys
+
+import jax
+import numpy as np
+import optax
+
+from jaxseg.training.parallel import (
+    connect,
+    host_count,
+    host_index,
+    parallel_step,
+    replicate,
+    shard_step,
+)
+from jaxseg.training.step import init_state, make_step
+from tests.tiny import make_batch, tiny_config, tiny_solov2_config
+
+MODELS = {"mask_rcnn": tiny_config, "solov2": tiny_solov2_config}
+TRANSFORMS = {"pmap": parallel_step, "shard_map": shard_step}
+OBJECTS = [6, 0, 1, 0, 0, 3, 2, 0]
+
+
+def main(out, model_name, norm, transform, devices, pieces, *hosts):
+    if hosts:
+        address, count, index = hosts
+        connect(address, int(count), int(index))
+    model, optimizer = MODELS[model_name](norm=norm).build(), optax.sgd(0.1, momentum=0.9)
+    step = make_step(model, optimizer, seed=0, pieces=int(pieces))
+    step = TRANSFORMS[transform](step, int(devices))
+    state = init_state(model, optimizer, (1, 64, 64, 3), seed=0)
+    state = replicate(jax.tree.map(np.asarray, state), int(devices))
+    sizes = [(64, 64), (50, 64), (64, 40), (64, 64)] * 2
+    batch = make_batch(sizes, OBJECTS, needs=model.needs)
+    share = len(sizes) // host_count()
+    mine = slice(host_index() * share, (host_index() + 1) * share)
+    state, metrics = step(state, jax.tree.map(lambda x: x[mine], batch))
+    if host_index() == 0:
+        leaves = jax.tree_util.tree_leaves_with_path((state.params, state.model_state, metrics))
+        np.savez(out, **{jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves})
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,80 @@
+"""The same step on any number of devices and hosts, each case in processes of its own."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT
+
+BOUND = 2e-5
+"""Largest difference of a parameter between two ways to add in float32, after a step whose largest
+change of a parameter is about 0.1."""
+
+
+def start(out, model, transform="pmap", devices=1, *, norm="batch", pieces=1, hosts=()):
+    local = devices // (int(hosts[1]) if hosts else 1)
+    flags = f"--xla_force_host_platform_device_count={local}"
+    arguments = [out, model, norm, transform, devices, pieces, *hosts]
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.training.one_step", *map(str, arguments)],
+        env=os.environ
+        | {
+            "XLA_FLAGS": flags,
+            "JAX_PLATFORMS": "cpu",
+            "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax"),
+        },
+    )
+
+
+def one_step(out, *arguments, **options):
+    assert start(out, *arguments, **options).wait() == 0
+    return dict(np.load(out))
+
+
+def assert_close(found, expected, what):
+    assert found.keys() == expected.keys()
+    worst = max(float(np.abs(found[name] - expected[name]).max()) for name in expected)
+    print(f"{what}: largest difference {worst:.1e}")
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=BOUND, err_msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["mask_rcnn", "solov2"])
+def test_any_number_of_devices_by_either_transform(tmp_path, model):
+    expected = one_step(tmp_path / "one.npz", model)
+    for transform in ("pmap", "shard_map"):
+        for devices in (2, 4, 8):
+            found = one_step(tmp_path / "many.npz", model, transform, devices)
+            assert_close(found, expected, f"{model}, {transform}, {devices} devices")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["mask_rcnn", "solov2"])
+def test_four_pieces_make_the_step_of_a_batch_four_times_their_size(tmp_path, model):
+    # Batch norm's statistics are those of a piece.
+    whole = one_step(tmp_path / "whole.npz", model, norm="group")
+    for devices in (1, 2):
+        options = {"norm": "group", "pieces": 4}
+        found = one_step(tmp_path / "pieces.npz", model, "pmap", devices, **options)
+        assert_close(found, whole, f"{model}, 4 pieces on {devices} device(s)")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("transform", ["pmap", "shard_map"])
+def test_two_processes_make_the_step_of_one(tmp_path, transform):
+    expected = one_step(tmp_path / "one.npz", "mask_rcnn")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    processes = [
+        start(tmp_path / "two.npz", "mask_rcnn", transform, 4, hosts=(address, 2, host))
+        for host in range(2)
+    ]
+    assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    found = dict(np.load(tmp_path / "two.npz"))
+    assert_close(found, expected, f"two processes of two devices, {transform}")
