@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--without-average",
         action="store_true",
-        help="use the parameters as they are where the run keeps a moving average of them",
+        help="the parameters as they are, not their average",
     )
     _add_hosts(evaluate)
     evaluate.add_argument(
@@ -143,15 +143,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_hosts(command: argparse.ArgumentParser) -> None:
-    hosts = command.add_argument_group("several hosts, the same command on each")
-    hosts.add_argument(
-        "--distributed",
-        action="store_true",
-        help="find the others from the cluster's environment (SLURM, Open MPI, TPU pods)",
+    """For runs over several hosts, with the same command on each."""
+    command.add_argument(
+        "--distributed", action="store_true", help="several hosts, as SLURM or a TPU pod names them"
     )
-    hosts.add_argument("--coordinator", metavar="ADDRESS:PORT", help="where host 0 listens")
-    hosts.add_argument("--hosts", type=int, metavar="N", help="their number")
-    hosts.add_argument("--host", type=int, metavar="I", help="this one's number, from 0")
+    command.add_argument(
+        "--coordinator", metavar="ADDRESS:PORT", help="several hosts, of which host 0 listens here"
+    )
+    command.add_argument("--hosts", type=int, metavar="N", help="the number of hosts")
+    command.add_argument("--host", type=int, metavar="I", help="this host's number, from 0")
 
 
 def _add_weights(commands: Any) -> None:

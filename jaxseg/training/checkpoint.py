@@ -98,13 +98,17 @@ class Checkpoints:
             )
 
     def restore(self, like: TrainState, step: int | None = None) -> TrainState:
-        """The state at `step`, or the newest whole one; shapes, dtypes and devices as those of
-        `like`.
+        """The state at `step`, or the newest whole one, on one device; shapes and dtypes as those
+        of `like`.
 
         A damaged one is named and set aside, and the one before it read. Raises ValueError, listing
         the steps there are, if `step` is not among them.
         """
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        # Named, since the devices and hosts that wrote it need not be there.
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        abstract = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), like
+        )
 
         def read(step: int) -> TrainState:
             args = ocp.args.Composite(

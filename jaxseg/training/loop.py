@@ -23,6 +23,7 @@ from jaxseg.training.parallel import (
     parallel_step,
     replicate,
     shard_step,
+    shared_by_hosts,
 )
 from jaxseg.training.preemption import Preempted, watch_for_notice
 from jaxseg.training.progress import Progress, say
@@ -130,13 +131,14 @@ def train(
             if to_show:
                 progress.show(done, values, float(schedule(step)))
             if to_save:
-                checkpoints.save(done, state, experiment)
+                checkpoints.save(done, shared_by_hosts(state, devices), experiment)
             if leaving and not last:
                 raise Preempted(done, notice.reason)
             if validate and (last or done % config.eval_every == 0):
                 found = validate(state, done)
                 progress.show_validation(done, found.figures, found.pictures)
-                _keep_if_best(workdir, done, state, experiment, found)
+                shared = shared_by_hosts(state, devices)
+                _keep_if_best(workdir, done, shared, experiment, found)
     return state
 
 
@@ -167,7 +169,7 @@ def _first_state(
     state = start_state(variables, optimizer, ema=config.ema_decay is not None)
     if new:
         return state
-    state = checkpoints.restore(jax.tree.map(np.asarray, state))
+    state = checkpoints.restore(state)
     say(f"going on from step {int(state.step)} of {checkpoints.folder.parent}")
     return state
 

@@ -85,7 +85,20 @@ def parallel_predict(model: Model, devices: int) -> Callable[[Variables, Any, An
 def replicate(tree: Tree, devices: int) -> Tree:
     """A copy of `tree` on each of the first `devices` devices of all hosts, laid out as
     `parallel_step` returns it: a step that is given another layout is compiled once more."""
+    if jax.process_count() > 1:
+        tree = jax.tree.map(np.asarray, tree)
     return jax.device_put(tree, NamedSharding(_mesh(devices), PartitionSpec()))
+
+
+def shared_by_hosts(tree: Tree, devices: int) -> Tree:
+    """The same values as arrays of all hosts, which is how several of them write a checkpoint;
+    `pmap` leaves each host with arrays of its own."""
+    if jax.process_count() == 1:
+        return tree
+    everywhere = NamedSharding(_mesh(devices), PartitionSpec())
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(everywhere, np.asarray(x), x.shape), tree
+    )
 
 
 def replicate_here(tree: Tree, devices: int) -> Tree:
