@@ -33,12 +33,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             zoo.import_weights(options.file, options.arch, options.out, rest)
         elif options.command == "weights":
             zoo.export_weights(options.workdir, options.out)
+        elif options.command == "data":
+            _build(options)
         else:
             jobs.predict(options.workdir, options.images, options.out, options.threshold)
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"jaxseg {options.command}: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _build(options: argparse.Namespace) -> None:
+    from jaxseg.data.tfds import build
+
+    built = build(options.folder, options.out, options.splits)
+    print(f"{'built' if built else 'nothing to do, there is already'} {options.out}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -110,7 +119,24 @@ def _parser() -> argparse.ArgumentParser:
         help="least score of an instance that is drawn (default: %(default)s)",
     )
     _add_weights(commands)
+    _add_data(commands)
     return parser
+
+
+def _add_data(commands: Any) -> None:
+    path = pathlib.Path
+    data = commands.add_parser("data", help="data sets")
+    data_jobs = data.add_subparsers(dest="job", required=True, metavar="JOB")
+    builder = data_jobs.add_parser(
+        "build", help="a COCO-format folder as a TFDS set; goes on by itself if interrupted"
+    )
+    builder.add_argument("folder", type=path, metavar="FOLDER", help="the COCO-format folder")
+    builder.add_argument(
+        "--out", type=path, required=True, metavar="DIR", help="the new set (required)"
+    )
+    builder.add_argument(
+        "--splits", nargs="+", default=(), metavar="NAME", help="its splits (default: all)"
+    )
 
 
 def _add_weights(commands: Any) -> None:

@@ -1,5 +1,6 @@
 """Image files to pixels."""
 
+import io
 import pathlib
 
 import numpy as np
@@ -12,8 +13,13 @@ def read_image(path: pathlib.Path) -> np.ndarray:
     Grey and palette images become RGB, alpha is dropped, 16-bit grey is scaled to 8 bits. An
     EXIF rotation is not applied: COCO's annotations refer to the pixels as stored.
     """
+    return decode_image(path, str(path))
+
+
+def decode_image(file: pathlib.Path | io.BytesIO, name: str) -> np.ndarray:
+    """As `read_image`, also of a file in memory; an error calls the image by `name`."""
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             if image.mode.startswith("I;16"):
                 pixels = (np.asarray(image) >> 8).astype(np.uint8)
                 return np.repeat(pixels[..., None], 3, axis=2)
@@ -23,4 +29,4 @@ def read_image(path: pathlib.Path) -> np.ndarray:
     except FileNotFoundError:
         raise
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{path} cannot be decoded as an image: {error}") from error
+        raise ValueError(f"{name} cannot be decoded as an image: {error}") from error
