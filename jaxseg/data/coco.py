@@ -111,6 +111,9 @@ class CocoSource:
             crowd=np.asarray([bool(a.get("iscrowd", 0)) for a in annotations], bool),
         )
 
+    def image_path(self, index: int) -> pathlib.Path:
+        return self.image_folder / self._images[index]["file_name"]
+
     def ground_truth(self) -> dict[str, Any]:
         """The file's content, with `iscrowd` and `area` added to annotations that lack them."""
         size_of = {image["id"]: (image["height"], image["width"]) for image in self._images}

@@ -19,7 +19,6 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from jaxseg.data.coco import CocoFolder, CocoSource
-from jaxseg.data.source import Category
 from jaxseg.data.tfds.records import IMAGES_PER_SHARD, Numbered, features, to_record
 
 VERSION = "1.0.0"
@@ -63,18 +62,18 @@ class CocoInstances(tfds.core.ShardBasedBuilder):
     ) -> dict[str, list[Callable[[], Iterator[tuple[int, Any]]]]]:
         config = self.builder_config
         sources = open_splits(pathlib.Path(config.folder or dl_manager.manual_dir), config.splits)
-        describe(self.info, sources)
+        records = {name: Records(source) for name, source in sources.items()}
+        describe(self.info, {name: split.head for name, split in records.items()})
         return {
             name: [
-                functools.partial(_shard, images, indices)
-                for indices in shards(len(source), IMAGES_PER_SHARD)
+                functools.partial(_shard, split, indices)
+                for indices in shards(len(sources[name]), IMAGES_PER_SHARD)
             ]
-            for name, source in sources.items()
-            for images in [Images(source)]
+            for name, split in records.items()
         }
 
 
-def _shard(images: "Images", indices: range) -> Iterator[tuple[int, Any]]:
+def _shard(images: "Records", indices: range) -> Iterator[tuple[int, Any]]:
     return ((index, images[index]) for index in indices)
 
 
@@ -84,15 +83,15 @@ def shards(count: int, images_per_shard: int) -> list[range]:
     return [range(start, min(start + images_per_shard, count)) for start in starts]
 
 
-class Images:
-    """The records of a source, one for each image in the file's order."""
+class Records:
+    """The records of a source, one for each image in the file's order; `head` is the file's."""
 
     def __init__(self, source: CocoSource):
         self._source = source
-        content = source.ground_truth()
-        self._entries = {entry["id"]: entry for entry in content["images"]}
+        self.head = source.ground_truth()
+        self._entries = {entry["id"]: entry for entry in self.head.pop("images")}
         self._annotations: dict[int, list[Numbered]] = collections.defaultdict(list)
-        for number, annotation in enumerate(content["annotations"]):
+        for number, annotation in enumerate(self.head.pop("annotations")):
             self._annotations[annotation["image_id"]].append((number, annotation))
         self._label = {c.id: label for label, c in enumerate(source.categories)}
 
@@ -100,11 +99,10 @@ class Images:
         """The record of image `index`. A ValueError if training could not read the image."""
         self._source[index]
         image_id = self._source.image_ids[index]
-        entry = self._entries[image_id]
-        image = (self._source.image_folder / entry["file_name"]).read_bytes()
+        image = self._source.image_path(index).read_bytes()
         annotations = self._annotations.get(image_id, [])
         try:
-            return to_record(entry, image, annotations, self._label)
+            return to_record(self._entries[image_id], image, annotations, self._label)
         except ValueError as error:
             raise ValueError(f"{self._source.path}: {error}") from error
 
@@ -158,22 +156,17 @@ def make_info(builder: Any) -> Any:
     )
 
 
-def describe(info: Any, sources: Mapping[str, CocoSource]) -> None:
-    """Adds the names of the labels and all that the files say besides images and annotations."""
-    categories = next(iter(sources.values())).categories
-    info.features["objects"]["label"].names = _label_names(categories)
-    info.metadata["splits"] = {name: _head(source) for name, source in sources.items()}
+def describe(info: Any, heads: Mapping[str, Mapping[str, Any]]) -> None:
+    """Adds what the splits' files say besides images and annotations, and names the labels."""
+    info.metadata["splits"] = dict(heads)
+    categories = next(iter(heads.values()))["categories"]
+    info.features["objects"]["label"].names = label_names(categories)
 
 
-def _head(source: CocoSource) -> dict[str, Any]:
-    content = source.ground_truth()
-    return {key: content[key] for key in content if key not in ("images", "annotations")}
-
-
-def _label_names(categories: Sequence[Category]) -> list[str]:
-    """The categories' names in one line each, with the id where two would be the same."""
-    names = [" ".join(category.name.split()) for category in categories]
-    return [
-        name if name and names.count(name) == 1 else f"{name} ({category.id})".strip()
-        for name, category in zip(names, categories, strict=True)
-    ]
+def label_names(categories: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of the labels, categories by id: one line each and no two alike, as TFDS asks."""
+    ordered = sorted(categories, key=lambda category: category["id"])
+    names = [" ".join(category["name"].split()) for category in ordered]
+    if len(set(names) - {""}) < len(names):
+        return [f"{name} ({c['id']})".strip() for name, c in zip(names, ordered, strict=True)]
+    return names

@@ -77,7 +77,7 @@ def to_record(
     return {
         "image": io.BytesIO(image),
         "image/id": _int64(entry["id"], "image id"),
-        "image/filename": entry["file_name"],
+        "image/filename": entry.get("file_name", ""),
         "image/height": entry["height"],
         "image/width": entry["width"],
         "image/more": _others(entry, _ENTRY),
@@ -122,9 +122,10 @@ class Instances:
         self.categories = sorted(Category(c["id"], c["name"]) for c in head["categories"])
 
     def entry(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        name = record["image/filename"].decode()
         return {
             "id": int(record["image/id"]),
-            "file_name": record["image/filename"].decode(),
+            **({"file_name": name} if name else {}),  # LVIS has none
             "height": int(record["image/height"]),
             "width": int(record["image/width"]),
             **json.loads(record["image/more"] or "{}"),

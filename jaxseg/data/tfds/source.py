@@ -64,20 +64,23 @@ class TfdsSource:
         record = self._record(index)
         entry = self._format.entry(record)
         height, width = entry["height"], entry["width"]
-        where = f"{self.path}, split {self.split}: {entry['file_name']} (image id {entry['id']})"
+        name = entry.get("file_name", "image")
+        where = f"{self.path}, split {self.split}: {name} (image id {entry['id']})"
         image = decode_image(io.BytesIO(record["image"]), where)
         if image.shape[:2] != (height, width):
             raise ValueError(
                 f"{where} is {image.shape[1]}x{image.shape[0]} pixels, but the annotations are "
                 f"for {width}x{height}"
             )
-        annotations = [a for _, a in self._annotations(record) if min(a["bbox"][2:]) > 0]
+        annotations = [a for _, a in self._annotations(record)]
         boxes = np.asarray([a["bbox"] for a in annotations], np.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
+        has_area = (boxes[:, 2:] > boxes[:, :2]).all(1)
+        annotations = [annotations[i] for i in np.flatnonzero(has_area)]
         return Example(
             image=image,
             image_id=entry["id"],
-            boxes=boxes,
+            boxes=boxes[has_area],
             labels=np.asarray([self._label[a["category_id"]] for a in annotations], np.int32),
             rles=[to_rle(a["segmentation"], height, width) for a in annotations],
             crowd=np.asarray([bool(a["iscrowd"]) for a in annotations], bool),

@@ -40,6 +40,7 @@ def build(
     """
     from jaxseg.data.tfds import builder
 
+    out = out.expanduser().resolve()
     sources = builder.open_splits(folder, splits)
     plan = {
         "builder": builder.VERSION,
@@ -64,7 +65,7 @@ def _digest(path: pathlib.Path) -> str:
 def _is_built(out: pathlib.Path, plan: dict[str, Any]) -> bool:
     """Whether `out` is this very set; False also for an empty folder."""
     if (out / _PLAN).is_file():
-        if json.loads((out / _PLAN).read_text()) == plan:
+        if _read_plan(out) == plan:
             return True
         raise ValueError(
             f"{out} was built from other annotations or splits; delete it to build it anew, or "
@@ -73,6 +74,13 @@ def _is_built(out: pathlib.Path, plan: dict[str, Any]) -> bool:
     if not out.is_dir() or any(out.iterdir()):
         raise ValueError(f"{out} exists and is not a set that was built here; choose another name")
     return False
+
+
+def _read_plan(folder: pathlib.Path) -> Any:
+    try:
+        return json.loads((folder / _PLAN).read_text())
+    except ValueError:
+        return None  # no build's, so other than any
 
 
 @contextlib.contextmanager
@@ -93,7 +101,7 @@ def _claimed(work: pathlib.Path, plan: dict[str, Any]) -> Iterator[None]:
             partial.write_text(json.dumps(plan))
             _sync(partial)
             partial.rename(file)
-        elif json.loads(file.read_text()) != plan:
+        elif _read_plan(work) != plan:
             raise ValueError(
                 f"{work} was begun with other annotations or splits; delete it to begin anew"
             )
@@ -119,23 +127,26 @@ def _write(work: pathlib.Path, sources: Mapping[str, CocoSource], images_per_sha
     )
     info = builder.make_info(identity)
     info.set_file_format("array_record")
-    builder.describe(info, sources)
+    categories = [c._asdict() for c in next(iter(sources.values())).categories]
+    info.features["objects"]["label"].names = builder.label_names(categories)
     total = sum(map(len, sources.values()))
-    splits = []
+    heads, splits = {}, []
     with tqdm.tqdm(total=total, unit=" images", desc=work.stem, file=sys.stderr) as progress:
         for name, source in sources.items():
+            records = builder.Records(source)
             template = naming.ShardedFileTemplate(
                 data_dir=work,
                 dataset_name=identity.name,
                 split=name,
                 filetype_suffix="array_record",
             )
-            sizes = _write_split(source, template, info.features, images_per_shard, progress)
-            splits.append(
-                tfds.core.SplitInfo(name, [n for n, _ in sizes], sum(b for _, b in sizes))
-            )
+            shards = builder.shards(len(source), images_per_shard)
+            size = _write_split(records, shards, template, info.features, progress)
+            heads[name] = records.head
+            splits.append(tfds.core.SplitInfo(name, [len(shard) for shard in shards], size))
             write_index(work, name, source.image_ids, source.image_sizes)
     info.set_splits(tfds.core.splits.SplitDict(splits))
+    info.metadata["splits"] = heads
     info.write_to_directory(work)
     for path in work.iterdir():
         _sync(path)
@@ -151,34 +162,28 @@ def _config_name(splits: Mapping[str, Any]) -> str:
 
 
 def _write_split(
-    source: CocoSource, template: Any, features: Any, images_per_shard: int, progress: Any
-) -> list[tuple[int, int]]:
-    """Writes the shards that are missing; the numbers of images and bytes of all of them."""
-    from tensorflow_datasets.core import example_serializer
-
-    from jaxseg.data.tfds.builder import Images, shards
-
-    serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
-    planned = shards(len(source), images_per_shard)
-    sizes, images = [], None
-    for number, indices in enumerate(planned):
-        path = pathlib.Path(template.sharded_filepath(shard_index=number, num_shards=len(planned)))
+    records: Any, shards: Sequence[range], template: Any, features: Any, progress: Any
+) -> int:
+    """Writes the shards that are missing; the bytes of all of them."""
+    size = 0
+    for number, indices in enumerate(shards):
+        path = pathlib.Path(template.sharded_filepath(shard_index=number, num_shards=len(shards)))
         if path.exists():
             progress.update(len(indices))
         else:
-            images = images or Images(source)
-            _write_shard(path, _serialized(images, indices, features, serializer, progress))
-        sizes.append((len(indices), path.stat().st_size))
-    return sizes
+            _write_shard(path, _serialized(records, indices, features, progress))
+        size += path.stat().st_size
+    return size
 
 
-def _serialized(
-    images: Any, indices: range, features: Any, serializer: Any, progress: Any
-) -> Iterator[bytes]:
+def _serialized(records: Any, indices: range, features: Any, progress: Any) -> Iterator[bytes]:
     """The records as TFDS stores them, in order."""
+    from tensorflow_datasets.core import example_serializer
+
+    serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(indices), _WINDOW):
-            for record in pool.map(images.__getitem__, indices[start : start + _WINDOW]):
+            for record in pool.map(records.__getitem__, indices[start : start + _WINDOW]):
                 example = serializer.get_tf_example(features.encode_example(record))
                 # Else the order of the fields would be another in every process.
                 yield example.SerializeToString(deterministic=True)
