@@ -27,6 +27,10 @@ _TURNS = {
 _OPENING = threading.Lock()
 
 
+class ImageSizeError(ValueError):
+    """An image is not of the size that it was said to have."""
+
+
 def read_image(path: pathlib.Path, size: tuple[int, int] | None = None) -> np.ndarray:
     """The file as uint8 `[h, w, 3]` RGB.
 
@@ -52,7 +56,7 @@ def read_image(path: pathlib.Path, size: tuple[int, int] | None = None) -> np.nd
     shown = stored[::-1] if orientation > 4 else stored
     if size is not None and size not in (shown, stored):
         turned = "" if shown == stored else f" ({shown[1]}x{shown[0]} as EXIF turns it)"
-        raise ValueError(
+        raise ImageSizeError(
             f"{path} is {stored[1]}x{stored[0]} pixels{turned}, not {size[1]}x{size[0]}"
         )
     if orientation == 1 or size not in (None, shown):
