@@ -169,7 +169,7 @@ class CocoSource:
         try:
             image = read_image(self.image_path(index), (height, width))
         except ValueError as error:
-            raise ValueError(f"{error} (image id {image_id} of {self.path})") from error
+            raise type(error)(f"{error} (image id {image_id} of {self.path})") from error
         ends = self._arrays["row_ends"]
         rows = self._arrays["rows"][ends[index] : ends[index + 1]]
         return Example(
