@@ -40,8 +40,8 @@ class CocoFile(NamedTuple):
 def check_file(path: pathlib.Path, image_folder: pathlib.Path) -> CocoFile:
     """Reads and checks a COCO file. Whatever is wrong with it is among `defects`.
 
-    Images are not opened; that they exist is checked. The parsed JSON goes with `CocoFile`'s
-    tables. Raises OSError if the file cannot be read.
+    Images are not opened; that they exist is checked. The parsed JSON lasts as long as the
+    tables.
     """
     with _without_collection():
         content = parse(path)
@@ -75,6 +75,8 @@ def parse(path: pathlib.Path) -> dict[str, Any] | Defect:
     """The JSON of a COCO file, which has lists of images, annotations and categories."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        return Defect("file-json", str(path), "", "", f"it cannot be read: {error}")
     except (ValueError, RecursionError) as error:
         return Defect("file-json", str(path), "", "", f"it is not valid JSON: {error}")
     if not isinstance(content, dict):
@@ -112,7 +114,9 @@ def _check_images(table: Table, folder: pathlib.Path) -> Images:
     names, named = _check_names(table)
     table.check_unique(names, named, "file_name")
     for row in np.flatnonzero(named & ~_exist(folder, names)).tolist():
-        table.add(row, "image-missing", "file_name", f"there is no file {folder / names[row]}")
+        table.add(
+            row, "image-missing", "file_name", f"there is no file {str(folder / names[row])!r}"
+        )
     has_size &= possible
     return Images(ids, has_id, sizes * has_size[:, None], has_size, names)
 
@@ -132,7 +136,7 @@ def _check_names(table: Table) -> tuple[list[str], np.ndarray]:
         names.append(name)
         if field in entry and not good[row]:
             table.add(row, "image-name", field, f"{field} {show(entry[field])} is not text")
-        elif entry and not good[row]:
+        elif table.is_object[row] and not good[row]:
             table.add(row, "image-field", field, "there is no file_name")
     return names, good
 

@@ -79,7 +79,9 @@ def _check_polygons(table: Table, rows: np.ndarray, values: list[Any], sizes: np
     number = np.arange(len(owner)) - np.repeat(firsts(amounts)[:-1], amounts)
 
     def add(which: np.ndarray, kind: str, says: Callable[[int], str]) -> None:
-        for i in np.flatnonzero(which).tolist():
+        """One defect for each annotation, of its first such polygon."""
+        wrong = np.flatnonzero(which)
+        for i in wrong[np.unique(owner[wrong], return_index=True)[1]].tolist():
             message = f"polygon {number[i]} {says(i)}"
             table.add(int(owner[i]), kind, "segmentation", message)
 

@@ -28,11 +28,12 @@ class Table:
         self.file, self.name, self.item = file, name, item
         self.defects: list[Defect] = []
         self._rows: list[int] = []  # of each defect
+        self.is_object = [type(entry) is dict for entry in entries]
         self.entries: Sequence[dict[str, Any]] = entries
-        if not set(map(type, entries)) <= {dict}:
+        if not all(self.is_object):
             self.entries = [entry if type(entry) is dict else {} for entry in entries]
             for row, entry in enumerate(entries):
-                if type(entry) is not dict:
+                if not self.is_object[row]:
                     self.add(row, f"{item}-not-object", "", f"{show(entry)} is not a JSON object")
 
     def __len__(self) -> int:
@@ -63,7 +64,7 @@ class Table:
             for row, value in enumerate(values):
                 if value is _ABSENT:
                     values[row] = None
-                    if self.entries[row]:
+                    if self.is_object[row]:
                         self.add(row, f"{self.item}-field", field, f"there is no {field}")
         return values
 

@@ -1,5 +1,9 @@
 import copy
+import gc
 import json
+import multiprocessing
+import pathlib
+import pickle
 
 import cv2
 import numpy as np
@@ -144,3 +148,115 @@ def test_real_data_is_read_whole(shared, folder, split):
     source = CocoFolder(str(shared / "data" / folder)).open(split)
     objects = sum(len(source[i].boxes) for i in range(len(source)))
     assert objects == len(source.ground_truth()["annotations"])
+
+
+def lvis():
+    data = content()
+    for image, name in zip(data["images"], ("a.png", "b.png"), strict=True):
+        del image["file_name"]
+        image["coco_url"] = f"http://images.cocodataset.org/train2017/{name}"
+        image |= {"neg_category_ids": [5], "not_exhaustive_category_ids": [9]}
+    for annotation in data["annotations"]:
+        annotation.pop("iscrowd", None)
+    for category in data["categories"]:
+        category |= {"frequency": "r", "synset": f"{category['name']}.n.01"}
+    return data
+
+
+@pytest.mark.parametrize("place", [".", "annotations"])
+def test_lvis_is_read_from_cocos_image_folders(tmp_path, place):
+    write(tmp_path, content())
+    (tmp_path / "train.json").unlink()
+    (tmp_path / "images").rename(tmp_path / "train2017")
+    (tmp_path / place).mkdir(exist_ok=True)
+    (tmp_path / place / "lvis_v1_train.json").write_text(json.dumps(lvis()))
+    for name in ("train", "lvis_v1_train"):
+        source = CocoFolder(str(tmp_path)).open(name)
+        assert [len(source[i].boxes) for i in range(2)] == [3, 0]
+    truth = source.ground_truth()
+    assert truth["images"] == lvis()["images"]
+    assert truth["categories"] == lvis()["categories"]
+    assert {a["iscrowd"] for a in truth["annotations"]} == {0}
+
+
+def test_several_files_for_a_split_must_be_told_apart(tmp_path):
+    folder = write(tmp_path, content())
+    (tmp_path / "images").rename(tmp_path / "train2017")
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "train.json").rename(tmp_path / "annotations" / "instances_train2017.json")
+    (tmp_path / "lvis_v1_train.json").write_text(json.dumps(lvis()))
+    with pytest.raises(
+        ValueError, match=r"several splits for 'train': 'lvis_v1_train' .*'train2017'"
+    ):
+        folder.open("train")
+    for name in ("lvis_v1_train", "train2017"):
+        assert len(CocoFolder(str(tmp_path), train=name).open("train")) == 2
+
+
+def assert_same_examples(first, second):
+    for field, one, other in zip(first._fields, first, second, strict=True):
+        if field == "rles":
+            assert list(one) == list(other)
+        else:
+            np.testing.assert_array_equal(one, other, err_msg=field)
+
+
+def shared_files(source):
+    return [pathlib.Path(path) for path in source._arrays._files.values()]
+
+
+def show_pid_and_example(source, queue):
+    """In a worker process: what it received, and whether it is mapped from a file."""
+    mapped = isinstance(source._arrays["coordinates"], np.memmap)
+    queue.put((mapped, source[0], source.ground_truth()["annotations"]))
+
+
+def test_a_large_source_goes_to_processes_by_files_that_go_with_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxseg.data.shared_arrays._LARGE", 0)
+    source = write(tmp_path, content()).open("train")
+    data = pickle.dumps(source)
+    assert pickle.dumps(source) == data  # the files are written once
+    files = shared_files(source)
+    assert all(path.is_file() for path in files)
+    received = pickle.loads(data)
+    assert_same_examples(received[0], source[0])
+    assert pickle.loads(pickle.dumps(received)).image_ids == [7, 8]  # receivers may hand it on
+
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    worker = context.Process(target=show_pid_and_example, args=(source, queue))
+    worker.start()
+    mapped, example, annotations = queue.get(timeout=60)
+    worker.join()
+    assert mapped
+    assert_same_examples(example, source[0])
+    assert annotations == source.ground_truth()["annotations"]
+
+    del received
+    gc.collect()
+    assert all(path.is_file() for path in files)  # they are the sender's
+    del source, worker
+    gc.collect()
+    assert not any(path.parent.exists() for path in files)
+
+
+def test_a_small_source_needs_no_files(tmp_path):
+    source = write(tmp_path, content()).open("train")
+    assert_same_examples(pickle.loads(pickle.dumps(source))[0], source[0])
+    assert not shared_files(source)
+
+
+def test_the_parsed_file_goes_when_the_split_is_open(tmp_path):
+    source = write(tmp_path, content()).open("train")
+    held = gc.get_referents(*vars(source).values(), vars(source))
+    assert not any(isinstance(value, dict) and "bbox" in value for value in held)
+    assert len(pickle.dumps(source)) < 5000
+
+
+def test_a_file_that_was_changed_since_is_noticed(tmp_path):
+    source = write(tmp_path, content()).open("train")
+    data = content()
+    data["annotations"].pop(0)
+    (tmp_path / "train.json").write_text(json.dumps(data))
+    with pytest.raises(ValueError, match=r"train.json was changed since it was opened"):
+        source.ground_truth()

@@ -67,6 +67,9 @@ BROKEN = {
     ),
     "image as list": (change(("images", 1), [[1]]), "image-not-object", r"images\[1\]: \[\[1\]\]"),
     "no height": (image("height", ...), "image-field", "image id 8: there is no height"),
+    "empty image": (change(("images", 1), {}), "image-field", r"images\[1\]: there is no id"),
+    "empty annotation": (change(("annotations", 0), {}), "annotation-field", "there is no bbox"),
+    "empty category": (change(("categories", 1), {}), "category-field", "there is no id"),
     "no file": (image("file_name", ...), "image-field", "image id 8: there is no file_name"),
     "no id": (image("id", ...), "image-field", r"images\[1\]: there is no id"),
     "id as text": (image("id", "8"), "image-id", r"images\[1\]: id '8' is not a whole number"),
@@ -150,6 +153,8 @@ def test_a_broken_file_is_refused_by_name_and_read_without_what_is_broken(tmp_pa
         assert "drop=('annotation-category',)" in str(refusal.value) or found == {kind}
         return
     assert found == {kind}
+    missing_fields = {"empty image": 4, "empty annotation": 5}
+    assert sum(d.kind == kind for d in defects) == missing_fields.get(name, 1)
     assert f"drop=('{kind}',)" in str(refusal.value)
     source = CocoFolder(str(tmp_path), drop=(kind,)).open("train")
     assert len(source) == (1 if kind.startswith("image") else 2)
