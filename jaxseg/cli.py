@@ -16,6 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     # Imported late: JAX takes seconds, and `--help` should not.
     from jaxseg import jobs, zoo
+    from jaxseg.data import health_report
     from jaxseg.demo import run_demo
     from jaxseg.experiment import load_experiment, override
 
@@ -33,6 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             zoo.import_weights(options.file, options.arch, options.out, rest)
         elif options.command == "weights":
             zoo.export_weights(options.workdir, options.out)
+        elif options.command == "data" and options.job == "check":
+            chosen = {"split": options.split, "max_objects": options.max_objects}
+            chosen |= {"drop": options.drop, "out": options.out}
+            chosen["canvas"] = tuple(options.canvas) if options.canvas else None
+            return 0 if health_report.report(options.path, **chosen) else 1
         elif options.command == "data":
             _build(options)
         else:
@@ -124,10 +130,50 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_data(commands: Any) -> None:
+    data = commands.add_parser("data", help="the health of a data set, and TFDS sets")
+    jobs = data.add_subparsers(dest="job", required=True, metavar="JOB")
+    _add_check(jobs)
+    _add_build(jobs)
+
+
+def _add_check(jobs: Any) -> None:
     path = pathlib.Path
-    data = commands.add_parser("data", help="data sets")
-    data_jobs = data.add_subparsers(dest="job", required=True, metavar="JOB")
-    builder = data_jobs.add_parser(
+    check = jobs.add_parser(
+        "check",
+        help="what is in a COCO folder, and what training would lose or distort of it",
+        epilog="The exit status is 0 if training loses and distorts nothing but what is dropped.",
+    )
+    check.add_argument("path", type=path, metavar="DIR", help="the folder")
+    check.add_argument("--split", metavar="NAME", help="split of the data (default: all)")
+    check.add_argument(
+        "--max-objects",
+        type=int,
+        default=100,
+        metavar="N",
+        help="objects of an image that the training has room for (default: %(default)s)",
+    )
+    check.add_argument(
+        "--canvas",
+        type=int,
+        nargs=2,
+        metavar=("H", "W"),
+        help="tell what becomes smaller than a pixel there",
+    )
+    check.add_argument(
+        "--drop",
+        nargs="+",
+        default=(),
+        metavar="KIND",
+        help="kinds of defects that the training leaves out",
+    )
+    check.add_argument(
+        "--out", type=path, metavar="FILE", help="list all defects in a file, as JSON"
+    )
+
+
+def _add_build(jobs: Any) -> None:
+    path = pathlib.Path
+    builder = jobs.add_parser(
         "build", help="a COCO-format folder as a TFDS set; goes on by itself if interrupted"
     )
     builder.add_argument("folder", type=path, metavar="FOLDER", help="the COCO-format folder")

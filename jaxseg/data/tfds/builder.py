@@ -18,7 +18,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from jaxseg.data.coco import CocoFolder, CocoSource
+from jaxseg.data.coco import CocoFolder, CocoSource, list_splits
 from jaxseg.data.tfds.records import IMAGES_PER_SHARD, Numbered, features, to_record
 
 VERSION = "1.0.0"
@@ -131,17 +131,13 @@ def open_splits(folder: pathlib.Path, splits: Sequence[str]) -> dict[str, CocoSo
 
 
 def _splits_in(folder: pathlib.Path) -> tuple[str, ...]:
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no data folder {folder}")
-    names = [path.stem for path in folder.glob("*.json")]
-    own = folder.glob("annotations/instances_*.json")
-    names += [path.stem.removeprefix("instances_") for path in own]
+    names = tuple(split.name for split in list_splits(folder))
     if not names:
         raise FileNotFoundError(
             f"{folder} has no annotations; it needs SPLIT.json and images/, or "
             "annotations/instances_SPLIT.json and SPLIT/"
         )
-    return tuple(sorted(names))
+    return names
 
 
 def make_info(builder: Any) -> Any:

@@ -66,12 +66,7 @@ class TfdsSource:
         height, width = entry["height"], entry["width"]
         name = entry.get("file_name", "image")
         where = f"{self.path}, split {self.split}: {name} (image id {entry['id']})"
-        image = decode_image(io.BytesIO(record["image"]), where)
-        if image.shape[:2] != (height, width):
-            raise ValueError(
-                f"{where} is {image.shape[1]}x{image.shape[0]} pixels, but the annotations are "
-                f"for {width}x{height}"
-            )
+        image = decode_image(io.BytesIO(record["image"]), where, (height, width))
         annotations = [a for _, a in self._annotations(record)]
         boxes = np.asarray([a["bbox"] for a in annotations], np.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
