@@ -32,10 +32,12 @@ def folder(tmp_path):
     annotations = content["annotations"]
     annotations.reverse()
     annotations[0] |= {"iscrowd": 1, "keypoints": [1, 2.5, 0], "area": 0.1 + 0.2}
-    annotations[1]["bbox"] = [1 / 3, 2, 0.1, 4e-3]
-    annotations[2]["segmentation"] = [[0.1, 2.0, 1 / 3, 30, 20, 20], [1, 2, 3, 4, 5, 7]]
+    annotations[1]["bbox"][0] += 1 / 3
+    polygons = [[0.1, 2.0, 1 / 3, 30, 20, 20], [1, 2, 3, 4, 5, 7]]
+    annotations[2] |= {"segmentation": polygons, "bbox": [0.1, 2, 19.9, 28]}
     annotations[3]["bbox"] = [3, 3, 0, 4]  # left out of training, not of the file
-    annotations[4] |= {"segmentation": {"size": [48, 48], "counts": [48 * 48 - 9, 9]}}
+    corner = {"size": [48, 48], "counts": [48 * 48 - 9, 9]}
+    annotations[4] |= {"segmentation": corner, "bbox": [47, 39, 1, 9]}
     annotations[5]["id"] = 2**40
     del annotations[6]["area"], annotations[6]["iscrowd"]
     (path / "train.json").write_text(json.dumps(content))
