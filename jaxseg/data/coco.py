@@ -87,7 +87,7 @@ def find_split(folder: pathlib.Path, name: str) -> Split:
     """
     splits = list_splits(folder)
     exact = [split for split in splits if split.name == name]
-    found = exact or [split for split in splits if _role(split.name) == name]
+    found = exact or [split for split in splits if role_of(split.name) == name]
     if len(found) > 1:
         names = ", ".join(f"{split.name!r} ({split.annotations.name})" for split in found)
         raise ValueError(
@@ -103,8 +103,8 @@ def find_split(folder: pathlib.Path, name: str) -> Split:
     return found[0]
 
 
-def _role(name: str) -> str:
-    """`train` of `train2017` and `lvis_v1_train`."""
+def role_of(name: str) -> str:
+    """The role that a split's name tells: `train` of `train2017` and `lvis_v1_train`."""
     year = name[-4:]
     return name[:-4] if year.isdecimal() and year[:2] == "20" else name.removeprefix("lvis_v1_")
 

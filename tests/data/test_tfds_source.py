@@ -6,6 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxseg.data import (
     CocoFolder,
@@ -94,6 +95,44 @@ def test_splits_are_found_by_role_year_or_name(pair, tmp_path):
     assert len(TfdsFolder(str(tmp_path / "set"), train="val2017").open("train")) == 3
     with pytest.raises(ValueError, match=r"no split 'test' \(found: train2017, val2017\)"):
         built.open("test")
+
+
+def test_images_turned_by_exif_are_those_of_the_folder(pair, tmp_path):
+    content = json.loads((pair[0] / "val.json").read_text()) | {"annotations": []}
+    (tmp_path / "coco" / "images").mkdir(parents=True)
+    exif = Image.Exif()
+    exif[274] = 6
+    for entry, (width, height) in zip(
+        content["images"], [(20, 30), (30, 20), (20, 20)], strict=True
+    ):
+        entry |= {"width": width, "height": height}  # turned, as stored, either
+        pixels = np.random.default_rng(entry["id"]).integers(0, 256, (height, width, 3), np.uint8)
+        if entry["id"] == 1:
+            pixels = np.ascontiguousarray(pixels.transpose(1, 0, 2))
+        Image.fromarray(pixels).save(tmp_path / "coco" / "images" / entry["file_name"], exif=exif)
+    (tmp_path / "coco" / "val.json").write_text(json.dumps(content))
+    build(tmp_path / "coco", tmp_path / "set")
+    expected = CocoFolder(str(tmp_path / "coco")).open("val")
+    source = TfdsFolder(str(tmp_path / "set")).open("val")
+    for index in range(3):
+        np.testing.assert_array_equal(source[index].image, expected[index].image)
+
+
+def test_lvis_is_built_and_read_as_from_its_folder(pair, tmp_path):
+    content = json.loads((pair[0] / "val.json").read_text())
+    (tmp_path / "coco").mkdir()
+    (tmp_path / "coco" / "train2017").symlink_to(pair[0] / "images")
+    for entry in content["images"]:
+        name = entry.pop("file_name")
+        entry |= {"coco_url": f"http://a/train2017/{name}", "neg_category_ids": [2]}
+    for annotation in content["annotations"]:
+        del annotation["iscrowd"]
+    (tmp_path / "coco" / "lvis_v1_val.json").write_text(json.dumps(content))
+    build(tmp_path / "coco", tmp_path / "set")
+    expected = CocoFolder(str(tmp_path / "coco")).open("val")
+    source = TfdsFolder(str(tmp_path / "set")).open("val")
+    assert source.ground_truth() == expected.ground_truth()
+    np.testing.assert_array_equal(source[1].image, expected[1].image)
 
 
 def test_what_is_no_prepared_set_is_refused_and_sets_below_are_named(pair, tmp_path):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxseg.data.coco import to_rle
+from jaxseg.data.coco import role_of, to_rle
 from jaxseg.data.images import decode_image
 from jaxseg.data.source import Category, Example
 from jaxseg.data.tfds.index import read_index, write_index
@@ -24,7 +24,8 @@ class TfdsFolder:
     """A prepared TFDS set: the folder with its `dataset_info.json`.
 
     `train` and `val` name the splits that stand for those roles. Without such a split,
-    `train` is also the only one named like `train2017`, and `val` likewise or `validation`.
+    `train` is also the only one named like `train2017` or `lvis_v1_train`, and `val` likewise
+    or `validation`.
     """
 
     path: str
@@ -154,7 +155,7 @@ def _open_set(path: pathlib.Path) -> Any:
 
 def _find_split(builder: Any, path: pathlib.Path, split: str) -> str:
     names = sorted(builder.info.splits)
-    alike = [name for name in names if name[: len(split)] == split and name[len(split) :].isdigit()]
+    alike = [name for name in names if role_of(name) == split]
     if split == "val" and "validation" in names:
         alike.append("validation")
     if split in names:
