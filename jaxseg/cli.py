@@ -18,6 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     # Imported late: JAX takes seconds, and `--help` should not.
     from jaxseg import inference, jobs, zoo
+    from jaxseg.data import health_report
     from jaxseg.demo import run_demo
     from jaxseg.dry_run import dry_run
     from jaxseg.experiment import load_experiment, override
@@ -51,6 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             zoo.import_weights(options.file, options.arch, options.out, rest)
         elif options.command == "weights":
             zoo.export_weights(options.workdir, options.out)
+        elif options.command == "data" and options.job == "check":
+            chosen = {"split": options.split, "max_objects": options.max_objects}
+            chosen |= {"drop": options.drop, "out": options.out}
+            chosen["canvas"] = tuple(options.canvas) if options.canvas else None
+            return 0 if health_report.report(options.path, **chosen) else 1
+        elif options.command == "data":
+            _build(options)
         else:
             inference.predict(options.workdir, options.images, options.out, options.threshold)
     except Preempted as notice:
@@ -60,6 +68,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"jaxseg {options.command}: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _build(options: argparse.Namespace) -> None:
+    from jaxseg.data.tfds import build
+
+    built = build(options.folder, options.out, options.splits)
+    print(f"{'built' if built else 'nothing to do, there is already'} {options.out}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -139,6 +154,7 @@ def _parser() -> argparse.ArgumentParser:
         help="least score of an instance that is drawn (default: %(default)s)",
     )
     _add_weights(commands)
+    _add_data(commands)
     return parser
 
 
@@ -152,6 +168,62 @@ def _add_hosts(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--hosts", type=int, metavar="N", help="the number of hosts")
     command.add_argument("--host", type=int, metavar="I", help="this host's number, from 0")
+
+
+def _add_data(commands: Any) -> None:
+    data = commands.add_parser("data", help="the health of a data set, and TFDS sets")
+    jobs = data.add_subparsers(dest="job", required=True, metavar="JOB")
+    _add_check(jobs)
+    _add_build(jobs)
+
+
+def _add_check(jobs: Any) -> None:
+    path = pathlib.Path
+    check = jobs.add_parser(
+        "check",
+        help="what is in a COCO folder, and what training would lose or distort of it",
+        epilog="The exit status is 0 if training loses and distorts nothing but what is dropped.",
+    )
+    check.add_argument("path", type=path, metavar="DIR", help="the folder")
+    check.add_argument("--split", metavar="NAME", help="split of the data (default: all)")
+    check.add_argument(
+        "--max-objects",
+        type=int,
+        default=100,
+        metavar="N",
+        help="objects of an image that the training has room for (default: %(default)s)",
+    )
+    check.add_argument(
+        "--canvas",
+        type=int,
+        nargs=2,
+        metavar=("H", "W"),
+        help="tell what becomes smaller than a pixel there",
+    )
+    check.add_argument(
+        "--drop",
+        nargs="+",
+        default=(),
+        metavar="KIND",
+        help="kinds of defects that the training leaves out",
+    )
+    check.add_argument(
+        "--out", type=path, metavar="FILE", help="list all defects in a file, as JSON"
+    )
+
+
+def _add_build(jobs: Any) -> None:
+    path = pathlib.Path
+    builder = jobs.add_parser(
+        "build", help="a COCO-format folder as a TFDS set; goes on by itself if interrupted"
+    )
+    builder.add_argument("folder", type=path, metavar="FOLDER", help="the COCO-format folder")
+    builder.add_argument(
+        "--out", type=path, required=True, metavar="DIR", help="the new set (required)"
+    )
+    builder.add_argument(
+        "--splits", nargs="+", default=(), metavar="NAME", help="its splits (default: all)"
+    )
 
 
 def _add_weights(commands: Any) -> None:

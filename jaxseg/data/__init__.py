@@ -8,6 +8,7 @@ from jaxseg.data.pipeline import batch_image_ids, eval_batches, train_batches
 from jaxseg.data.resize import Resampling
 from jaxseg.data.shapes import Shapes, coco_json, write_coco
 from jaxseg.data.source import RLE, Category, Example, ImageList, Source, SourceConfig
+from jaxseg.data.tfds import TfdsFolder
 
 __all__ = [
     "RLE",
@@ -21,6 +22,7 @@ __all__ = [
     "Shapes",
     "Source",
     "SourceConfig",
+    "TfdsFolder",
     "batch_image_ids",
     "coco_json",
     "eval_batches",

@@ -1,32 +1,33 @@
 """COCO-format data: a folder with images and one JSON of annotations for each split.
 
-Two layouts are read:
+Three layouts are read:
 
-    annotations/instances_<split>.json  and  <split>/        COCO's own
+    annotations/instances_<split>.json  and  <split>/                  COCO's own
     <split>.json                        and  images/
+    lvis_v1_<split>.json, there or in annotations/, and COCO's image folders      LVIS
 
-The JSON is read and checked once, when a split is opened; images are read when asked for.
-Masks are given as polygons, compressed RLE or uncompressed RLE.
+The JSON is read and checked once, when a split is opened, and goes; arrays stay. Images are read
+when asked for. Masks are given as polygons, compressed RLE or uncompressed RLE.
 """
 
-import collections
 import dataclasses
-import json
+import itertools
 import logging
-import math
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from pycocotools import mask as mask_api
 
+from jaxseg.data.coco_file import CocoFile, check_file, parse
+from jaxseg.data.defects import Defect, check_kinds, count_kinds, refuse
 from jaxseg.data.images import read_image
+from jaxseg.data.ragged import firsts
+from jaxseg.data.shared_arrays import SharedArrays
 from jaxseg.data.source import RLE, Category, Example
 
 _LOG = logging.getLogger(__name__)
-_FARTHEST = 100_000
-"""Pixels. pycocotools crashes on polygons with points much farther out, or with NaN."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,92 +37,189 @@ class CocoFolder:
     path: str
     train: str = "train"
     val: str = "val"
+    drop: tuple[str, ...] = ()
+    """Kinds of defects (`jaxseg.data.defects`) whose images or annotations are left out."""
 
     def open(self, split: str) -> "CocoSource":
-        """The split of a role (`train`, `val`) or of a name of its own."""
+        """The split of a role (`train`, `val`) or of a name of its own.
+
+        ValueError if it has defects that training would suffer from and that are not dropped.
+        """
         name = {"train": self.train, "val": self.val}.get(split, split)
-        return CocoSource(pathlib.Path(self.path).expanduser(), name)
+        check_kinds(self.drop)
+        place = find_split(pathlib.Path(self.path).expanduser(), name)
+        content = check_file(place.annotations, place.images)
+        refuse(content.defects, self.drop)
+        source = CocoSource(content, place.images, self.drop)
+        if not len(source):
+            raise ValueError(f"{source.path}: no image is left without what drop={self.drop} names")
+        source.log_losses(content, self.drop)
+        return source
 
 
-def find_split(folder: pathlib.Path, split: str) -> tuple[pathlib.Path, pathlib.Path]:
-    """The annotation file and the image folder of a split; an error that lists what is there."""
+class Split(NamedTuple):
+    """Where a split is."""
+
+    name: str
+    annotations: pathlib.Path
+    images: pathlib.Path
+
+
+def list_splits(folder: pathlib.Path) -> list[Split]:
+    """The splits of a folder, by name."""
     if not folder.is_dir():
         raise FileNotFoundError(f"no data folder {folder}")
-    if (folder / f"{split}.json").is_file():
-        return folder / f"{split}.json", folder / "images"
     own = folder / "annotations"
-    if (own / f"instances_{split}.json").is_file():
-        return own / f"instances_{split}.json", folder / split
-    years = sorted(own.glob(f"instances_{split}20[0-9][0-9].json"))
-    if len(years) == 1:
-        return years[0], folder / years[0].stem.removeprefix("instances_")
-    names = [p.stem for p in folder.glob("*.json")]
-    names += [p.stem.removeprefix("instances_") for p in own.glob("instances_*.json")]
-    found = ", ".join(sorted(names)) or "none"
-    raise FileNotFoundError(
-        f"{folder} has no split {split!r} (found: {found}); it needs {split}.json and images/, "
-        f"or annotations/instances_{split}.json and {split}/"
-    )
+    lvis = [*folder.glob("lvis_v1_*.json"), *own.glob("lvis_v1_*.json")]
+    splits = [Split(path.stem, path, folder) for path in lvis]
+    plain = [path for path in folder.glob("*.json") if path not in lvis]
+    splits += [Split(path.stem, path, folder / "images") for path in plain]
+    for path in own.glob("instances_*.json"):
+        name = path.stem.removeprefix("instances_")
+        splits.append(Split(name, path, folder / name))
+    return sorted(splits)
+
+
+def find_split(folder: pathlib.Path, name: str) -> Split:
+    """The split of that name, or else the only one of that name and a year, or of LVIS.
+
+    Raises FileNotFoundError with a list of what is there, or ValueError if there are several.
+    """
+    splits = list_splits(folder)
+    exact = [split for split in splits if split.name == name]
+    found = exact or [split for split in splits if role_of(split.name) == name]
+    if len(found) > 1:
+        names = ", ".join(f"{split.name!r} ({split.annotations.name})" for split in found)
+        raise ValueError(
+            f"{folder} has several splits for {name!r}: {names}; say which, "
+            f"as in CocoFolder(path, train={found[0].name!r}), or remove the others"
+        )
+    if not found:
+        names = ", ".join(split.name for split in splits) or "none"
+        raise FileNotFoundError(
+            f"{folder} has no split {name!r} (found: {names}); it needs {name}.json and images/, "
+            f"annotations/instances_{name}.json and {name}/, or lvis_v1_{name}.json"
+        )
+    return found[0]
+
+
+def role_of(name: str) -> str:
+    """The role that a split's name tells: `train` of `train2017` and `lvis_v1_train`."""
+    year = name[-4:]
+    return name[:-4] if year.isdecimal() and year[:2] == "20" else name.removeprefix("lvis_v1_")
 
 
 class CocoSource:
     """A checked split of a COCO-format folder, as a `Source`."""
 
-    def __init__(self, folder: pathlib.Path, split: str):
-        self.path, self.image_folder = find_split(folder, split)
-        content = _read_json(self.path)
-        self.categories: Sequence[Category] = _read_categories(content, self.path)
-        self._label = {c.id: label for label, c in enumerate(self.categories)}
-        self._images = _read_images(content, self.path)
-        self.image_ids = [image["id"] for image in self._images]
-        sizes = [(image["height"], image["width"]) for image in self._images]
-        self.image_sizes = np.asarray(sizes, np.int32)
-        self._annotations = _read_annotations(content, self.path, self._images, self._label)
-        self._content = content
-        files = [image["file_name"] for image in self._images]
-        missing = [name for name in files if not (self.image_folder / name).is_file()]
-        if missing:
-            raise FileNotFoundError(
-                f"{self.path}: {len(missing)} of {len(files)} images are not in "
-                f"{self.image_folder}, the first is {missing[0]}"
+    def __init__(self, content: CocoFile, image_folder: pathlib.Path, drop: Collection[str] = ()):
+        self.path, self.image_folder = content.path, image_folder
+        self._state = _file_state(self.path)
+        self.categories: Sequence[Category] = content.categories
+        images, annotations = content.images, content.annotations
+        no_image = content.image_table.rows_of(drop)
+        gone = content.annotation_table.rows_of(drop)
+        gone |= (annotations.images < 0) | (annotations.labels < 0)
+        gone[~gone] = no_image[annotations.images[~gone]]
+        # What ground truth has and training has not.
+        flat = content.annotation_table.rows_of({"box-zero"}) & ~gone
+        self._gone = np.flatnonzero(no_image), np.flatnonzero(gone)
+
+        kept = np.flatnonzero(~no_image)
+        self.image_ids = images.ids[kept].tolist()
+        self.image_sizes = images.sizes[kept].astype(np.int32)
+        names = [images.names[row].encode("utf-8", "surrogatepass") for row in kept.tolist()]
+        rows = np.flatnonzero(~gone & ~flat)
+        rows = rows[np.argsort(annotations.images[rows], kind="stable")]
+        of_image = np.bincount(annotations.images[rows], minlength=len(no_image))[kept]
+        self._arrays = SharedArrays(
+            {
+                "names": np.frombuffer(b"".join(names), np.uint8),
+                "name_ends": firsts(np.asarray([len(name) for name in names], np.int64)),
+                "rows": rows,
+                "row_ends": firsts(of_image),
+                "boxes": annotations.boxes,
+                "labels": annotations.labels.astype(np.int32),
+                "crowd": annotations.crowd,
+                **annotations.masks._asdict(),
+            }
+        )
+
+    def log_losses(self, content: CocoFile, drop: Collection[str]) -> None:
+        """Warns of what training does not see of a file."""
+        counts = count_kinds(d for d in content.defects if d.kind in {*drop, "box-zero"})
+        flat = counts.pop("box-zero", 0)
+        if flat:
+            _LOG.warning("%s: %d annotations have boxes without area: left out", self.path, flat)
+        if counts:
+            _LOG.warning(
+                "%s: %d images and %d annotations are left out, for these defects: %s",
+                self.path,
+                *map(len, self._gone),
+                ", ".join(f"{count} {kind}" for kind, count in counts.items()),
             )
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self.image_ids)
 
     def __getitem__(self, index: int, /) -> Example:
-        entry = self._images[index]
-        height, width = entry["height"], entry["width"]
-        path = self.image_folder / entry["file_name"]
-        image = read_image(path)
-        if image.shape[:2] != (height, width):
-            raise ValueError(
-                f"{path} is {image.shape[1]}x{image.shape[0]} pixels, but {self.path} says "
-                f"{width}x{height} (image id {entry['id']})"
-            )
-        annotations = self._annotations[entry["id"]]
-        boxes = np.asarray([a["bbox"] for a in annotations], np.float32).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
+        index = range(len(self))[index]
+        height, width = self.image_sizes[index].tolist()
+        image_id = self.image_ids[index]
+        try:
+            image = read_image(self.image_path(index), (height, width))
+        except ValueError as error:
+            raise type(error)(f"{error} (image id {image_id} of {self.path})") from error
+        ends = self._arrays["row_ends"]
+        rows = self._arrays["rows"][ends[index] : ends[index + 1]]
         return Example(
             image=image,
-            image_id=entry["id"],
-            boxes=boxes,
-            labels=np.asarray([self._label[a["category_id"]] for a in annotations], np.int32),
-            rles=[to_rle(a["segmentation"], height, width) for a in annotations],
-            crowd=np.asarray([bool(a.get("iscrowd", 0)) for a in annotations], bool),
+            image_id=image_id,
+            boxes=self._arrays["boxes"][rows],
+            labels=self._arrays["labels"][rows],
+            rles=[self._rle(row, height, width) for row in rows.tolist()],
+            crowd=self._arrays["crowd"][rows],
         )
 
+    def image_path(self, index: int) -> pathlib.Path:
+        ends = self._arrays["name_ends"]
+        name = self._arrays["names"][ends[index] : ends[index + 1]].tobytes()
+        return self.image_folder / name.decode("utf-8", "surrogatepass")
+
+    def _rle(self, row: int, height: int, width: int) -> RLE:
+        arrays = self._arrays
+        start, end = arrays["rles"][row : row + 2].tolist()
+        if end > start:
+            return {"size": [height, width], "counts": arrays["text"][start:end].tobytes()}
+        first, last = arrays["polygons"][row : row + 2].tolist()
+        ends = arrays["points"][first : last + 1].tolist()
+        parts = [arrays["coordinates"][a:b] for a, b in itertools.pairwise(ends)]
+        return to_rle(parts, height, width)
+
     def ground_truth(self) -> dict[str, Any]:
-        """The file's content, with `iscrowd` and `area` added to annotations that lack them."""
-        size_of = {image["id"]: (image["height"], image["width"]) for image in self._images}
+        """The file's content, read anew, with `iscrowd` and `area` added to annotations that lack
+        them. Without what was dropped; with boxes without area, which COCO evaluates."""
+        content = parse(self.path)
+        if isinstance(content, Defect) or _file_state(self.path) != self._state:
+            raise ValueError(f"{self.path} was changed since it was opened: open it again")
+        no_image, no_annotation = (set(rows.tolist()) for rows in self._gone)
+        images = [e for row, e in enumerate(content["images"]) if row not in no_image]
+        size_of = dict(zip(self.image_ids, self.image_sizes.tolist(), strict=True))
         complete = []
-        for annotation in self._content["annotations"]:
+        for row, annotation in enumerate(content["annotations"]):
+            if row in no_annotation:
+                continue
             missing: dict[str, Any] = {} if "iscrowd" in annotation else {"iscrowd": 0}
             if "area" not in annotation:
                 rle = to_rle(annotation["segmentation"], *size_of[annotation["image_id"]])
                 missing["area"] = float(mask_api.area(rle))
             complete.append({**annotation, **missing})
-        return {**self._content, "annotations": complete}
+        return {**content, "images": images, "annotations": complete}
+
+
+def _file_state(path: pathlib.Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def to_rle(segmentation: Any, height: int, width: int) -> RLE:
@@ -134,160 +232,3 @@ def to_rle(segmentation: Any, height: int, width: int) -> RLE:
     if isinstance(counts, str):
         counts = counts.encode("ascii")
     return {"size": [height, width], "counts": counts}
-
-
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is not in COCO format: it is not a JSON object")
-    keys = ("images", "annotations", "categories")
-    missing = [key for key in keys if not isinstance(content.get(key), list)]
-    if missing:
-        raise ValueError(f"{path} is not in COCO format: it has no list of {', '.join(missing)}")
-    return content
-
-
-def _read_categories(content: Mapping[str, Any], path: pathlib.Path) -> list[Category]:
-    for number, category in enumerate(content["categories"]):
-        _check_fields(category, ("id", "name"), f"{path}: categories[{number}]")
-    categories = [Category(c["id"], c["name"]) for c in content["categories"]]
-    _check_unique([c.id for c in categories], f"{path}: category id")
-    return sorted(categories)
-
-
-def _read_images(content: Mapping[str, Any], path: pathlib.Path) -> list[dict[str, Any]]:
-    images = content["images"]
-    for number, image in enumerate(images):
-        where = f"{path}: images[{number}]"
-        _check_fields(image, ("id", "file_name", "height", "width"), where)
-        if image["height"] < 1 or image["width"] < 1:
-            raise ValueError(f"{where} has no pixels: {image['width']}x{image['height']}")
-    _check_unique([image["id"] for image in images], f"{path}: image id")
-    if not images:
-        raise ValueError(f"{path} has no images")
-    return images
-
-
-def _read_annotations(
-    content: Mapping[str, Any],
-    path: pathlib.Path,
-    images: Sequence[Mapping[str, Any]],
-    labels: Mapping[int, int],
-) -> dict[int, list[dict[str, Any]]]:
-    """Checked annotations of each image; those without any area are left out and counted."""
-    by_image: dict[int, list[dict[str, Any]]] = collections.defaultdict(list)
-    size_of = {image["id"]: (image["height"], image["width"]) for image in images}
-    for number, annotation in enumerate(content["annotations"]):
-        _check_fields(annotation, ("id",), f"{path}: annotations[{number}]")
-        where = f"{path}: annotation id {annotation['id']}"
-        _check_fields(annotation, ("image_id", "category_id", "bbox", "segmentation"), where)
-        if annotation["image_id"] not in size_of:
-            raise ValueError(f"{where}: image_id {annotation['image_id']} is not in images")
-        if annotation["category_id"] not in labels:
-            raise ValueError(
-                f"{where}: category_id {annotation['category_id']} is not in categories"
-            )
-        _check_box(annotation["bbox"], where)
-        _check_segmentation(annotation["segmentation"], size_of[annotation["image_id"]], where)
-        if annotation["bbox"][2] > 0 and annotation["bbox"][3] > 0:
-            by_image[annotation["image_id"]].append(annotation)
-    _check_unique([a["id"] for a in content["annotations"]], f"{path}: annotation id")
-    flat = len(content["annotations"]) - sum(map(len, by_image.values()))
-    if flat:
-        _LOG.warning("%s: %d annotations have boxes without area and are left out", path, flat)
-    return by_image
-
-
-def _check_fields(entry: Any, fields: Sequence[str], where: str) -> None:
-    """The fields are there, and those that count something are whole numbers."""
-    if not isinstance(entry, dict):
-        raise ValueError(f"{where} is not a JSON object")
-    for field in fields:
-        if field not in entry:
-            raise ValueError(f"{where} has no {field}")
-        whole = field in ("id", "image_id", "category_id", "height", "width")
-        if whole and not isinstance(entry[field], int):
-            raise ValueError(f"{where}: {field} {entry[field]!r} is not a whole number")
-
-
-def _check_box(box: Any, where: str) -> None:
-    numbers = isinstance(box, list) and len(box) == 4
-    if not numbers or not all(isinstance(x, int | float) and math.isfinite(x) for x in box):
-        raise ValueError(f"{where}: bbox {box} is not four finite numbers (x, y, width, height)")
-    if box[2] < 0 or box[3] < 0:
-        raise ValueError(f"{where}: bbox {box} has a negative side")
-
-
-def _check_segmentation(segmentation: Any, size: tuple[int, int], where: str) -> None:
-    if isinstance(segmentation, list):
-        if not segmentation:
-            raise ValueError(f"{where}: segmentation is empty")
-        for polygon in segmentation:
-            _check_polygon(polygon, where)
-    elif isinstance(segmentation, dict) and {"size", "counts"} <= segmentation.keys():
-        if segmentation["size"] != list(size):
-            raise ValueError(
-                f"{where}: the mask's size {segmentation['size']} is not the image's {list(size)}"
-            )
-        runs = _runs(segmentation["counts"], where)
-        if min(runs, default=0) < 0 or sum(runs) != size[0] * size[1]:
-            raise ValueError(f"{where}: the RLE's counts do not add up to the image's pixels")
-    else:
-        raise ValueError(f"{where}: segmentation is neither polygons nor RLE")
-
-
-def _check_polygon(polygon: Any, where: str) -> None:
-    if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
-        raise ValueError(
-            f"{where}: a polygon must be a list of at least three points, x and y in turn"
-        )
-    try:
-        near = bool((np.abs(np.asarray(polygon, np.float64)) <= _FARTHEST).all())
-    except (TypeError, ValueError):
-        near = False
-    if not near:
-        raise ValueError(
-            f"{where}: a polygon's coordinates must be numbers, none beyond {_FARTHEST} pixels"
-        )
-
-
-def _runs(counts: Any, where: str) -> list[int]:
-    """The lengths of an RLE's runs, compressed or not.
-
-    They must fill the mask exactly: pycocotools does not check, and leaves pixels that no
-    run covers as they happen to be in memory.
-
-    Compressed, a number is characters of 5 bits each, lowest first, counted from "0"; bit 5
-    says that another one follows, bit 4 of the last is the sign. From the fourth number on
-    it is the difference from the run two before.
-    """
-    if isinstance(counts, list):
-        if not all(isinstance(run, int) for run in counts):
-            raise ValueError(f"{where}: the RLE's counts are not whole numbers")
-        return counts
-    broken = ValueError(f"{where}: the RLE's counts are not COCO's compressed text")
-    if not isinstance(counts, str):
-        raise broken
-    runs: list[int] = []
-    value = shift = 0
-    for code in (ord(character) - 48 for character in counts):
-        if not 0 <= code < 64 or shift > 30:
-            raise broken
-        value |= (code & 31) << shift
-        shift += 5
-        if not code & 32:
-            value -= (code & 16) << (shift - 4)
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value = shift = 0
-    if shift:
-        raise broken
-    return runs
-
-
-def _check_unique(ids: Sequence[int], what: str) -> None:
-    for value, count in collections.Counter(ids).items():
-        if count > 1:
-            raise ValueError(f"{what} {value} occurs {count} times")

@@ -1,5 +1,9 @@
 import copy
+import gc
 import json
+import multiprocessing
+import pathlib
+import pickle
 
 import cv2
 import numpy as np
@@ -7,8 +11,8 @@ import pytest
 from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 
-from jaxseg.data import CocoFolder, read_image
-from jaxseg.data.coco import _runs, to_rle
+from jaxseg.data import CocoFolder
+from jaxseg.data.coco import to_rle
 
 SIZE = [20, 30]
 
@@ -32,6 +36,7 @@ def compressed(bitmap):
 
 def content():
     square = [[4.0, 2.0, 14.0, 2.0, 14.0, 12.0, 4.0, 12.0]]
+    other = [[1, 1, 5, 1, 5, 5, 1, 5]]
     annotations = [
         {"id": 1, "image_id": 7, "category_id": 5, "bbox": [4, 2, 10, 10], "segmentation": square},
         {
@@ -49,7 +54,7 @@ def content():
             "segmentation": uncompressed(disc()),
             "iscrowd": 1,
         },
-        {"id": 4, "image_id": 7, "category_id": 5, "bbox": [1, 1, 0, 4], "segmentation": square},
+        {"id": 4, "image_id": 7, "category_id": 5, "bbox": [1, 1, 0, 4], "segmentation": other},
     ]
     return {
         "images": [
@@ -103,102 +108,11 @@ def test_cocos_own_layout_and_the_list_of_splits(tmp_path):
     assert len(CocoFolder(str(tmp_path), val="train2017").open("val")) == 2
 
 
-def change(path, value):
-    """`content()` with one value replaced, or removed where `value` is ..."""
-    data = content()
-    *parents, last = path
-    place = data
-    for key in parents:
-        place = place[key]
-    if value is ...:
-        del place[last]
-    else:
-        place[last] = value
-    return data
-
-
-def annotation(field, value):
-    return change(("annotations", 0, field), value)
-
-
-BROKEN = {
-    "not JSON": ('{"images": [', "train.json is not valid JSON"),
-    "not COCO": ({"a": 1}, "no list of images, annotations, categories"),
-    "not an object": ("null", "is not a JSON object"),
-    "category without name": (
-        change(("categories", 1, "name"), ...),
-        r"categories\[1\] has no name",
-    ),
-    "height as text": (change(("images", 0, "height"), "20"), "height '20' is not a whole number"),
-    "no pixels": (change(("images", 0, "height"), 0), r"images\[0\] has no pixels"),
-    "no images": (change(("images",), []), "has no images"),
-    "image without size": (change(("images", 1, "height"), ...), r"images\[1\] has no height"),
-    "absent image": (change(("images", 1, "file_name"), "c.png"), "the first is c.png"),
-    "duplicate image": (change(("images", 1, "id"), 7), "image id 7 occurs 2 times"),
-    "duplicate category": (change(("categories", 1, "id"), 9), "category id 9 occurs 2"),
-    "duplicate annotation": (annotation("id", 2), "annotation id 2 occurs 2 times"),
-    "no box": (annotation("bbox", ...), "annotation id 1 has no bbox"),
-    "unknown image": (annotation("image_id", 99), "id 1: image_id 99 is not in images"),
-    "unknown category": (annotation("category_id", 99), "category_id 99 is not in categories"),
-    "negative box": (annotation("bbox", [1, 2, -3, 4]), "id 1: bbox .* negative side"),
-    "NaN box": (annotation("bbox", [1, 2, float("nan"), 4]), "id 1: bbox .* finite"),
-    "odd polygon": (annotation("segmentation", [[1, 2, 3, 4, 5, 6, 7]]), "id 1: a polygon"),
-    "short polygon": (annotation("segmentation", [[1, 2, 3, 4]]), "id 1: a polygon"),
-    "far polygon": (annotation("segmentation", [[1, 2, 1e12, 4, 5, 6]]), "none beyond 100000"),
-    "NaN polygon": (annotation("segmentation", [[1, 2, float("nan"), 4, 5, 6]]), "none beyond"),
-    "text polygon": (annotation("segmentation", [["a", 2, 3, 4, 5, 6]]), "must be numbers"),
-    "empty mask": (annotation("segmentation", []), "id 1: segmentation is empty"),
-    "wrong RLE size": (
-        annotation("segmentation", {"size": [4, 4], "counts": [16]}),
-        "id 1: the mask's size",
-    ),
-    "wrong RLE sum": (
-        annotation("segmentation", {"size": SIZE, "counts": [16]}),
-        "id 1: the RLE's counts do not add up",
-    ),
-    "negative RLE": (
-        annotation("segmentation", {"size": SIZE, "counts": [605, -5]}),
-        "do not add up",
-    ),
-    "fractional RLE": (
-        annotation("segmentation", {"size": SIZE, "counts": [0.5, 599.5]}),
-        "not whole numbers",
-    ),
-    "empty RLE": (annotation("segmentation", {"size": SIZE, "counts": ""}), "do not add up"),
-    "short RLE": (annotation("segmentation", {"size": SIZE, "counts": "b2::"}), "do not add up"),
-    "cut RLE": (
-        annotation("segmentation", {"size": SIZE, "counts": compressed(disc())["counts"] + "P"}),
-        "not COCO's compressed text",
-    ),
-    "text RLE": (
-        annotation("segmentation", {"size": SIZE, "counts": "\xe9"}),
-        "not COCO's compressed text",
-    ),
-    "no mask": (annotation("segmentation", None), "id 1: segmentation is neither"),
-}
-
-
-@pytest.mark.parametrize("name", BROKEN)
-def test_broken_annotations_are_refused_by_name(tmp_path, name):
-    data, message = BROKEN[name]
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
-        write(tmp_path, data).open("train")
-
-
-def test_compressed_runs_are_those_of_the_mask():
-    rng = np.random.default_rng(0)
-    for share in (0.0, 0.01, 0.5, 0.99, 1.0):
-        bitmap = (rng.random((37, 211)) < share).astype(np.uint8)
-        runs = _runs(compressed(bitmap)["counts"], "here")
-        flat = np.repeat(np.arange(len(runs)) % 2, runs)
-        np.testing.assert_array_equal(flat, bitmap.flatten(order="F"))
-
-
 def test_ground_truth_says_what_evaluation_needs_of_every_annotation(tmp_path):
     truth = write(tmp_path, content()).open("train").ground_truth()["annotations"]
     assert [a["id"] for a in truth] == [1, 2, 3, 4]  # also the one without area
     assert [a["iscrowd"] for a in truth] == [0, 0, 1, 0]
-    assert [a["area"] for a in truth] == [100, disc().sum(), disc().sum(), 100]
+    assert [a["area"] for a in truth] == [100, disc().sum(), disc().sum(), 16]
 
 
 def test_the_number_of_annotations_left_out_is_logged(tmp_path, caplog):
@@ -209,38 +123,11 @@ def test_the_number_of_annotations_left_out_is_logged(tmp_path, caplog):
 def test_an_image_of_another_size_or_undecodable_is_refused_by_name(tmp_path):
     source = write(tmp_path, content()).open("train")
     cv2.imwrite(str(tmp_path / "images" / "b.png"), np.zeros((5, 6, 3), np.uint8))
-    with pytest.raises(ValueError, match=r"b.png is 6x5 pixels, but .* says 30x20 \(image id 8\)"):
+    with pytest.raises(ValueError, match=r"b.png is 6x5 pixels, not 30x20 \(image id 8 of .*json"):
         source[1]
     (tmp_path / "images" / "a.png").write_bytes(b"not an image")
     with pytest.raises(ValueError, match=r"a.png cannot be decoded"):
         source[0]
-
-
-def test_images_of_every_mode_become_rgb(tmp_path):
-    from PIL import Image
-
-    grey = np.arange(24, dtype=np.uint8).reshape(4, 6) * 10
-    images = {
-        "L": Image.fromarray(grey),
-        "RGBA": Image.fromarray(np.dstack([grey] * 4)),
-        "P": Image.fromarray(grey).convert("P"),
-        "I;16": Image.fromarray(grey.astype(np.uint16) << 8),
-    }
-    for mode, image in images.items():
-        path = tmp_path / f"{mode.replace(';', '')}.png"
-        image.save(path)
-        pixels = read_image(path)
-        assert pixels.dtype == np.uint8
-        np.testing.assert_array_equal(pixels, np.dstack([grey] * 3), err_msg=mode)
-
-
-def test_a_palette_with_transparency_is_read_without_a_warning(tmp_path):
-    from PIL import Image
-
-    grey = np.arange(24, dtype=np.uint8).reshape(4, 6) * 10
-    path = tmp_path / "a.png"
-    Image.fromarray(grey).convert("P").save(path, transparency=bytes([0, 128, 255] * 5))
-    np.testing.assert_array_equal(read_image(path), np.dstack([grey] * 3))
 
 
 def test_polygons_outside_the_image_are_cut():
@@ -261,3 +148,115 @@ def test_real_data_is_read_whole(shared, folder, split):
     source = CocoFolder(str(shared / "data" / folder)).open(split)
     objects = sum(len(source[i].boxes) for i in range(len(source)))
     assert objects == len(source.ground_truth()["annotations"])
+
+
+def lvis():
+    data = content()
+    for image, name in zip(data["images"], ("a.png", "b.png"), strict=True):
+        del image["file_name"]
+        image["coco_url"] = f"http://images.cocodataset.org/train2017/{name}"
+        image |= {"neg_category_ids": [5], "not_exhaustive_category_ids": [9]}
+    for annotation in data["annotations"]:
+        annotation.pop("iscrowd", None)
+    for category in data["categories"]:
+        category |= {"frequency": "r", "synset": f"{category['name']}.n.01"}
+    return data
+
+
+@pytest.mark.parametrize("place", [".", "annotations"])
+def test_lvis_is_read_from_cocos_image_folders(tmp_path, place):
+    write(tmp_path, content())
+    (tmp_path / "train.json").unlink()
+    (tmp_path / "images").rename(tmp_path / "train2017")
+    (tmp_path / place).mkdir(exist_ok=True)
+    (tmp_path / place / "lvis_v1_train.json").write_text(json.dumps(lvis()))
+    for name in ("train", "lvis_v1_train"):
+        source = CocoFolder(str(tmp_path)).open(name)
+        assert [len(source[i].boxes) for i in range(2)] == [3, 0]
+    truth = source.ground_truth()
+    assert truth["images"] == lvis()["images"]
+    assert truth["categories"] == lvis()["categories"]
+    assert {a["iscrowd"] for a in truth["annotations"]} == {0}
+
+
+def test_several_files_for_a_split_must_be_told_apart(tmp_path):
+    folder = write(tmp_path, content())
+    (tmp_path / "images").rename(tmp_path / "train2017")
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "train.json").rename(tmp_path / "annotations" / "instances_train2017.json")
+    (tmp_path / "lvis_v1_train.json").write_text(json.dumps(lvis()))
+    with pytest.raises(
+        ValueError, match=r"several splits for 'train': 'lvis_v1_train' .*'train2017'"
+    ):
+        folder.open("train")
+    for name in ("lvis_v1_train", "train2017"):
+        assert len(CocoFolder(str(tmp_path), train=name).open("train")) == 2
+
+
+def assert_same_examples(first, second):
+    for field, one, other in zip(first._fields, first, second, strict=True):
+        if field == "rles":
+            assert list(one) == list(other)
+        else:
+            np.testing.assert_array_equal(one, other, err_msg=field)
+
+
+def shared_files(source):
+    return [pathlib.Path(path) for path in source._arrays._files.values()]
+
+
+def show_pid_and_example(source, queue):
+    """In a worker process: what it received, and whether it is mapped from a file."""
+    mapped = isinstance(source._arrays["coordinates"], np.memmap)
+    queue.put((mapped, source[0], source.ground_truth()["annotations"]))
+
+
+def test_a_large_source_goes_to_processes_by_files_that_go_with_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxseg.data.shared_arrays._LARGE", 0)
+    source = write(tmp_path, content()).open("train")
+    data = pickle.dumps(source)
+    assert pickle.dumps(source) == data  # the files are written once
+    files = shared_files(source)
+    assert all(path.is_file() for path in files)
+    received = pickle.loads(data)
+    assert_same_examples(received[0], source[0])
+    assert pickle.loads(pickle.dumps(received)).image_ids == [7, 8]  # receivers may hand it on
+
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    worker = context.Process(target=show_pid_and_example, args=(source, queue))
+    worker.start()
+    mapped, example, annotations = queue.get(timeout=60)
+    worker.join()
+    assert mapped
+    assert_same_examples(example, source[0])
+    assert annotations == source.ground_truth()["annotations"]
+
+    del received
+    gc.collect()
+    assert all(path.is_file() for path in files)  # they are the sender's
+    del source, worker
+    gc.collect()
+    assert not any(path.parent.exists() for path in files)
+
+
+def test_a_small_source_needs_no_files(tmp_path):
+    source = write(tmp_path, content()).open("train")
+    assert_same_examples(pickle.loads(pickle.dumps(source))[0], source[0])
+    assert not shared_files(source)
+
+
+def test_the_parsed_file_goes_when_the_split_is_open(tmp_path):
+    source = write(tmp_path, content()).open("train")
+    held = gc.get_referents(*vars(source).values(), vars(source))
+    assert not any(isinstance(value, dict) and "bbox" in value for value in held)
+    assert len(pickle.dumps(source)) < 5000
+
+
+def test_a_file_that_was_changed_since_is_noticed(tmp_path):
+    source = write(tmp_path, content()).open("train")
+    data = content()
+    data["annotations"].pop(0)
+    (tmp_path / "train.json").write_text(json.dumps(data))
+    with pytest.raises(ValueError, match=r"train.json was changed since it was opened"):
+        source.ground_truth()

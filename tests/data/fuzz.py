@@ -1,0 +1,289 @@
+"""COCO files and images broken at random: each must be read, or refused by name.
+
+    python -m tests.data.fuzz 10000 [seed]
+
+breaks so many COCO files and prints how many of them were read. The data are small pieces of the
+development data, or drawn scenes where there is none. Case i is a pure function of (seed, i).
+"""
+
+import collections
+import contextlib
+import copy
+import io
+import json
+import math
+import pathlib
+import random
+import shutil
+import sys
+import tempfile
+import time
+import warnings
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as mask_api
+from pycocotools.coco import COCO
+
+from jaxseg.data import CocoFolder, Shapes, read_image, write_coco
+from jaxseg.data.defects import DROPPABLE
+
+SHARED = pathlib.Path(__file__).resolve().parents[3] / "shared"
+NASTY: list[Any] = [
+    None, True, False, 0, -0.0, 1, -1, 0.5, 1e-300, 1e300, -1e300, 1 << 31, -(1 << 31), 1 << 63,
+    10**400, math.nan, math.inf, -math.inf, "", "0", "7", "NaN", "\0", "é\ud800", "../..",
+    "x" * 999,
+    [], {}, [[]], [[[]]], [None], [0, 0, 0, 0], [[0, 0, 0, 0]], [[1, 1, 2, 2, 3, 3]], {"size": []},
+    {"size": [4, 4], "counts": "04"}, {"counts": None, "size": None}, [1e9] * 6, [[1e9] * 6],
+    [[math.nan] * 6], [["1"] * 6], [[True] * 6],
+]  # fmt: skip
+
+
+def make_corpus(folder: pathlib.Path) -> list[dict]:
+    """Small COCO files whose images lie in `folder/images`."""
+    if not SHARED.is_dir():
+        write_coco(Shapes(size=48, train_images=3).open("train"), folder, "drawn")
+        content = json.loads((folder / "drawn.json").read_text())
+        (folder / "drawn.json").unlink()
+        return [content]
+    (folder / "images").mkdir()
+    coco, nuclei = SHARED / "data" / "coco_mini", SHARED / "data" / "nuclei"
+    photographs = json.loads((coco / "annotations" / "instances_val2017.json").read_text())
+    cells = json.loads((nuclei / "mini_val.json").read_text())
+    crowd = next(a["image_id"] for a in photographs["annotations"] if a["iscrowd"])
+    parts = [
+        (photographs, coco / "val2017", [crowd, photographs["images"][0]["id"]]),
+        (cells, nuclei / "images", [cells["images"][0]["id"]]),
+    ]
+    corpus = []
+    for content, images, ids in parts:
+        part = {key: value for key, value in content.items() if key not in ("info", "licenses")}
+        part["images"] = [i for i in content["images"] if i["id"] in ids]
+        part["annotations"] = [a for a in content["annotations"] if a["image_id"] in ids]
+        for image in part["images"]:
+            shutil.copy(images / image["file_name"], folder / "images")
+        corpus.append(copy.deepcopy(part))
+    return corpus
+
+
+def mutate(content: dict, rng: random.Random) -> str:
+    """The JSON of the content with one to three things broken."""
+    content = copy.deepcopy(content)
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        rng.choice((_replace, _replace, _replace, _delete, _duplicate, _swap, _garble))(
+            content, rng
+        )
+    text = json.dumps(content)
+    way = rng.random()
+    if way < 0.03:
+        return text[: rng.randrange(len(text))]
+    if way < 0.06:
+        place = rng.randrange(len(text))
+        return (
+            text[:place] + rng.choice(("[", "}", ",", '"', "é", "\0", "1e999", "-")) + text[place:]
+        )
+    return text
+
+
+def _pick(content, rng: random.Random):
+    """A random place: a container and a key in it. Deep places as likely as high ones."""
+    place: list = [(content, rng.choice(list(content) or ["images"]))]
+    while rng.random() < 0.9:
+        container, key = place[-1]
+        value = container[key] if key in range(len(container)) or isinstance(container, dict) else 0
+        if isinstance(value, dict) and value:
+            place.append((value, rng.choice(list(value))))
+        elif isinstance(value, list) and value:
+            place.append((value, rng.randrange(len(value))))
+        else:
+            break
+    return place[-1]
+
+
+def _replace(content, rng):
+    container, key = _pick(content, rng)
+    if isinstance(container, dict) and key not in container:
+        return
+    old = container[key]
+    changes = [lambda: copy.deepcopy(rng.choice(NASTY))] * 4
+    changes += [lambda: [old], lambda: str(old), lambda: {"value": old}]
+    if type(old) in (int, float):
+        changes += [
+            lambda: -old,
+            lambda: old * 1e6,
+            lambda: old + rng.uniform(-3, 3),
+            lambda: old + 1,
+        ]
+        changes += [lambda: float(old)]
+    container[key] = rng.choice(changes)()
+
+
+def _delete(content, rng):
+    container, key = _pick(content, rng)
+    with contextlib.suppress(KeyError):
+        del container[key]
+
+
+def _duplicate(content, rng):
+    container, key = _pick(content, rng)
+    if isinstance(container, list):
+        container.insert(rng.randrange(len(container) + 1), copy.deepcopy(container[key]))
+
+
+def _swap(content, rng):
+    """Two entries of a list exchange a field."""
+    entries = content.get(rng.choice(("images", "annotations", "categories")))
+    if not isinstance(entries, list) or len(entries) < 2:
+        return
+    first, second = rng.sample(entries, 2)
+    if isinstance(first, dict) and isinstance(second, dict) and first:
+        key = rng.choice(list(first))
+        if key in second:
+            first[key], second[key] = second[key], first[key]
+
+
+def _garble(content, rng):
+    """An RLE's counts, or another text, with a character changed, added or removed."""
+    annotations = content.get("annotations")
+    entries = annotations if isinstance(annotations, list) else []
+    masks = [a.get("segmentation") for a in entries if isinstance(a, dict)]
+    masks = [m for m in masks if isinstance(m, dict) and m.get("counts")]
+    if not masks:
+        return
+    mask = rng.choice(masks)
+    counts = mask["counts"]
+    if not isinstance(counts, str | list):
+        return
+    place = rng.randrange(len(counts))
+    new = (
+        chr(rng.randrange(40, 120)) if isinstance(counts, str) else rng.choice([0, 1, -1, 1 << 40])
+    )
+    new = new if isinstance(counts, str) else [new]
+    mask["counts"] = counts[:place] + new * rng.randrange(3) + counts[place + rng.randrange(2) :]
+
+
+def _check_named(file: str, error: Exception) -> None:
+    assert file in str(error), f"the refusal does not name {file}: {error}"
+
+
+def judge(folder: pathlib.Path) -> str:
+    """`read` or `refused`. AssertionError, or any other, if it is neither as it should be."""
+    outcome = "refused"
+    for drop in ((), tuple(DROPPABLE)):
+        try:
+            source = CocoFolder(str(folder), drop=drop).open("train")
+        except (ValueError, FileNotFoundError) as error:
+            _check_named("train.json", error)
+            continue
+        outcome = outcome if drop else "read"
+        for index in range(len(source)):
+            try:
+                example = source[index]
+            except ValueError as error:  # an image of another size
+                _check_named("train.json", error)
+                continue
+            assert np.isfinite(example.boxes).all()
+            assert (example.boxes[:, 2:] > example.boxes[:, :2]).all()
+            assert (example.labels < len(source.categories)).all()
+            for rle in example.rles:
+                assert mask_api.decode(rle).shape == example.image.shape[:2]
+        truth = COCO()
+        truth.dataset = source.ground_truth()
+        with contextlib.redirect_stdout(io.StringIO()):
+            truth.createIndex()
+        for annotation in truth.dataset["annotations"]:
+            assert annotation["area"] >= 0
+            truth.annToMask(annotation)
+    return outcome
+
+
+def run(cases: int, seed: int = 0) -> collections.Counter:
+    """Breaks and judges `cases` files; how many were read and refused."""
+    outcomes: collections.Counter = collections.Counter()
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        corpus = make_corpus(folder)
+        for case in range(cases):
+            rng = random.Random(f"{seed} {case}")
+            (folder / "train.json").write_text(mutate(rng.choice(corpus), rng), errors="replace")
+            try:
+                outcomes[judge(folder)] += 1
+            except Exception as error:
+                error.add_note(f"case {case} of seed {seed}")
+                raise
+    return outcomes
+
+
+def encodings(rng: np.random.Generator) -> dict[str, bytes]:
+    """A small image in every format and mode that is read."""
+    pixels = rng.integers(0, 256, (9, 13, 4), np.uint8)
+    colors, grey = Image.fromarray(pixels).convert("RGB"), Image.fromarray(pixels[..., 0])
+    exif = Image.Exif()
+    exif[274] = 6
+    forms: list[tuple[Image.Image, str, dict]] = [
+        (colors, "JPEG", {"exif": exif}),
+        (colors.convert("CMYK"), "JPEG", {}),
+        (grey, "JPEG", {}),
+        (Image.fromarray(pixels), "PNG", {"exif": exif}),
+        (grey.convert("1"), "PNG", {}),
+        (colors.convert("P"), "PNG", {"transparency": b"\0\x7f"}),
+        (Image.fromarray(pixels[..., 0].astype(np.uint16) * 257), "PNG", {}),
+        (colors, "GIF", {"save_all": True, "append_images": [colors]}),
+        (colors, "WEBP", {"save_all": True, "append_images": [colors.rotate(180)]}),
+        (colors, "TIFF", {"compression": "tiff_lzw", "exif": exif}),
+        (colors, "BMP", {}),
+    ]
+    encoded = {}
+    for number, (image, form, options) in enumerate(forms):
+        file = io.BytesIO()
+        image.save(file, form, **options)
+        encoded[f"{number}.{form.lower()}"] = file.getvalue()
+    return encoded
+
+
+def run_images(cases: int, folder: pathlib.Path, seed: int = 0) -> collections.Counter:
+    """The same for image files: bytes changed, removed and cut off."""
+    outcomes: collections.Counter = collections.Counter()
+    for name, whole in encodings(np.random.default_rng(seed)).items():
+        for case in range(cases):
+            rng = random.Random(f"{seed} {name} {case}")
+            data = bytearray(whole)
+            for _ in range(rng.randrange(1, 6)):
+                place = (
+                    rng.randrange(len(data))
+                    if rng.random() < 0.5
+                    else rng.randrange(len(data) // 3)
+                )
+                data[place] = rng.choice((0, 1, 127, 255, rng.randrange(256)))
+            if rng.random() < 0.3:
+                del data[rng.randrange(len(data)) :]
+            path = folder / name
+            path.write_bytes(data)
+            try:
+                pixels = read_image(path)
+            except ValueError as error:
+                _check_named(name, error)
+                outcomes["refused"] += 1
+                continue
+            assert pixels.dtype == np.uint8
+            assert pixels.ndim == 3
+            assert pixels.shape[2] == 3
+            outcomes["read"] += 1
+    return outcomes
+
+
+def main() -> None:
+    cases, seed = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    warnings.simplefilter("error")
+    warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+    start = time.perf_counter()
+    print(dict(run(cases, seed)), f"COCO files in {time.perf_counter() - start:.0f} s")
+    with tempfile.TemporaryDirectory() as name:
+        start = time.perf_counter()
+        outcomes = run_images(cases // 10, pathlib.Path(name), seed)
+        print(dict(outcomes), f"images in {time.perf_counter() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+import io
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxseg.data import read_image
+from jaxseg.data.images import ImageSizeError, image_size
+
+GREY = np.arange(24, dtype=np.uint8).reshape(4, 6) * 10
+COLORS = np.dstack([GREY, GREY[::-1], GREY[:, ::-1]])
+
+
+def save(folder, image, name="a.png", **options):
+    path = folder / name
+    image.save(path, **options)
+    return path
+
+
+def same(grey):
+    return np.dstack([grey] * 3)
+
+
+def as_16_bit_png():
+    """A 16-bit RGB PNG by hand, since Pillow writes none: 2x1 pixels."""
+    import struct
+    import zlib
+
+    def chunk(name, data):
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
+
+    row = b"\0" + struct.pack(">6H", 0x12FF, 0x3400, 0x5680, 0xFFFF, 0, 0x0100)
+    header = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)
+    parts = [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(row)), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+MODES = {
+    "grey": (Image.fromarray(GREY), "png", same(GREY)),
+    "colour": (Image.fromarray(COLORS), "png", COLORS),
+    "alpha": (Image.fromarray(np.dstack([COLORS, GREY])), "png", COLORS),
+    "grey and alpha": (Image.fromarray(np.dstack([GREY, GREY[::-1]]), "LA"), "png", same(GREY)),
+    "palette": (Image.fromarray(GREY).convert("P"), "png", same(GREY)),
+    "16-bit grey": (Image.fromarray(GREY.astype(np.uint16) * 256 + 255), "png", same(GREY)),
+    "16-bit TIFF": (Image.fromarray(GREY.astype(">u2") * 256), "tiff", same(GREY)),
+    "1-bit": (Image.fromarray(GREY > 100), "png", same((GREY > 100) * np.uint8(255))),
+    "CMYK": (Image.fromarray(255 - np.dstack([COLORS, 255 + 0 * GREY]), "CMYK"), "tiff", COLORS),
+    "one pixel": (Image.fromarray(COLORS[:1, :1]), "png", COLORS[:1, :1]),
+    "wide": (Image.new("RGB", (20_000, 3), (1, 2, 3)), "png", np.tile([1, 2, 3], (3, 20_000, 1))),
+}
+
+
+@pytest.mark.filterwarnings("ignore:'mode' parameter")
+@pytest.mark.parametrize("mode", MODES)
+def test_images_of_every_mode_become_rgb(tmp_path, mode):
+    image, form, expected = MODES[mode]
+    path = save(tmp_path, image, f"a.{form}")
+    pixels = read_image(path)
+    assert pixels.dtype == np.uint8
+    np.testing.assert_array_equal(pixels, expected)
+    assert image_size(path) == expected.shape[:2]
+
+
+def test_16_bit_colours_give_their_upper_bits(tmp_path):
+    (tmp_path / "a.png").write_bytes(as_16_bit_png())
+    expected = [[[0x12, 0x34, 0x56], [0xFF, 0, 0x01]]]
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), expected)
+
+
+@pytest.mark.parametrize("transparency", [3, bytes([0, 128, 255] * 5)])
+def test_a_palette_with_transparency_is_read_without_a_warning(tmp_path, transparency):
+    path = save(tmp_path, Image.fromarray(GREY).convert("P"), transparency=transparency)
+    np.testing.assert_array_equal(read_image(path), same(GREY))
+
+
+@pytest.mark.parametrize("form", ["gif", "webp", "png"])
+def test_of_several_frames_the_first_is_read(tmp_path, form):
+    frames = [Image.fromarray(same(GREY * np.uint8(f))) for f in (1, 0)]
+    options = {"lossless": True} if form == "webp" else {}
+    path = save(
+        tmp_path, frames[0], f"a.{form}", save_all=True, append_images=frames[1:], **options
+    )
+    np.testing.assert_array_equal(read_image(path), same(GREY))
+
+
+def test_a_cmyk_jpeg_has_the_colours_it_was_made_of(tmp_path):
+    red = Image.new("RGB", (16, 16), (200, 30, 30)).convert("CMYK")
+    pixels = read_image(save(tmp_path, red, "a.jpg", quality=95))
+    np.testing.assert_allclose(pixels[8, 8], [200, 30, 30], atol=12)
+
+
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize("form", ["jpg", "png", "webp"])
+def test_exif_turns_the_image_unless_the_annotations_are_of_the_stored_pixels(
+    tmp_path, orientation, form
+):
+    exif = Image.Exif()
+    exif[274] = orientation
+    options = {"webp": {"lossless": True}, "jpg": {"quality": 100, "subsampling": 0}}.get(form, {})
+    path = save(tmp_path, Image.fromarray(same(GREY)), f"a.{form}", exif=exif, **options)
+    stored = same(GREY).astype(int)
+    # Row and column 0 of the picture are at these sides of the stored pixels (EXIF 2.3).
+    shown = {
+        2: stored[:, ::-1],
+        3: stored[::-1, ::-1],
+        4: stored[::-1],
+        5: stored.transpose(1, 0, 2),
+        6: stored[::-1].transpose(1, 0, 2),
+        7: stored[::-1, ::-1].transpose(1, 0, 2),
+        8: stored[:, ::-1].transpose(1, 0, 2),
+    }.get(orientation, stored)
+    near = {"atol": 6 if form == "jpg" else 0}
+    for size in (None, shown.shape[:2]):
+        np.testing.assert_allclose(read_image(path, size).astype(int), shown, **near)
+    assert image_size(path) == shown.shape[:2]
+    if shown.shape != stored.shape:
+        np.testing.assert_allclose(read_image(path, (4, 6)).astype(int), stored, **near)
+    with pytest.raises(ImageSizeError, match=r"a\.\w+ is 6x4 pixels( \(4x6 as EXIF.*\))?, not 7x5"):
+        read_image(path, (5, 7))
+
+
+def test_broken_exif_is_no_exif(tmp_path):
+    plain = save(tmp_path, Image.fromarray(same(GREY)), "plain.png")
+    for number, exif in enumerate(
+        (b"Exif\0\0MM", b"Exif\0\0II*\0\xff\xff\xff\xff", b"x", b"MM" * 9)
+    ):
+        path = save(tmp_path, Image.fromarray(same(GREY)), f"{number}.png", exif=exif)
+        np.testing.assert_array_equal(read_image(path), read_image(plain))
+
+
+def whole_png():
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 50, 3), np.uint8)).save(
+        file, "PNG"
+    )
+    return file.getvalue()
+
+
+def png_of_size(width, height):
+    """A PNG whose header says so; none of its pixels are there."""
+    return (
+        as_16_bit_png()[:16]
+        + width.to_bytes(4, "big")
+        + height.to_bytes(4, "big")
+        + as_16_bit_png()[24:]
+    )
+
+
+REFUSED = {
+    "empty": (b"", "cannot identify"),
+    "text": (b"not an image", "cannot identify"),
+    "truncated": (whole_png()[:2000], "truncated"),
+    "only a header": (whole_png()[:40], "cannot identify"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_image_is_refused_by_name(tmp_path, name):
+    data, message = REFUSED[name]
+    (tmp_path / "a.png").write_bytes(data)
+    with pytest.raises(ValueError, match=rf"a\.png cannot be decoded as an image: .*({message})"):
+        read_image(tmp_path / "a.png")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"absent\.png"):
+        read_image(tmp_path / "absent.png")
+    with pytest.raises(ValueError, match="cannot be decoded"):
+        read_image(tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["F", "I"])
+def test_pixels_of_32_bits_are_refused(tmp_path, mode):
+    path = save(tmp_path, Image.new(mode, (4, 4)), "a.tiff")
+    with pytest.raises(ValueError, match=f"a.tiff .* 32 bits .Pillow's mode {mode}.*convert it"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("size", [(20_000, 20_000), (10_000, 9_000)])
+def test_a_decompression_bomb_is_refused_without_a_warning_or_change_to_pillow(tmp_path, size):
+    data = bytearray(png_of_size(*size))
+    import zlib
+
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    (tmp_path / "a.png").write_bytes(data)
+    limit = Image.MAX_IMAGE_PIXELS
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        with pytest.raises(
+            ValueError, match=rf"a.png .* {size[0]}x{size[1]} are more than 89478485"
+        ):
+            read_image(tmp_path / "a.png")
+        assert image_size(tmp_path / "a.png") == size[::-1]
+    assert not seen
+    assert limit == Image.MAX_IMAGE_PIXELS

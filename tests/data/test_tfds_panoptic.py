@@ -1,0 +1,178 @@
+"""TFDS's panoptic COCO as instances, on a tiny set with the very features of the real one."""
+
+import io
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+from pycocotools import mask as mask_api
+
+from jaxseg.data import Source, TfdsFolder
+from jaxseg.data.coco_categories import COCO_CATEGORIES
+from jaxseg.evaluation import Prediction, coco_results, evaluate
+
+STUFF = [f"stuff {number}" for number in range(53)]
+NAMES = [category.name for category in COCO_CATEGORIES] + STUFF
+HEIGHT, WIDTH = 30, 50
+
+
+def scene(image_id):
+    """Segments by id: label's name, crowd, and mask. Ids need one, two and three bytes."""
+    yy, xx = np.mgrid[:HEIGHT, :WIDTH]
+    disc = (yy - 12) ** 2 + (xx - 14 - image_id % 5) ** 2 < 60
+    parts = (yy > 20) & ((xx < 10) | (xx > 30))
+    group = (yy < 8) & (xx > 35)
+    return {
+        7: ("stuff 3", False, ~(disc | parts | group)),
+        300: ("zebra", False, disc),
+        70_000 + image_id: ("toothbrush", False, parts),
+        16_000_000: ("person", True, group),
+    }
+
+
+def png(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "png")
+    return io.BytesIO(file.getvalue())
+
+
+def pictures(image_id, segments):
+    image = np.random.default_rng(image_id).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+    ids = sum(number * mask.astype(np.int64) for number, (_, _, mask) in segments.items())
+    return image, np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype(np.uint8)
+
+
+class TinyPanoptic(tfds.core.GeneratorBasedBuilder):
+    """The features of `coco/2017_panoptic`, as TFDS 4.9.10 writes them."""
+
+    VERSION = tfds.core.Version("1.1.0")
+    url_infos = None
+    images = (1, 2, 139)
+    names = NAMES
+    extra = None
+
+    def _info(self):
+        kinds = tfds.features
+        objects = {
+            "id": np.int64,
+            "area": np.int64,
+            "bbox": kinds.BBoxFeature(),
+            "label": kinds.ClassLabel(num_classes=133),
+            "is_crowd": np.bool_,
+        }
+        features = {
+            "image": kinds.Image(encoding_format="jpeg"),
+            "image/filename": kinds.Text(),
+            "image/id": np.int64,
+            "panoptic_image": kinds.Image(encoding_format="png"),
+            "panoptic_image/filename": kinds.Text(),
+            "panoptic_objects": kinds.Sequence(objects),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=kinds.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        self.info.features["panoptic_objects"]["label"].names = self.names
+        return {"train": self._generate_examples(), "validation": self._generate_examples()}
+
+    def _generate_examples(self):
+        for image_id in self.images:
+            segments = scene(image_id)
+            image, panoptic = pictures(image_id, segments)
+            objects = [
+                {
+                    "id": number,
+                    "area": int(mask.sum()),
+                    # Not what is read: a third of the image, to tell.
+                    "bbox": tfds.features.BBox(ymin=0.0, xmin=0.0, ymax=1 / 3, xmax=1 / 3),
+                    "label": name,
+                    "is_crowd": crowd,
+                }
+                for number, (name, crowd, mask) in segments.items()
+            ]
+            if self.extra:
+                objects.append({**objects[1], "id": self.extra})
+            yield (
+                image_id,
+                {
+                    "image": png(image),
+                    "image/filename": f"{image_id:012}.jpg",
+                    "image/id": image_id,
+                    "panoptic_image": png(panoptic),
+                    "panoptic_image/filename": f"{image_id:012}.png",
+                    "panoptic_objects": objects,
+                },
+            )
+
+
+def prepare(path, cls=TinyPanoptic):
+    builder = cls(data_dir=path)
+    builder.download_and_prepare(file_format="array_record")
+    return TfdsFolder(str(builder.data_dir))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return prepare(tmp_path_factory.mktemp("panoptic")).open("val")
+
+
+def test_things_are_instances_and_stuff_is_left_out(source):
+    assert isinstance(source, Source)
+    assert source.split == "validation"
+    assert source.categories == list(COCO_CATEGORIES)
+    assert sorted(source.image_ids) == [1, 2, 139]
+    assert source.image_sizes.tolist() == [[HEIGHT, WIDTH]] * 3
+    for index, image_id in enumerate(source.image_ids):
+        example = source[index]
+        assert example.image_id == image_id
+        segments = scene(image_id)
+        np.testing.assert_array_equal(example.image, pictures(image_id, segments)[0])
+        things = [segment for segment in segments.values() if segment[0] not in STUFF]
+        labels = [source.categories[label].name for label in example.labels]
+        assert labels == [name for name, _, _ in things] == ["zebra", "toothbrush", "person"]
+        assert example.crowd.tolist() == [False, False, True]
+        for rle, box, (_, _, mask) in zip(example.rles, example.boxes, things, strict=True):
+            np.testing.assert_array_equal(mask_api.decode(rle).astype(bool), mask)
+            rows, columns = np.nonzero(mask)
+            tight = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            assert box.tolist() == tight
+
+
+def test_ground_truth_judges_itself_perfect(source):
+    truth = source.ground_truth()
+    ids = {category.name: category.id for category in COCO_CATEGORIES}
+    assert {a["category_id"] for a in truth["annotations"]} == {
+        ids[name] for name in ("zebra", "toothbrush", "person")
+    }
+    assert {a["segment_id"] for a in truth["annotations"]} >= {300, 70_139, 16_000_000}
+    assert len({a["id"] for a in truth["annotations"]}) == len(truth["annotations"]) == 9
+    predictions = [
+        Prediction(e.image_id, e.boxes[:2], np.ones(2, np.float32), e.labels[:2], e.rles[:2])
+        for e in (source[index] for index in range(3))
+    ]
+    metrics = evaluate(truth, coco_results(predictions, [c.id for c in source.categories]))
+    for kind in ("bbox", "segm"):
+        for name in ("zebra", "toothbrush"):
+            assert metrics[f"{kind}/AP/{name}"] == pytest.approx(1)
+        assert metrics[f"{kind}/AP/person"] is None  # crowds alone
+    for annotation in truth["annotations"]:
+        assert annotation["area"] == mask_api.area(annotation["segmentation"])
+
+
+def test_a_segment_without_pixels_is_refused_by_name(tmp_path):
+    class Lost(TinyPanoptic):
+        images = (5,)
+        extra = 12345
+
+    source = prepare(tmp_path, Lost).open("train")
+    message = r"split train: segment id 12345 of image id 5 is not in 000000000005.png"
+    with pytest.raises(ValueError, match=message):
+        source[0]
+
+
+def test_labels_that_are_not_cocos_are_refused(tmp_path):
+    class Renamed(TinyPanoptic):
+        names = (*NAMES[:10], "hydrant", *NAMES[11:])
+
+    with pytest.raises(ValueError, match=r"1 of its 80 things .* the first is 'fire hydrant'"):
+        prepare(tmp_path, Renamed).open("train")
