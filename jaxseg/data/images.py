@@ -2,7 +2,7 @@
 
 The rule for EXIF: an image is turned as its EXIF orientation says, as browsers and annotation
 tools show it, unless the size that its annotations were made for is that of the pixels as stored
-and not that of the turned image (COCO's own files are of this kind).
+and not that of the turned image. A TIFF is always turned, since Pillow does it on reading.
 """
 
 import io

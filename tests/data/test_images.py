@@ -122,6 +122,17 @@ def test_exif_turns_the_image_unless_the_annotations_are_of_the_stored_pixels(
         read_image(path, (5, 7))
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_tiff_is_turned_once(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    tiff, png = (
+        save(tmp_path, Image.fromarray(COLORS), f"a.{f}", exif=exif) for f in ("tiff", "png")
+    )
+    np.testing.assert_array_equal(read_image(tiff), read_image(png))
+    assert image_size(tiff) == image_size(png)
+
+
 def test_broken_exif_is_no_exif(tmp_path):
     plain = save(tmp_path, Image.fromarray(same(GREY)), "plain.png")
     for number, exif in enumerate(
