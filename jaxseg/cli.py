@@ -1,264 +1,124 @@
-"""The command `jaxseg`: flags, and nothing else; the work is in `jaxseg.jobs`, `jaxseg.inference`
-and `jaxseg.zoo`."""
+"""The command `jaxseg`: which job a command is, and what its exit status means.
+
+Flags are in `jaxseg.cli_flags`; the jobs' modules are imported where they are used, since JAX takes
+seconds and `--help` should not.
+"""
 
 import argparse
-import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
+
+from jaxseg.cli_flags import make_parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command. Its exit status is 0, 1 after a message about bad input, and 75 when a
-    training was told to stop, saved, and can go on."""
-    parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
-    takes_fields = options.command == "train" or getattr(options, "job", None) == "import"
-    if rest and not takes_fields:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    # Imported late: JAX takes seconds, and `--help` should not.
-    from jaxseg import inference, jobs, zoo
-    from jaxseg.data import health_report
-    from jaxseg.demo import run_demo
-    from jaxseg.dry_run import dry_run
-    from jaxseg.experiment import load_experiment, override
+    """Runs one command. Its exit status is 0, 1 after a message about bad input or for bad data,
+    and 75 when a training was told to stop, saved, and can go on."""
+    parser = make_parser()
+    options, fields = parser.parse_known_args(arguments)
+    name = " ".join(filter(None, (options.command, getattr(options, "job", None))))
+    if fields and name not in ("train", "weights import"):
+        parser.error(f"unrecognized arguments: {' '.join(fields)}")
+    options.fields = fields
+
     from jaxseg.training.parallel import connect
     from jaxseg.training.preemption import EXIT_STATUS, Preempted
 
     try:
         if getattr(options, "distributed", False) or getattr(options, "coordinator", None):
             connect(options.coordinator, options.hosts, options.host)
-        if options.command == "demo":
-            run_demo(options.out, options.model)
-        elif options.command == "train":
-            experiment = override(load_experiment(options.experiment), rest)
-            if options.dry_run:
-                dry_run(experiment)
-            elif options.workdir is None:
-                parser.error("train needs --workdir DIR (or --dry-run)")
-            else:
-                jobs.train(experiment, options.workdir)
-        elif options.command == "eval":
-            out = options.out or options.workdir / "eval"
-            inference.evaluate(
-                options.workdir,
-                out,
-                data_folder=options.data,
-                split=options.split,
-                step=options.step,
-                average=not options.without_average,
-            )
-        elif options.command == "weights" and options.job == "import":
-            zoo.import_weights(options.file, options.arch, options.out, rest)
-        elif options.command == "weights":
-            zoo.export_weights(options.workdir, options.out)
-        elif options.command == "data" and options.job == "check":
-            chosen = {"split": options.split, "max_objects": options.max_objects}
-            chosen |= {"drop": options.drop, "out": options.out}
-            chosen["canvas"] = tuple(options.canvas) if options.canvas else None
-            return 0 if health_report.report(options.path, **chosen) else 1
-        elif options.command == "data":
-            _build(options)
-        else:
-            inference.predict(options.workdir, options.images, options.out, options.threshold)
+        return _JOBS[name](options) or 0
     except Preempted as notice:
-        print(f"jaxseg {options.command}: {notice}", file=sys.stderr)
+        print(f"jaxseg {name}: {notice}", file=sys.stderr)
         return EXIT_STATUS
     except (ValueError, OSError, FloatingPointError) as error:
-        print(f"jaxseg {options.command}: {error}", file=sys.stderr)
+        print(f"jaxseg {name}: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
-def _build(options: argparse.Namespace) -> None:
+def _demo(options: argparse.Namespace) -> None:
+    from jaxseg.demo import run_demo
+
+    run_demo(options.out, options.model)
+
+
+def _train(options: argparse.Namespace) -> None:
+    from jaxseg import jobs
+    from jaxseg.dry_run import dry_run
+    from jaxseg.experiment import load_experiment, override
+
+    experiment = override(load_experiment(options.experiment), options.fields)
+    if options.dry_run:
+        dry_run(experiment)
+    elif options.workdir is None:
+        raise ValueError("give --workdir DIR, a folder for checkpoints and curves (or --dry-run)")
+    else:
+        jobs.train(experiment, options.workdir)
+
+
+def _eval(options: argparse.Namespace) -> None:
+    from jaxseg import inference
+
+    inference.evaluate(
+        options.workdir,
+        options.out or options.workdir / "eval",
+        data_folder=options.data,
+        split=options.split,
+        step=options.step,
+        average=not options.without_average,
+    )
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from jaxseg import inference
+
+    inference.predict(options.workdir, options.images, options.out, options.threshold)
+
+
+def _data_check(options: argparse.Namespace) -> int:
+    from jaxseg.data import health_report
+
+    healthy = health_report.report(
+        options.path,
+        split=options.split,
+        max_objects=options.max_objects,
+        canvas=tuple(options.canvas) if options.canvas else None,
+        drop=options.drop,
+        out=options.out,
+    )
+    return 0 if healthy else 1
+
+
+def _data_build(options: argparse.Namespace) -> None:
     from jaxseg.data.tfds import build
 
     built = build(options.folder, options.out, options.splits)
     print(f"{'built' if built else 'nothing to do, there is already'} {options.out}")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="jaxseg", description="Instance segmentation in JAX.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    path = pathlib.Path
+def _weights_import(options: argparse.Namespace) -> None:
+    from jaxseg import zoo
 
-    demo = commands.add_parser("demo", help="train, evaluate and draw on embedded data")
-    demo.add_argument(
-        "--out",
-        type=path,
-        default=path("demo-out"),
-        metavar="DIR",
-        help="folder for results (default: %(default)s)",
-    )
-
-    demo.add_argument(
-        "--model",
-        choices=("mask_rcnn", "solov2"),
-        default="mask_rcnn",
-        help="what to train (default: %(default)s)",
-    )
-
-    train = commands.add_parser(
-        "train",
-        help="train an experiment; goes on by itself if interrupted",
-        usage="jaxseg train EXPERIMENT --workdir DIR [--field value ...]",
-        epilog="Any field of the experiment can be given as a flag: --train.steps 100 "
-        "--data.source.path DIR --model.backbone.depth 18. The experiment holds the defaults; "
-        "an unknown field is an error.",
-    )
-    train.add_argument(
-        "experiment", type=path, metavar="EXPERIMENT", help="a Python file that defines one"
-    )
-    train.add_argument(
-        "--workdir", type=path, metavar="DIR", help="folder for checkpoints and curves (required)"
-    )
-    train.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="print parameters, cost, memory, schedule and data, and train nothing",
-    )
-    _add_hosts(train)
-
-    evaluate = commands.add_parser("eval", help="box and mask AP of a checkpoint")
-    evaluate.add_argument("workdir", type=path, metavar="DIR", help="workdir of a training")
-    evaluate.add_argument(
-        "--data", type=path, metavar="DIR", help="COCO folder (default: the data of the training)"
-    )
-    evaluate.add_argument(
-        "--split", default="val", metavar="NAME", help="split of the data (default: %(default)s)"
-    )
-    evaluate.add_argument(
-        "--step", type=int, metavar="N", help="step of the checkpoint (default: the newest)"
-    )
-    evaluate.add_argument(
-        "--without-average",
-        action="store_true",
-        help="the parameters as they are, not their average",
-    )
-    _add_hosts(evaluate)
-    evaluate.add_argument(
-        "--out", type=path, metavar="DIR", help="folder for results (default: DIR/eval)"
-    )
-
-    predict = commands.add_parser("predict", help="overlays and COCO results for images")
-    predict.add_argument("workdir", type=path, metavar="DIR", help="workdir of a training")
-    predict.add_argument("images", type=path, nargs="+", metavar="IMAGE", help="image files")
-    predict.add_argument(
-        "--out", type=path, required=True, metavar="DIR", help="folder for results (required)"
-    )
-    predict.add_argument(
-        "--threshold",
-        type=float,
-        default=0.5,
-        metavar="SCORE",
-        help="least score of an instance that is drawn (default: %(default)s)",
-    )
-    _add_weights(commands)
-    _add_data(commands)
-    return parser
+    zoo.import_weights(options.file, options.arch, options.out, options.fields)
 
 
-def _add_hosts(command: argparse.ArgumentParser) -> None:
-    """For runs over several hosts, with the same command on each."""
-    command.add_argument(
-        "--distributed", action="store_true", help="several hosts, as SLURM or a TPU pod names them"
-    )
-    command.add_argument(
-        "--coordinator", metavar="ADDRESS:PORT", help="several hosts, of which host 0 listens here"
-    )
-    command.add_argument("--hosts", type=int, metavar="N", help="the number of hosts")
-    command.add_argument("--host", type=int, metavar="I", help="this host's number, from 0")
+def _weights_export(options: argparse.Namespace) -> None:
+    from jaxseg import zoo
+
+    zoo.export_weights(options.workdir, options.out)
 
 
-def _add_data(commands: Any) -> None:
-    data = commands.add_parser("data", help="the health of a data set, and TFDS sets")
-    jobs = data.add_subparsers(dest="job", required=True, metavar="JOB")
-    _add_check(jobs)
-    _add_build(jobs)
-
-
-def _add_check(jobs: Any) -> None:
-    path = pathlib.Path
-    check = jobs.add_parser(
-        "check",
-        help="what is in a COCO folder, and what training would lose or distort of it",
-        epilog="The exit status is 0 if training loses and distorts nothing but what is dropped.",
-    )
-    check.add_argument("path", type=path, metavar="DIR", help="the folder")
-    check.add_argument("--split", metavar="NAME", help="split of the data (default: all)")
-    check.add_argument(
-        "--max-objects",
-        type=int,
-        default=100,
-        metavar="N",
-        help="objects of an image that the training has room for (default: %(default)s)",
-    )
-    check.add_argument(
-        "--canvas",
-        type=int,
-        nargs=2,
-        metavar=("H", "W"),
-        help="tell what becomes smaller than a pixel there",
-    )
-    check.add_argument(
-        "--drop",
-        nargs="+",
-        default=(),
-        metavar="KIND",
-        help="kinds of defects that the training leaves out",
-    )
-    check.add_argument(
-        "--out", type=path, metavar="FILE", help="list all defects in a file, as JSON"
-    )
-
-
-def _add_build(jobs: Any) -> None:
-    path = pathlib.Path
-    builder = jobs.add_parser(
-        "build", help="a COCO-format folder as a TFDS set; goes on by itself if interrupted"
-    )
-    builder.add_argument("folder", type=path, metavar="FOLDER", help="the COCO-format folder")
-    builder.add_argument(
-        "--out", type=path, required=True, metavar="DIR", help="the new set (required)"
-    )
-    builder.add_argument(
-        "--splits", nargs="+", default=(), metavar="NAME", help="its splits (default: all)"
-    )
-
-
-def _add_weights(commands: Any) -> None:
-    path = pathlib.Path
-    weights = commands.add_parser("weights", help="published checkpoints in and out")
-    weights_jobs = weights.add_subparsers(dest="job", required=True, metavar="JOB")
-    importer = weights_jobs.add_parser(
-        "import",
-        help="a published model as a workdir, or a ResNet for train --pretrained",
-        usage="jaxseg weights import FILE --arch NAME --out DIR [--field value ...]",
-        epilog="Names: maskrcnn_resnet50_fpn, maskrcnn_resnet50_fpn_v2 (torchvision); "
-        "detectron2_mask_rcnn_r50_fpn, _r101_fpn, _x101_32x8d_fpn; mmdet_mask_rcnn_r50_fpn. "
-        "mmdet_solov2_r50_fpn, _r101_fpn, mmdet_solov2_light_r18_fpn, _r34_fpn, _r50_fpn; "
-        "solo_solov2_r50_fpn (the authors' own); adelaidet_solov2_r50_fpn, _r101_fpn. "
-        "Fields change the architecture: --model.num-classes 3. ResNets of torchvision and timm: "
-        "resnet18, resnet34, resnet50, resnet101, resnext50_32x4d, resnext101_32x8d.",
-    )
-    importer.add_argument(
-        "file", type=path, metavar="FILE", help=".pth, .pkl, .safetensors or .npz"
-    )
-    importer.add_argument("--arch", required=True, metavar="NAME", help="see below (required)")
-    importer.add_argument(
-        "--out",
-        type=path,
-        required=True,
-        metavar="PATH",
-        help="the new workdir or, for a ResNet, .safetensors file (required)",
-    )
-    exporter = weights_jobs.add_parser(
-        "export", help="a checkpoint as .safetensors under torchvision's names"
-    )
-    exporter.add_argument("workdir", type=path, metavar="DIR", help="workdir of a training")
-    exporter.add_argument(
-        "--out", type=path, required=True, metavar="FILE", help="the new file (required)"
-    )
+_JOBS: dict[str, Callable[[argparse.Namespace], Any]] = {
+    "demo": _demo,
+    "train": _train,
+    "eval": _eval,
+    "predict": _predict,
+    "data check": _data_check,
+    "data build": _data_build,
+    "weights import": _weights_import,
+    "weights export": _weights_export,
+}
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def evaluate(
     trained = load(workdir, step, average=average)
     config = trained.experiment.data
     if data_folder is not None:
-        config = dataclasses.replace(config, source=data.CocoFolder(str(data_folder)))
+        config = dataclasses.replace(config, source=data.folder_config(data_folder))
     source = config.source.open(split)
     labels = _labels_in(source, trained, split)
 

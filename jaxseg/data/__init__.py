@@ -1,5 +1,7 @@
 """Data on the host: sources of annotated images, and batches of static shape from them."""
 
+import pathlib
+
 from jaxseg.data.augmentation import Augmentation
 from jaxseg.data.coco import CocoFolder
 from jaxseg.data.config import DataConfig
@@ -26,7 +28,14 @@ __all__ = [
     "batch_image_ids",
     "coco_json",
     "eval_batches",
+    "folder_config",
     "read_image",
     "train_batches",
     "write_coco",
 ]
+
+
+def folder_config(path: pathlib.Path) -> CocoFolder | TfdsFolder:
+    """A folder as what it is: a prepared TFDS set, or else COCO-format data."""
+    found = TfdsFolder if (path / "dataset_info.json").is_file() else CocoFolder
+    return found(str(path))

@@ -62,8 +62,9 @@ def evaluate(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any
     """
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
-        # pycocotools writes into the annotations it is given, so it gets copies.
-        annotations = [dict(annotation) for annotation in ground_truth["annotations"]]
+        # pycocotools writes into the annotations it is given, so it gets copies. An object with the
+        # id 0 would count as one that nothing matched.
+        annotations = [{**a, "id": n} for n, a in enumerate(ground_truth["annotations"], start=1)]
         truth.dataset = {"info": {}, **ground_truth, "annotations": annotations}
         truth.createIndex()
         metrics: Metrics = {}

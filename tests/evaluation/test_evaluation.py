@@ -70,6 +70,14 @@ def test_the_truth_against_itself_is_perfect():
         assert metrics[f"{kind}/APl"] is None  # nothing that large in 64x64
 
 
+def test_annotations_may_be_numbered_from_0():
+    truth = SOURCE.ground_truth()
+    for number, annotation in enumerate(truth["annotations"]):
+        annotation["id"] = number
+    results = [{**a, "score": 1.0} for a in truth["annotations"]]
+    assert evaluate(truth, results)["segm/AP"] == 1
+
+
 def test_worse_predictions_are_judged_worse():
     shifted = [p._replace(boxes=p.boxes + 4) for p in perfect_predictions()]
     metrics = evaluate(SOURCE.ground_truth(), coco_results(shifted, IDS))
