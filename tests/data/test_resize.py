@@ -1,9 +1,12 @@
 import numpy as np
 import pytest
+from pycocotools import mask as mask_api
 
 from jaxseg.data import DataConfig, Shapes, eval_batches, train_batches
+from jaxseg.data.masks import whole_image
+from jaxseg.data.objects import Placed
 from jaxseg.data.resize import fit_image, scaled_size
-from jaxseg.data.transforms import whole_image
+from jaxseg.data.view import View
 from jaxseg.types import MaskFrame, MaskSpec
 from tests.goldens import load_golden
 
@@ -60,7 +63,11 @@ def test_images_and_masks_are_resized_as_in_torchvision(shared):
             for mask, resized in zip(
                 golden[f"{key}__masks{i}"], golden[f"{key}__rmasks{i}"], strict=True
             ):
-                ours = whole_image(mask * np.uint8(255), np.zeros(4), size, canvas, 1)
+                view = View(mask.shape, (0, 0, *mask.shape), False, size)
+                rle = mask_api.encode(np.asfortranarray(mask, np.uint8))
+                bounds = (0, 0, *mask.shape)
+                ours = np.zeros(canvas, bool)
+                whole_image(Placed(np.zeros(4), np.zeros(4), 0, rle, bounds, view), ours, 1)
                 np.testing.assert_array_equal(ours[: size[0], : size[1]], resized.astype(bool))
 
 
