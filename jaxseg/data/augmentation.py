@@ -70,13 +70,12 @@ class CopyPaste:
 
 @dataclasses.dataclass(frozen=True)
 class ColorJitter:
-    """Random brightness, contrast, saturation and hue, in random order (torchvision's
-    `ColorJitter`; Howard 2013).
+    """Random brightness, contrast, saturation and hue (torchvision's `ColorJitter`; Howard 2013).
 
     The first three are factors, uniform in `[1 - x, 1 + x]`; `hue` is a share of the colour
-    circle, uniform in `[-x, x]`. All are linear in the colour, so that they make one matrix:
-    unlike torchvision, nothing is rounded or cut between them, and the hue turns about the axis
-    of greys in YIQ (Haeberli 1993) instead of in HSV.
+    circle, uniform in `[-x, x]`. All are linear in the colour and make one matrix. Unlike in
+    torchvision nothing is rounded or cut between them, so that their order does not matter, and
+    the hue turns about the axis of greys in YIQ (Haeberli 1993) instead of in HSV.
     """
 
     brightness: float = 0.4
