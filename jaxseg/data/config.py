@@ -32,6 +32,6 @@ class DataConfig:
         scales = self.augmentation.scales
         if scales and (self.resize is None or max(scales) > self.resize[0]):
             raise ValueError(
-                f"data: augmentation.scales {scales} need a resize whose first side is the largest "
-                f"of them, since canvases are chosen by it; resize is {self.resize}"
+                f"data: augmentation.scales {scales} need a resize whose first side is no "
+                f"smaller, since canvases are chosen by it; resize is {self.resize}"
             )

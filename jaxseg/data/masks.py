@@ -44,11 +44,12 @@ def crop_to_box(item: Placed, out: np.ndarray) -> None:
 def _neighbours(points: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
     """The two pixels beside each point, int `[2n]`, and their weights, 0 beyond the picture."""
     before = np.floor(points)
-    share = points - before
-    pixels = np.stack([before, before + 1], axis=1).reshape(-1)
-    weights = np.stack([1 - share, share], axis=1).reshape(-1)
+    pixels, weights = np.empty(2 * len(points)), np.empty(2 * len(points))
+    pixels[::2], pixels[1::2] = before, before + 1
+    weights[1::2] = points - before
+    weights[::2] = 1 - weights[1::2]
     weights[(pixels < 0) | (pixels >= side)] = 0
-    return np.clip(pixels, 0, side - 1).astype(np.int64), weights
+    return pixels.clip(0, side - 1).astype(np.int64), weights
 
 
 def _weigh(corners: np.ndarray, row_weights: np.ndarray, column_weights: np.ndarray) -> np.ndarray:

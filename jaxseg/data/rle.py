@@ -40,10 +40,11 @@ def decode_part(rle: RLE, top: int, left: int, bottom: int, right: int) -> np.nd
     """
     height, width = bottom - top, right - left
     column, row = np.divmod(run_ends(rle["counts"]), rle["size"][0])
-    # A run's end, counted in pixels of the part alone.
-    ends = (column - left) * height + np.clip(row - top, 0, height)
-    ends = np.clip(ends, 0, height * width)
-    lengths = np.diff(ends, prepend=0, append=height * width)
+    # Where the runs begin and end, counted in pixels of the part alone.
+    edges = np.zeros(len(row) + 2, np.int64)
+    edges[1:-1] = (column - left) * height + (row - top).clip(0, height)
+    edges[-1] = height * width
+    lengths = np.diff(edges.clip(0, height * width))
     values = np.arange(len(lengths), dtype=np.uint8) & 1
     if len(lengths) % 2 == 0:
         values[-1] = 0  # beyond the last run nothing is set
