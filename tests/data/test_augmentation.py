@@ -127,7 +127,7 @@ def test_other_ways_of_resizing_take_all_changes(resampling, dtype):
         assert sample.images.max() <= 255
 
 
-def test_batches_of_augmented_images_are_the_same_in_processes():
+def test_batches_of_augmented_images_are_the_same_with_any_number_of_threads():
     source = Shapes(size=64, train_images=10)
     config = DataConfig(source, (CANVAS,), (60, 90), max_objects=8, augmentation=ALL)
     streams = [

@@ -35,7 +35,7 @@ def cut_and_flipped(bitmaps, view):
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 10**6))
 def test_a_view_is_exactly_what_cutting_and_flipping_first_gives(seed):
-    """Pictures, boxes, masks of both frames and centres, of objects that the view cuts."""
+    """Pictures, boxes and bounds, of objects that the view cuts."""
     rng = np.random.default_rng(seed)
     height, width = rng.integers(1, 40, 2).tolist()
     bitmaps = blobs(rng, height, width, 4)
@@ -60,8 +60,8 @@ def test_a_view_is_exactly_what_cutting_and_flipping_first_gives(seed):
 
 
 @pytest.mark.parametrize("needs", [MaskSpec(MaskFrame.BOX, 14), MaskSpec(MaskFrame.IMAGE, 4, True)])
-def test_flipping_twice_and_integer_crops_change_no_number(needs):
-    """The sample of a crop at its own size is the sample of the cut image."""
+def test_flips_and_integer_crops_are_exact(needs):
+    """A crop at its own size has the cut image's boxes, a flip is the mirrored image's sample."""
     rng = np.random.default_rng(0)
     bitmaps = blobs(rng, 40, 60, 5)
     example = scene(bitmaps)
