@@ -9,8 +9,8 @@ beneath loses pixels.
 import cv2
 import numpy as np
 
+from jaxseg.data.mask_parts import bitmap_bounds
 from jaxseg.data.objects import Placed, canvas_extent, canvas_pixels
-from jaxseg.data.rle import bitmap_bounds
 
 _GREY = 128
 """What Detectron2's and torchvision's large-scale jitter fill with, too."""

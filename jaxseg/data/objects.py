@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxseg.data.rle import bitmap_bounds, decode_part, mask_bounds
+from jaxseg.data.mask_parts import bitmap_bounds, decode_part, mask_bounds
 from jaxseg.data.source import RLE, Example
 from jaxseg.data.view import View
 
