@@ -27,3 +27,11 @@ class DataConfig:
     """Processes that prepare batches; with none, the training's own process does it."""
     threads: int = 2
     """Threads that prepare batches, in each process."""
+
+    def __post_init__(self) -> None:
+        scales = self.augmentation.scales
+        if scales and (self.resize is None or max(scales) > self.resize[0]):
+            raise ValueError(
+                f"data: augmentation.scales {scales} need a resize whose first side is no "
+                f"smaller, since canvases are chosen by it; resize is {self.resize}"
+            )

@@ -41,6 +41,13 @@ def scaled_size(
         scale = min(scale, 1.0)
     else:
         scale = min(scale, resize[0] / min(size), resize[1] / max(size))
+    return whole_size(size, scale, canvas, resampling)
+
+
+def whole_size(
+    size: tuple[int, int], scale: float, canvas: tuple[int, int], resampling: Resampling
+) -> tuple[int, int]:
+    """`(height, width)` times a scale as whole pixels, at least 1 and at most the canvas."""
     rounding = 0.0 if resampling == "torchvision" else 0.5
     height, width = (math.floor(side * scale + rounding) for side in size)
     return min(max(height, 1), canvas[0]), min(max(width, 1), canvas[1])
@@ -78,11 +85,18 @@ def fit_image(
 
     The canvas is uint8 `[H, W, 3]`, or float32 from 0 to 255 with `torchvision`.
     """
-    size = image.shape[0], image.shape[1]
-    height, width = scaled_size(size, canvas, resize, resampling)
+    size = scaled_size((image.shape[0], image.shape[1]), canvas, resize, resampling)
+    return draw_image(image, size, canvas, resampling), size
+
+
+def draw_image(
+    image: np.ndarray, size: tuple[int, int], canvas: tuple[int, int], resampling: Resampling
+) -> np.ndarray:
+    """A uint8 image, resized to `size` `(height, width)`, on a canvas as `fit_image` makes it."""
+    height, width = size
     if resampling == "torchvision":
         image = image.astype(np.float32)
-    if (height, width) != size:
+    if size != image.shape[:2]:
         if resampling == "pillow":
             resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
             image = np.asarray(resized)
@@ -90,4 +104,4 @@ def fit_image(
             image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
     padded = np.zeros((*canvas, 3), image.dtype)
     padded[:height, :width] = image
-    return padded, (height, width)
+    return padded

@@ -18,8 +18,11 @@ from jaxseg.data import (
     train_batches,
     write_coco,
 )
+from jaxseg.data.masks import crop_to_box
+from jaxseg.data.objects import place
 from jaxseg.data.order import Order
-from jaxseg.data.transforms import crop_to_box, make_sample, train_sample
+from jaxseg.data.transforms import make_sample, train_sample
+from jaxseg.data.view import plain_view
 from jaxseg.types import Batch, MaskFrame, MaskSpec, unpack_masks
 
 NEEDS = MaskSpec(MaskFrame.BOX, 14)
@@ -147,12 +150,12 @@ def test_masks_are_packed_and_unpacked_without_loss(needs):
     batch = next(train_batches(source, CONFIG, needs, batch_size=2, seed=0))
     assert batch.masks.dtype == np.uint8
     unpacked = unpack_masks(batch, needs)
-    for place, index in enumerate(
+    for slot, index in enumerate(
         Order(np.zeros(10, int), seed=0, batch_size=2).batch(0).indices.tolist()
     ):
         rng = np.random.default_rng([1, 0, 0, index])
         alone = train_sample(source, index, rng, config=CONFIG, canvas=(64, 64), needs=needs)
-        np.testing.assert_array_equal(unpacked.masks[place], alone.masks)
+        np.testing.assert_array_equal(unpacked.masks[slot], alone.masks)
     assert unpack_masks(unpacked, needs) is unpacked
 
 
@@ -231,11 +234,16 @@ def test_crops_equal_bilinear_samples_taken_one_by_one():
     rng = np.random.default_rng(0)
     for _ in range(20):
         height, width = rng.integers(5, 40, 2)
-        bitmap = (rng.random((height, width)) < 0.5).astype(np.uint8) * np.uint8(255)
+        bitmap = (rng.random((height, width)) < 0.5).astype(np.uint8)
         x1, x2 = np.sort(rng.uniform(-1, width + 1, 2))
         y1, y2 = np.sort(rng.uniform(-1, height + 1, 2))
         box = np.asarray([x1, y1, x2, y2], np.float32)
-        crop = crop_to_box(bitmap, box, (0, 0), (0, 0), 14)
+        scene = example(int(height), int(width))._replace(
+            boxes=box[None], rles=[mask_api.encode(np.asfortranarray(bitmap))]
+        )
+        view = plain_view((int(height), int(width)), (64, 64), None)
+        crop = np.zeros((14, 14), bool)
+        crop_to_box(place(scene, view)[0], crop)
         np.testing.assert_array_equal(crop, crop_by_loops(bitmap, box, 14), err_msg=str(box))
 
 

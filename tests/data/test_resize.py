@@ -1,9 +1,14 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocotools import mask as mask_api
 
 from jaxseg.data import DataConfig, Shapes, eval_batches, train_batches
-from jaxseg.data.resize import fit_image, scaled_size
-from jaxseg.data.transforms import whole_image
+from jaxseg.data.masks import whole_image
+from jaxseg.data.objects import Placed
+from jaxseg.data.resize import choose_canvases, fit_image, scaled_size
+from jaxseg.data.view import View
 from jaxseg.types import MaskFrame, MaskSpec
 from tests.goldens import load_golden
 
@@ -60,7 +65,11 @@ def test_images_and_masks_are_resized_as_in_torchvision(shared):
             for mask, resized in zip(
                 golden[f"{key}__masks{i}"], golden[f"{key}__rmasks{i}"], strict=True
             ):
-                ours = whole_image(mask * np.uint8(255), np.zeros(4), size, canvas, 1)
+                view = View(mask.shape, (0, 0, *mask.shape), False, size)
+                rle = mask_api.encode(np.asfortranarray(mask, np.uint8))
+                bounds = (0, 0, *mask.shape)
+                ours = np.zeros(canvas, bool)
+                whole_image(Placed(np.zeros(4), np.zeros(4), 0, rle, bounds, view), ours, 1)
                 np.testing.assert_array_equal(ours[: size[0], : size[1]], resized.astype(bool))
 
 
@@ -86,3 +95,21 @@ def test_batches_hold_what_the_way_of_resizing_gives(resampling, dtype):
     for batch in (evaluated, trained):
         assert batch.images.dtype == dtype
         assert batch.image_size.tolist() == [[48, 48]] * 2
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.tuples(st.integers(1, 5000), st.integers(1, 5000)),
+    st.lists(st.tuples(st.integers(1, 60), st.integers(1, 60)), min_size=1, max_size=6),
+    st.one_of(st.none(), st.tuples(st.integers(1, 1500), st.integers(0, 1000))),
+)
+def test_no_canvas_makes_an_image_larger_and_no_smaller_one_as_large(size, cells, sides):
+    """To the pixel that sizes are rounded to, and a thousandth."""
+    canvases = [(h * 32, w * 32) for h, w in cells]
+    resize = None if sides is None else (sides[0], sides[0] + sides[1])
+    (chosen,) = choose_canvases(np.asarray([size]), canvases, resize).tolist()
+    on = np.asarray([scaled_size(size, canvas, resize) for canvas in canvases])
+    assert (on[chosen] + 1 >= on * 0.999).all()
+    as_large = (on >= on[chosen]).all(1)
+    area = np.prod(canvases, axis=1)
+    assert area[chosen] <= area[as_large].min()
