@@ -25,9 +25,9 @@ experiment = Experiment(
     model=dataclasses.replace(MMDET_R50_FPN, mask=MaskHeadConfig(logit_std=None)),
     data=DataConfig(
         source=CocoFolder("coco", train="train2017", val="val2017"),
-        canvases=((1344, 1344),),
+        canvases=((800, 1344), (1344, 800)),
         resize=(800, 1333),
-        threads=16,
+        workers=8,
     ),
     train=TrainConfig(
         steps=12 * EPOCH,

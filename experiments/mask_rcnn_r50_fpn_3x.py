@@ -5,13 +5,13 @@
 
 Expected: mask / box AP 37.2 / 41.0 on val2017 (Detectron2, mask_rcnn_R_50_FPN_3x). Not
 measured: nobody has run it to its end. Hardware of the reference: 8 GPUs, 2 images each. Where
-it differs from the reference: torchvision's backbone in place of MSRA's, one size of images
-(theirs vary from 640 to 800), mask targets from crops.
+it differs from the reference: torchvision's backbone in place of MSRA's, mask targets from crops,
+images without objects are seen too.
 """
 
 import dataclasses
 
-from jaxseg.data import CocoFolder, DataConfig
+from jaxseg.data import Augmentation, CocoFolder, DataConfig
 from jaxseg.experiment import Experiment
 from jaxseg.models.mask_head import MaskHeadConfig
 from jaxseg.models.published import DETECTRON2_R50_FPN
@@ -30,10 +30,11 @@ experiment = Experiment(
     ),
     data=DataConfig(
         source=CocoFolder("coco", train="train2017", val="val2017"),
-        canvases=((1344, 1344),),
+        canvases=((800, 1344), (1344, 800)),
         resize=(800, 1333),
         resampling="pillow",
-        threads=16,
+        augmentation=Augmentation(scales=(640, 672, 704, 736, 768, 800)),
+        workers=8,
     ),
     train=TrainConfig(
         steps=270_000,

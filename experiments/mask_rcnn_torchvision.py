@@ -30,10 +30,10 @@ experiment = Experiment(
     ),
     data=DataConfig(
         source=CocoFolder("coco", train="train2017", val="val2017"),
-        canvases=((1344, 1344),),
+        canvases=((800, 1344), (1344, 800)),
         resize=(800, 1333),
         resampling="torchvision",
-        threads=16,
+        workers=8,
     ),
     train=TrainConfig(
         steps=26 * EPOCH,

@@ -21,9 +21,9 @@ experiment = Experiment(
     model=MMDET_SOLOV2_R50,
     data=DataConfig(
         source=CocoFolder("coco", train="train2017", val="val2017"),
-        canvases=((1344, 1344),),
+        canvases=((800, 1344), (1344, 800)),
         resize=(800, 1333),
-        threads=16,
+        workers=8,
     ),
     train=TrainConfig(
         steps=12 * EPOCH,

@@ -5,10 +5,10 @@
 
 Expected: mask AP 37.5 on val2017 (MMDetection, solov2_r50_fpn_ms-3x_coco). Not measured: nobody has
 run it to its end. Hardware of the reference: 8 GPUs, 2 images each. Where it differs from the
-reference: images of one size (theirs vary), images without objects are seen too.
+reference: images without objects are seen too.
 """
 
-from jaxseg.data import CocoFolder, DataConfig
+from jaxseg.data import Augmentation, CocoFolder, DataConfig
 from jaxseg.experiment import Experiment
 from jaxseg.models.published import MMDET_SOLOV2_R50
 from jaxseg.training.loop import TrainConfig
@@ -21,9 +21,10 @@ experiment = Experiment(
     model=MMDET_SOLOV2_R50,
     data=DataConfig(
         source=CocoFolder("coco", train="train2017", val="val2017"),
-        canvases=((1344, 1344),),
+        canvases=((800, 1344), (1344, 800)),
         resize=(800, 1333),
-        threads=16,
+        augmentation=Augmentation(scales=(640, 672, 704, 736, 768, 800)),
+        workers=8,
     ),
     train=TrainConfig(
         steps=36 * EPOCH,

@@ -78,7 +78,13 @@ SOLOV2 = dataclasses.replace(
     model=SMALL_SOLOV2,
     # Classes are read from maps of stride 8, on which a shape should be a few cells across.
     data=dataclasses.replace(MASK_RCNN.data, canvases=((256, 256),), resize=(256, 256)),
-    train=dataclasses.replace(MASK_RCNN.train, steps=1500),
+    # In the same time, twice as many steps of half as many images learn more.
+    train=dataclasses.replace(
+        MASK_RCNN.train,
+        steps=2900,
+        batch_size=4,
+        optimizer=dataclasses.replace(MASK_RCNN.train.optimizer, warmup_steps=200),
+    ),
 )
 
 EXPERIMENTS = {"mask_rcnn": MASK_RCNN, "solov2": SOLOV2}

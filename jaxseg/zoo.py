@@ -97,7 +97,7 @@ def _coco_experiment(architecture: str) -> Experiment:
     light = "_light_" in architecture
     config = data.DataConfig(
         source,
-        canvases=((768, 768),) if light else ((1344, 1344),),
+        canvases=((448, 768), (768, 448)) if light else ((800, 1344), (1344, 800)),
         resize=(448, 768) if light else (800, 1333),
         resampling=RESAMPLING[architecture.partition("_")[0]],
     )

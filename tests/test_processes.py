@@ -185,10 +185,11 @@ def test_when_one_host_dies_the_other_ends_with_an_error(tmp_path, file, killed)
     hosts[killed].kill()
     died = time.monotonic()
     out, _ = hosts[1 - killed].communicate(timeout=90)
-    print(f"the other ended {time.monotonic() - died:.1f} s later: {out[-400:]}")
+    told = [line for line in out.splitlines() if "another task died" in line]
+    print(f"the other ended {time.monotonic() - died:.1f} s later: {told}")
     assert time.monotonic() - died < 60
     assert hosts[1 - killed].returncode not in (0, None)
-    assert "another host" in out
+    assert told  # by JAX, which ends the process outright
     assert newest_checkpoint(tmp_path) >= 3
 
 

@@ -2,7 +2,7 @@
 
 import pathlib
 
-from jaxseg.data.augmentation import Augmentation
+from jaxseg.data.augmentation import Augmentation, ColorJitter, CopyPaste, Crop, ScaleJitter
 from jaxseg.data.coco import CocoFolder
 from jaxseg.data.config import DataConfig
 from jaxseg.data.images import read_image
@@ -17,10 +17,14 @@ __all__ = [
     "Augmentation",
     "Category",
     "CocoFolder",
+    "ColorJitter",
+    "CopyPaste",
+    "Crop",
     "DataConfig",
     "Example",
     "ImageList",
     "Resampling",
+    "ScaleJitter",
     "Shapes",
     "Source",
     "SourceConfig",

@@ -119,10 +119,21 @@ def _stack(samples: Sequence[Sample], places: Sequence[int]) -> Batch:
     fields: dict[str, Any] = {
         name: np.stack(values) if values[0] is not None else None
         for name, values in zip(Sample._fields, zip(*samples, strict=True), strict=True)
+        if name != "masks"
     }
-    fields["masks"] = np.packbits(fields["masks"], axis=-1)
+    fields["masks"] = _pack_masks(samples)
     fields["place"] = np.asarray(places, np.int32)
     return Batch(**fields)
+
+
+def _pack_masks(samples: Sequence[Sample]) -> np.ndarray:
+    """The masks, eight pixels in a byte. Empty slots, most of a batch, are not looked at."""
+    *shape, width = samples[0].masks.shape
+    packed = np.zeros((len(samples), *shape, -(-width // 8)), np.uint8)
+    for place, sample in enumerate(samples):
+        used = int(sample.valid.sum())
+        packed[place, :used] = np.packbits(sample.masks[:used], axis=-1)
+    return packed
 
 
 class _EvalBatches:
