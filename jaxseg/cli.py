@@ -5,6 +5,7 @@ seconds and `--help` should not.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(fields)}")
     options.fields = fields
 
-    from jaxseg.training.parallel import connect
+    from jaxseg.training.parallel import connect, lost_host
     from jaxseg.training.preemption import EXIT_STATUS, Preempted
 
     try:
@@ -35,6 +36,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"jaxseg {name}: {error}", file=sys.stderr)
         return 1
+    except RuntimeError as error:
+        if not lost_host(error):
+            raise
+        print(
+            f"jaxseg {name}: another host has died or cannot be reached ({error}). Its own "
+            "messages say why; the same command on all hosts goes on from the newest checkpoint",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)  # an orderly end would wait for the other host
 
 
 def _demo(options: argparse.Namespace) -> None:

@@ -185,11 +185,12 @@ def test_when_one_host_dies_the_other_ends_with_an_error(tmp_path, file, killed)
     hosts[killed].kill()
     died = time.monotonic()
     out, _ = hosts[1 - killed].communicate(timeout=90)
-    told = [line for line in out.splitlines() if "another task died" in line]
+    # Without host 0, JAX may be the first to say so.
+    told = re.findall(r"another (?:host has|task) died.*", out)
     print(f"the other ended {time.monotonic() - died:.1f} s later: {told}")
     assert time.monotonic() - died < 60
     assert hosts[1 - killed].returncode not in (0, None)
-    assert told  # by JAX, which ends the process outright
+    assert told
     assert newest_checkpoint(tmp_path) >= 3
 
 

@@ -126,6 +126,11 @@ def connect(coordinator: str | None, hosts: int | None, host: int | None) -> Non
     jax.distributed.initialize(coordinator, hosts, host, heartbeat_timeout_seconds=30)
 
 
+def lost_host(error: RuntimeError) -> bool:
+    """Whether this is how JAX tells that something between the hosts of a run has failed."""
+    return jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError)
+
+
 def host_index() -> int:
     """This process's number among the hosts of the run; 0 is the one that writes and prints."""
     return jax.process_index()
