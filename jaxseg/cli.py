@@ -104,7 +104,7 @@ def _data_check(options: argparse.Namespace) -> int:
 def _data_build(options: argparse.Namespace) -> None:
     from jaxseg.data.tfds import build
 
-    built = build(options.folder, options.out, options.splits)
+    built = build(options.folder, options.out, options.splits, drop=options.drop)
     print(f"{'built' if built else 'nothing to do, there is already'} {options.out}")
 
 

@@ -51,7 +51,10 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("eval", help="box and mask AP of a checkpoint")
     evaluate.add_argument("workdir", type=path, metavar="DIR", help="workdir of a training")
     evaluate.add_argument(
-        "--data", type=path, metavar="DIR", help="COCO folder (default: the data of the training)"
+        "--data",
+        type=path,
+        metavar="DIR",
+        help="COCO folder or TFDS set (default: the data of the training)",
     )
     evaluate.add_argument(
         "--split", default="val", metavar="NAME", help="split of the data (default: %(default)s)"
@@ -110,7 +113,7 @@ def _add_check(jobs: Any) -> None:
     path = pathlib.Path
     check = jobs.add_parser(
         "check",
-        help="what is in a COCO folder, and what training would lose or distort of it",
+        help="what is in a COCO folder or TFDS set, and what training would lose of it",
         epilog="The exit status is 0 if training loses and distorts nothing but what is dropped.",
     )
     check.add_argument("path", type=path, metavar="DIR", help="the folder")
@@ -152,6 +155,13 @@ def _add_build(jobs: Any) -> None:
     )
     builder.add_argument(
         "--splits", nargs="+", default=(), metavar="NAME", help="its splits (default: all)"
+    )
+    builder.add_argument(
+        "--drop",
+        nargs="+",
+        default=(),
+        metavar="KIND",
+        help="kinds of defects that are left out",
     )
 
 

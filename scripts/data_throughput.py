@@ -24,13 +24,15 @@ from PIL import Image
 from jaxseg.data import (
     Augmentation,
     CocoFolder,
+    ColorJitter,
+    CopyPaste,
     DataConfig,
+    ScaleJitter,
     coco,
     pipeline,
     train_batches,
     transforms,
 )
-from jaxseg.data.augmentation import ColorJitter, CopyPaste, ScaleJitter
 from jaxseg.data.coco import CocoSource
 from jaxseg.data.resize import choose_canvases, scaled_size
 from jaxseg.data.view import View
@@ -68,7 +70,7 @@ STAGES: dict[str, tuple[tuple[Any, str], ...]] = {
 def main(folder: str, split: str) -> None:
     cv2.setNumThreads(1)
     source = CocoFolder(folder).open(split)
-    files = [source.image_folder / image["file_name"] for image in source._images]
+    files = [source.image_path(i) for i in range(len(source))]
     indices = [i % len(source) for i in range(IMAGES)]
     print(f"{folder} {split}: {len(source)} images, {IMAGES} a round; images/s on one core\n")
     print("| | images/s | ms an image |")

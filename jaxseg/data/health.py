@@ -1,8 +1,9 @@
 """The health of a data set: what is in it, and what training would lose or distort.
 
-`examine` reads every image of any `Source` once; `check_folder` does so for a COCO-format folder
-and adds what is wrong with its annotations (`jaxseg.data.defects`). Sizes of objects are COCO's,
-by the pixels of the mask: small below 32x32, large from 96x96 on. Crowds are counted apart.
+`examine` reads every image of any `Source` once; `check_folder` does so for a COCO-format folder,
+and adds what is wrong with its annotations (`jaxseg.data.defects`), or for a TFDS set. Sizes of
+objects are COCO's, by the pixels of the mask: small below 32x32, large from 96x96 on. Crowds are
+counted apart.
 """
 
 import collections
@@ -10,7 +11,7 @@ import concurrent.futures
 import hashlib
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from jaxseg.data.defects import DROPPABLE, TOLERATED, Defect
 from jaxseg.data.images import ImageSizeError
 from jaxseg.data.resize import scaled_size
 from jaxseg.data.source import Source
+from jaxseg.data.tfds import TfdsFolder, split_names
 
 Progress = Callable[[int, int], None]
 """Is told how many images of how many are done."""
@@ -150,24 +152,40 @@ def check_folder(
     canvas: tuple[int, int] | None = None,
     progress: Progress = lambda done, total: None,
 ) -> list[Health]:
-    """The health of a split of a COCO-format folder, or of all its splits.
+    """The health of a split of a COCO-format folder or a TFDS set, or of all its splits.
 
     Whatever is wrong is among the defects. Raises FileNotFoundError if there is no such split.
     """
-    splits = [find_split(folder, split)] if split is not None else list_splits(folder)
-    if not splits:
-        find_split(folder, "train")  # raises, and says what is looked for
+    is_set = (folder / "dataset_info.json").is_file()
+    parts = _set_sources(folder, split) if is_set else _folder_sources(folder, split)
     found = []
-    for name, path, images in splits:
-        content = check_file(path, images)
-        source = CocoSource(content, images, DROPPABLE.keys() - TOLERATED.keys())
+    for name, file, source, defects in parts:
         health = examine(
             source,
             split=name,
-            file=str(path),
+            file=file,
             max_objects=max_objects,
             canvas=canvas,
             progress=progress,
         )
-        found.append(health._replace(defects=content.defects + health.defects))
+        found.append(health._replace(defects=[*defects, *health.defects]))
     return found
+
+
+_Part = tuple[str, str, Source, Sequence[Defect]]
+"""The name of a split, the file it is in, what can be read of it, and what is wrong with it."""
+
+
+def _folder_sources(folder: pathlib.Path, split: str | None) -> Iterator[_Part]:
+    splits = [find_split(folder, split)] if split is not None else list_splits(folder)
+    if not splits:
+        find_split(folder, "train")  # raises, and says what is looked for
+    for name, path, images in splits:
+        content = check_file(path, images)
+        source = CocoSource(content, images, DROPPABLE.keys() - TOLERATED.keys())
+        yield name, str(path), source, content.defects
+
+
+def _set_sources(path: pathlib.Path, split: str | None) -> Iterator[_Part]:
+    for name in [split] if split is not None else split_names(path):
+        yield name, str(path), TfdsFolder(str(path)).open(name), ()

@@ -1,4 +1,4 @@
-"""`jaxseg data check`: the health of a COCO-format folder as text."""
+"""`jaxseg data check`: the health of a COCO-format folder or a TFDS set as text."""
 
 import collections
 import json

@@ -225,6 +225,18 @@ def test_a_broken_image_stops_the_build_by_name_and_mended_it_goes_on(folder, tm
     assert build(folder, tmp_path / "set", images_per_shard=2)
 
 
+def test_defects_are_refused_or_left_out_by_kind(folder, tmp_path):
+    content = json.loads((folder / "train.json").read_text())
+    content["annotations"][3]["bbox"] = [3, 3, -1, 4]
+    (folder / "train.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="box-negative"):
+        build(folder, tmp_path / "set")
+    arguments = ["data", "build", str(folder), "--out", str(tmp_path / "set")]
+    assert main([*arguments, "--drop", "box-negative"]) == 0
+    dropped = CocoFolder(str(folder), drop=("box-negative",)).open("train")
+    assert_same_examples(TfdsFolder(str(tmp_path / "set")).open("train"), dropped)
+
+
 def test_missing_images_are_found_before_anything_is_written(folder, tmp_path):
     (folder / "images" / "val_00000003.png").unlink()
     with pytest.raises((ValueError, FileNotFoundError), match=r"val_00000003\.png"):

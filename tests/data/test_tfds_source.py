@@ -17,6 +17,7 @@ from jaxseg.data import (
     train_batches,
     write_coco,
 )
+from jaxseg.data.health import check_folder
 from jaxseg.data.tfds import build
 from jaxseg.types import Batch, MaskFrame, MaskSpec
 
@@ -60,6 +61,17 @@ def test_batches_of_real_data_are_those_of_the_folder(shared, tmp_path, name, sp
     build(shared / "data" / name, tmp_path / "set", [split])
     folder = CocoFolder(str(shared / "data" / name))
     assert_same_batches(folder, TfdsFolder(str(tmp_path / "set")), split)
+
+
+def test_the_health_of_a_set_is_that_of_its_folder(pair):
+    for folder, built in zip(check_folder(pair[0]), check_folder(pair[1]), strict=True):
+        assert built.split == folder.split
+        assert built.digests == folder.digests
+        for name, counts in folder.classes.items():
+            np.testing.assert_array_equal(built.classes[name], counts)
+    (alone,) = check_folder(pair[1], split="val", max_objects=1)
+    assert alone.lost_objects > 0
+    assert {defect.kind for defect in alone.defects} == {"objects-truncated"}
 
 
 def test_a_source_travels_small_and_reads_on_elsewhere(pair):

@@ -107,7 +107,9 @@ class Records:
             raise ValueError(f"{self._source.path}: {error}") from error
 
 
-def open_splits(folder: pathlib.Path, splits: Sequence[str]) -> dict[str, CocoSource]:
+def open_splits(
+    folder: pathlib.Path, splits: Sequence[str], drop: Sequence[str] = ()
+) -> dict[str, CocoSource]:
     """The splits of a COCO-format folder by name, all of them if none is named.
 
     Raises as `CocoFolder.open` does, and a ValueError where the splits cannot share a set.
@@ -119,7 +121,7 @@ def open_splits(folder: pathlib.Path, splits: Sequence[str]) -> dict[str, CocoSo
                 f"{folder}: TFDS has no split named {name!r}; a name is of letters, digits, - and "
                 "_, and not 'all'. Rename it, or name the other splits"
             )
-    sources = {name: CocoFolder(str(folder)).open(name) for name in names}
+    sources = {name: CocoFolder(str(folder), drop=tuple(drop)).open(name) for name in names}
     first = names[0]
     for name in names[1:]:
         if sources[name].categories != sources[first].categories:

@@ -129,6 +129,11 @@ class TfdsSource:
             return np.concatenate([np.asarray(ids)[:, None], np.asarray(sizes)], axis=1)
 
 
+def split_names(path: pathlib.Path) -> list[str]:
+    """The splits of a prepared TFDS set."""
+    return sorted(_open_set(path).info.splits)
+
+
 def _open_set(path: pathlib.Path) -> Any:
     import tensorflow_datasets as tfds
 
