@@ -6,6 +6,7 @@ import pathlib
 # Before JAX starts: tests of data parallelism need more than one device on any machine.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 
+import hypothesis
 import jax
 import pytest
 from jaxtyping import install_import_hook
@@ -14,6 +15,10 @@ install_import_hook("jaxseg", "beartype.beartype")
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
+
+# A machine that does other things as well is no failure.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))

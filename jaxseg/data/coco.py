@@ -39,6 +39,8 @@ class CocoFolder:
     val: str = "val"
     drop: tuple[str, ...] = ()
     """Kinds of defects (`jaxseg.data.defects`) whose images or annotations are left out."""
+    drop_images: tuple[int, ...] = ()
+    """Ids of images to leave out, such as those whose files cannot be read."""
 
     def open(self, split: str) -> "CocoSource":
         """The split of a role (`train`, `val`) or of a name of its own.
@@ -50,7 +52,12 @@ class CocoFolder:
         place = find_split(pathlib.Path(self.path).expanduser(), name)
         content = check_file(place.annotations, place.images)
         refuse(content.defects, self.drop)
-        source = CocoSource(content, place.images, self.drop)
+        unknown = sorted(set(self.drop_images) - set(content.images.ids.tolist()))
+        if unknown:
+            raise ValueError(
+                f"{content.path} has no image id {unknown[0]}, which drop_images names"
+            )
+        source = CocoSource(content, place.images, self.drop, self.drop_images)
         if not len(source):
             raise ValueError(f"{source.path}: no image is left without what drop={self.drop} names")
         source.log_losses(content, self.drop)
@@ -69,6 +76,10 @@ def list_splits(folder: pathlib.Path) -> list[Split]:
     """The splits of a folder, by name."""
     if not folder.is_dir():
         raise FileNotFoundError(f"no data folder {folder}")
+    if (folder / "dataset_info.json").is_file():
+        raise ValueError(
+            f"{folder} is a TFDS set: give the experiment source=TfdsFolder({str(folder)!r})"
+        )
     own = folder / "annotations"
     lvis = [*folder.glob("lvis_v1_*.json"), *own.glob("lvis_v1_*.json")]
     splits = [Split(path.stem, path, folder) for path in lvis]
@@ -112,12 +123,18 @@ def role_of(name: str) -> str:
 class CocoSource:
     """A checked split of a COCO-format folder, as a `Source`."""
 
-    def __init__(self, content: CocoFile, image_folder: pathlib.Path, drop: Collection[str] = ()):
+    def __init__(
+        self,
+        content: CocoFile,
+        image_folder: pathlib.Path,
+        drop: Collection[str] = (),
+        drop_images: Sequence[int] = (),
+    ):
         self.path, self.image_folder = content.path, image_folder
         self._state = _file_state(self.path)
         self.categories: Sequence[Category] = content.categories
         images, annotations = content.images, content.annotations
-        no_image = content.image_table.rows_of(drop)
+        no_image = content.image_table.rows_of(drop) | np.isin(images.ids, drop_images)
         gone = content.annotation_table.rows_of(drop)
         gone |= (annotations.images < 0) | (annotations.labels < 0)
         gone[~gone] = no_image[annotations.images[~gone]]
@@ -132,6 +149,9 @@ class CocoSource:
         rows = np.flatnonzero(~gone & ~flat)
         rows = rows[np.argsort(annotations.images[rows], kind="stable")]
         of_image = np.bincount(annotations.images[rows], minlength=len(no_image))[kept]
+        objects = rows[~annotations.crowd[rows]]
+        counts = np.bincount(annotations.images[objects], minlength=len(no_image))
+        self.object_counts: np.ndarray | None = counts[kept]
         self._arrays = SharedArrays(
             {
                 "names": np.frombuffer(b"".join(names), np.uint8),

@@ -74,7 +74,8 @@ def _without_collection() -> Iterator[None]:
 def parse(path: pathlib.Path) -> dict[str, Any] | Defect:
     """The JSON of a COCO file, which has lists of images, annotations and categories."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        with _without_collection():
+            content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         return Defect("file-json", str(path), "", "", f"it cannot be read: {error}")
     except (ValueError, RecursionError) as error:

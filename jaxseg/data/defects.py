@@ -66,7 +66,8 @@ LASTING = {
 
 
 class Defect(NamedTuple):
-    """One thing that is wrong: of what kind, in which file, of which entry and field."""
+    """One thing that is wrong: of what kind, in which file, of which entry and field. As text it
+    is without the file, which a list of them names once."""
 
     kind: str
     file: str
@@ -75,8 +76,8 @@ class Defect(NamedTuple):
     message: str
 
     def __str__(self) -> str:
-        place = f"{self.file}: {self.where}" if self.where else self.file
-        return f"{place}: {self.message} [{self.kind}]"
+        field = f" ({self.field})" if self.field else ""
+        return f"{self.where or 'the file'}{field}: {self.message} [{self.kind}]"
 
 
 def count_kinds(defects: Iterable[Defect]) -> dict[str, int]:
@@ -108,7 +109,7 @@ def refuse(defects: Sequence[Defect], drop: Collection[str]) -> None:
     kinds = tuple(kind for kind in counts if kind in DROPPABLE)
     total = ", ".join(f"{count} {kind}" for kind, count in counts.items())
     lines = [f"{bad[0].file} has defects that training would suffer from: {total}"]
-    lines += [f"  {d.where or 'the file'}: {d.message} [{d.kind}]" for d in bad[:5]]
+    lines += [f"  {defect}" for defect in bad[:5]]
     lines += [f"  ... and {len(bad) - 5} more"] if len(bad) > 5 else []
     ways = f", or leave the images and annotations out: drop={kinds}" if kinds else ""
     lines.append(f"Mend them{ways}. `jaxseg data check` lists them all.")

@@ -154,7 +154,8 @@ def check_folder(
 ) -> list[Health]:
     """The health of a split of a COCO-format folder or a TFDS set, or of all its splits.
 
-    Whatever is wrong is among the defects. Raises FileNotFoundError if there is no such split.
+    Whatever is wrong is among the defects. Raises FileNotFoundError or ValueError if there is no
+    such split.
     """
     is_set = (folder / "dataset_info.json").is_file()
     parts = _set_sources(folder, split) if is_set else _folder_sources(folder, split)
@@ -188,4 +189,4 @@ def _folder_sources(folder: pathlib.Path, split: str | None) -> Iterator[_Part]:
 
 def _set_sources(path: pathlib.Path, split: str | None) -> Iterator[_Part]:
     for name in [split] if split is not None else split_names(path):
-        yield name, str(path), TfdsFolder(str(path)).open(name), ()
+        yield name, f"{path}, split {name}", TfdsFolder(str(path)).open(name), ()

@@ -90,10 +90,8 @@ def _format_defects(defects: Sequence[Defect]) -> list[str]:
     lines = ["defects: none"] if not defects else []
     for kind, found in by_kind.items():
         tolerated = "" if harmful(found, ()) else ", tolerated"
-        lines.append(f"defects {kind}: {len(found)}{tolerated}")
-        for defect in found[:_SHOWN]:
-            field = f" ({defect.field})" if defect.field else ""
-            lines.append(f"  {defect.file}: {defect.where}{field}: {defect.message}")
+        lines.append(f"defects {kind}: {len(found)} in {found[0].file}{tolerated}")
+        lines += [f"  {defect}" for defect in found[:_SHOWN]]
         if len(found) > _SHOWN:
             lines.append(f"  ... and {len(found) - _SHOWN} more; --out FILE lists them all")
     return lines

@@ -111,6 +111,8 @@ def batch_image_ids(
 
 
 def _order(source: Source, config: DataConfig, batch_size: int, seed: int) -> Order:
+    if not len(source):
+        raise ValueError("the split has no images to train on")
     groups = choose_canvases(source.image_sizes, config.canvases, config.resize)
     return Order(groups, seed=seed, batch_size=batch_size)
 
@@ -213,7 +215,8 @@ def _read(batches: Any, config: DataConfig) -> Generator[Any]:
         raise ChildProcessError(
             f"a process that prepares data died before {batches.describe(done)} was there, at that "
             f"one or a few after it: {str(error).partition('. ')[0]}. Exit code -9 mostly means "
-            "that the machine ran out of memory: fewer workers need less."
+            "that the machine ran out of memory (fewer workers need less), -7 that /dev/shm is too "
+            "small (docker: --shm-size)."
         ) from error
     finally:
         iterator.close()

@@ -57,6 +57,7 @@ class ShapesSource:
         ]
         self.image_ids: Sequence[int] = range(1, self._count + 1)
         self.image_sizes = np.full((self._count, 2), config.size, np.int32)
+        self.object_counts: np.ndarray | None = None
 
     def __len__(self) -> int:
         return self._count

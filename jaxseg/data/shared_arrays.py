@@ -13,12 +13,16 @@ _LARGE = 1 << 20
 """Bytes from which on an array is worth a file."""
 
 
+_PREFIX = "jaxseg-arrays-"
+
+
 class SharedArrays:
     """Named arrays, read only. A pickle of them has the small ones and the files of the large.
 
     The first pickle writes the large arrays to a temporary folder, whose files every process that
     receives one maps into memory: all share one copy. The folder goes with the object that wrote
-    it, which must outlive the unpickling.
+    it, which must outlive the unpickling; what a killed process left behind goes when another one
+    makes a folder of its own.
     """
 
     def __init__(self, arrays: Mapping[str, np.ndarray]):
@@ -31,7 +35,8 @@ class SharedArrays:
     def __getstate__(self) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         large = [name for name, array in self._arrays.items() if array.nbytes >= _LARGE]
         if large and not self._files:
-            folder = pathlib.Path(tempfile.mkdtemp(prefix="jaxseg-"))
+            _remove_orphans()
+            folder = pathlib.Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
             weakref.finalize(self, _remove, folder, os.getpid())
             for name in large:
                 np.save(folder / f"{name}.npy", self._arrays[name])
@@ -43,6 +48,14 @@ class SharedArrays:
         small, self._files = state
         large = {name: np.load(path, mmap_mode="r") for name, path in self._files.items()}
         self._arrays = small | large
+
+
+def _remove_orphans() -> None:
+    """Folders of processes that were killed: theirs is the number in the name."""
+    for folder in pathlib.Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
+        owner = folder.name.removeprefix(_PREFIX).partition("-")[0]
+        if owner.isdecimal() and not pathlib.Path("/proc", owner).exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove(folder: pathlib.Path, owner: int) -> None:

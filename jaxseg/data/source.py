@@ -49,6 +49,11 @@ class Source(Protocol):
         """int32 `[n, 2]`: `(height, width)` of every image, without reading any."""
         ...
 
+    @property
+    def object_counts(self) -> np.ndarray | None:
+        """int `[n]`: every image's objects that are no crowds; None if that takes reading them."""
+        ...
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Example: ...
@@ -76,6 +81,7 @@ class ImageList:
         self.image_ids = range(1, len(images) + 1)
         sizes = [image.shape[:2] for image in images]
         self.image_sizes = np.asarray(sizes, np.int32).reshape(-1, 2)
+        self.object_counts: np.ndarray | None = np.zeros(len(images), np.int64)
 
     def __len__(self) -> int:
         return len(self._images)

@@ -14,6 +14,7 @@ import json
 import math
 import pathlib
 import random
+import re
 import shutil
 import sys
 import tempfile
@@ -167,6 +168,11 @@ def _check_named(file: str, error: Exception) -> None:
     assert file in str(error), f"the refusal does not name {file}: {error}"
 
 
+def _check_entry(error: Exception) -> None:
+    named = re.search(r"id -?\d|\[\d+\]|the file|no image is left", str(error))
+    assert named, f"the refusal names no entry: {error}"
+
+
 def judge(folder: pathlib.Path) -> str:
     """`read` or `refused`. AssertionError, or any other, if it is neither as it should be."""
     outcome = "refused"
@@ -175,8 +181,9 @@ def judge(folder: pathlib.Path) -> str:
             source = CocoFolder(str(folder), drop=drop).open("train")
         except (ValueError, FileNotFoundError) as error:
             _check_named("train.json", error)
+            _check_entry(error)
             continue
-        outcome = outcome if drop else "read"
+        outcome, examples = outcome if drop else "read", {}
         for index in range(len(source)):
             try:
                 example = source[index]
@@ -188,6 +195,7 @@ def judge(folder: pathlib.Path) -> str:
             assert (example.labels < len(source.categories)).all()
             for rle in example.rles:
                 assert mask_api.decode(rle).shape == example.image.shape[:2]
+            examples[example.image_id] = example
         truth = COCO()
         truth.dataset = source.ground_truth()
         with contextlib.redirect_stdout(io.StringIO()):
@@ -195,7 +203,20 @@ def judge(folder: pathlib.Path) -> str:
         for annotation in truth.dataset["annotations"]:
             assert annotation["area"] >= 0
             truth.annToMask(annotation)
+        for image_id, example in examples.items():
+            _check_read(example, truth, truth.imgToAnns[image_id])
     return outcome
+
+
+def _check_read(example: Any, truth: COCO, annotations: list[dict]) -> None:
+    """The objects of an example are those of the file, as pycocotools draws them."""
+    seen = [a for a in annotations if a["bbox"][2] > 0 and a["bbox"][3] > 0]
+    boxes = np.asarray([a["bbox"] for a in seen], np.float32).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    has_area = np.flatnonzero((boxes[:, 2:] > boxes[:, :2]).all(1)).tolist()  # in float32 too
+    np.testing.assert_array_equal(example.boxes, boxes[has_area])
+    for rle, annotation in zip(example.rles, [seen[i] for i in has_area], strict=True):
+        np.testing.assert_array_equal(mask_api.decode(rle), truth.annToMask(annotation))
 
 
 def run(cases: int, seed: int = 0) -> collections.Counter:

@@ -58,6 +58,7 @@ class Examples:
         self.categories = [Category(i, str(i)) for i in range(100)]
         self.image_ids = range(len(examples))
         self.image_sizes = np.asarray([e.image.shape[:2] for e in examples], np.int32)
+        self.object_counts = None
 
     def __len__(self):
         return len(self._examples)

@@ -260,3 +260,28 @@ def test_a_file_that_was_changed_since_is_noticed(tmp_path):
     (tmp_path / "train.json").write_text(json.dumps(data))
     with pytest.raises(ValueError, match=r"train.json was changed since it was opened"):
         source.ground_truth()
+
+
+def test_images_are_left_out_by_id(tmp_path):
+    data = content()
+    write(tmp_path, data)
+    gone = data["images"][0]["id"]
+    source = CocoFolder(str(tmp_path), drop_images=(gone,)).open("train")
+    assert gone not in source.image_ids
+    assert len(source) == len(data["images"]) - 1
+    assert all(a["image_id"] != gone for a in source.ground_truth()["annotations"])
+    with pytest.raises(ValueError, match="has no image id 999, which drop_images names"):
+        CocoFolder(str(tmp_path), drop_images=(999,)).open("train")
+
+
+def test_objects_are_counted_without_crowds(tmp_path):
+    write(tmp_path, content())
+    source = CocoFolder(str(tmp_path)).open("train")
+    counts = [int((~source[i].crowd).sum()) for i in range(len(source))]
+    assert source.object_counts.tolist() == counts
+
+
+def test_a_tfds_set_given_as_a_folder_is_named(tmp_path):
+    (tmp_path / "dataset_info.json").write_text("{}")
+    with pytest.raises(ValueError, match="is a TFDS set: give the experiment source=TfdsFolder"):
+        CocoFolder(str(tmp_path)).open("train")

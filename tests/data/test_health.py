@@ -80,10 +80,10 @@ def test_the_check_goes_on_after_every_defect_and_names_them(tmp_path, capsys):
     assert main(arguments) == 1
     text = capsys.readouterr()
     for kind, count in FOUND.items():
-        assert f"defects {kind}: {count}" in text.out
-    assert "box-zero: 1, tolerated" in text.out
-    assert "train.json: annotation id 2 (segmentation): the RLE's counts do not add up" in text.out
-    assert "train.json: image id 9 (file_name): " in text.out
+        assert f"defects {kind}: {count} in " in text.out
+    assert "train.json, tolerated" in text.out
+    assert "  annotation id 2 (segmentation): the RLE's counts do not add up" in text.out
+    assert "  image id 9 (file_name): " in text.out
     assert "... and 5 more; --out FILE lists them all" in text.out
     assert "read 4 of 4 images" in text.err
     listed = [json.loads(line) for line in out.read_text().splitlines()]

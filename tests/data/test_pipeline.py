@@ -10,11 +10,17 @@ import pytest
 from pycocotools import mask as mask_api
 
 from jaxseg.data import (
+    Augmentation,
     CocoFolder,
+    ColorJitter,
+    CopyPaste,
+    Crop,
     DataConfig,
     Example,
+    ScaleJitter,
     Shapes,
     eval_batches,
+    shared_arrays,
     train_batches,
     write_coco,
 )
@@ -79,13 +85,63 @@ def test_worker_processes_and_a_resume_in_mid_epoch_change_nothing():
         stream.close()
 
 
+def test_workers_change_nothing_with_everything_switched_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(shared_arrays, "_LARGE", 0)  # arrays go through files
+    write_coco(Shapes(size=96, train_images=8).open("train"), tmp_path, "train")
+    everything = Augmentation(
+        jitter=ScaleJitter(), crop=Crop(), copy_paste=CopyPaste(), color=ColorJitter()
+    )
+    streams = [
+        train_batches(
+            CocoFolder(str(tmp_path)).open("train"),
+            DataConfig(
+                CocoFolder(str(tmp_path)),
+                canvases=((64, 96), (96, 96)),
+                resize=(80, 96),
+                max_objects=12,
+                augmentation=everything,
+                workers=workers,
+            ),
+            MaskSpec(MaskFrame.IMAGE, 4, centers=True),
+            batch_size=3,
+            seed=1,
+        )
+        for workers in (0, 2)
+    ]
+    for _ in range(5):
+        assert_equal(*(next(stream) for stream in streams))
+    for stream in streams:
+        stream.close()
+
+
+def test_a_split_without_images_cannot_be_trained_on():
+    empty = Shapes(train_images=0).open("train")
+    with pytest.raises(ValueError, match="no images to train on"):
+        train_batches(empty, CONFIG, NEEDS, batch_size=2, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"canvases": ()}, "canvases"),
+        ({"canvases": ((0, 64),)}, "canvases"),
+        ({"resize": (0, 0)}, "resize"),
+        ({"max_objects": 0}, "max_objects 0 must be at least 1"),
+        ({"workers": -1}, "workers -1 must be at least 0"),
+    ],
+)
+def test_a_config_that_cannot_be_meant_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(CONFIG, **change)
+
+
 class Deadly:
     """Shapes of which one kills the process that asks for it."""
 
     def __init__(self, deadly):
         self._shapes, self._deadly = SHAPES.open("train"), deadly
         self.categories, self.image_ids = self._shapes.categories, self._shapes.image_ids
-        self.image_sizes = self._shapes.image_sizes
+        self.image_sizes, self.object_counts = self._shapes.image_sizes, None
 
     def __len__(self):
         return len(self._shapes)
@@ -115,6 +171,7 @@ class TwoSizes:
         self.categories = self._parts[0].categories
         self.image_ids = list(range(12))
         self.image_sizes = np.asarray([[48, 48], [64, 64]] * 6, np.int32)
+        self.object_counts = None
 
     def __len__(self):
         return 12

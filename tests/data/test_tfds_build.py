@@ -192,7 +192,7 @@ def test_a_finished_set_is_left_alone(folder, tmp_path):
     assert build(folder, out)
     before = contents(out)
     assert not build(folder, out)
-    with pytest.raises(ValueError, match=r"set was built from other annotations or splits"):
+    with pytest.raises(ValueError, match=r"set was built with other annotations"):
         build(folder, out, ["val"])
     assert contents(out) == before
     with pytest.raises(ValueError, match=r"coco exists and is not a set"):
@@ -313,7 +313,7 @@ def test_the_command_builds_shows_progress_and_does_nothing_twice(folder, tmp_pa
     assert main(command) == 0
     assert "nothing to do" in capsys.readouterr().out
     assert main(command[:-2]) == 1
-    assert "built from other annotations or splits" in capsys.readouterr().err
+    assert "built with other annotations" in capsys.readouterr().err
 
 
 def test_cocos_own_data_comes_back_whole_and_judges_itself_perfect(shared, tmp_path):

@@ -53,6 +53,7 @@ class TfdsSource:
             index = self._make_index()
         self.image_ids = index[:, 0].tolist()
         self.image_sizes = index[:, 1:].astype(np.int32)
+        self.object_counts: np.ndarray | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the open files: each process opens its own."""
@@ -123,10 +124,12 @@ class TfdsSource:
             ids.append(entry["id"])
             sizes.append((entry["height"], entry["width"]))
         try:
-            return write_index(self.path, self.split, ids, np.asarray(sizes))
+            return write_index(self.path, self.split, ids, np.asarray(sizes).reshape(-1, 2))
         except OSError as error:
             _LOG.warning("%s: image sizes are read anew each time: %s", self.path, error)
-            return np.concatenate([np.asarray(ids)[:, None], np.asarray(sizes)], axis=1)
+            return np.concatenate(
+                [np.asarray(ids)[:, None], np.asarray(sizes).reshape(-1, 2)], axis=1
+            )
 
 
 def split_names(path: pathlib.Path) -> list[str]:
@@ -185,11 +188,13 @@ def _format_of(builder: Any, path: pathlib.Path, split: str) -> Instances | Pano
             return Panoptic(features["panoptic_objects"]["label"].names)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-    if "objects" in features and "segmentation" in features["objects"].feature:
-        return Instances(builder.info.metadata["splits"][split])
+    head = (builder.info.metadata or {}).get("splits", {}).get(split)
+    if head is not None and "objects" in features and "number" in features["objects"].feature:
+        return Instances(head)
     raise ValueError(
-        f"{path} has no instance masks (its features: {', '.join(sorted(features))}). Build a set "
-        "with masks by `jaxseg data build`; of TFDS's own, coco/2017_panoptic can be read"
+        f"{path} has no instance masks that can be read (its features: "
+        f"{', '.join(sorted(features))}). Build a set with masks by `jaxseg data build`; of TFDS's "
+        "own, coco/2017_panoptic can be read"
     )
 
 

@@ -71,8 +71,8 @@ def _is_built(out: pathlib.Path, plan: dict[str, Any]) -> bool:
         if _read_plan(out) == plan:
             return True
         raise ValueError(
-            f"{out} was built from other annotations or splits; delete it to build it anew, or "
-            "choose another folder"
+            f"{out} was built with other {_differences(_read_plan(out), plan)}; delete it to build "
+            "it anew, or choose another folder"
         )
     if not out.is_dir() or any(out.iterdir()):
         raise ValueError(f"{out} exists and is not a set that was built here; choose another name")
@@ -84,6 +84,11 @@ def _read_plan(folder: pathlib.Path) -> Any:
         return json.loads((folder / _PLAN).read_text())
     except ValueError:
         return None  # no build's, so other than any
+
+
+def _differences(before: Any, plan: dict[str, Any]) -> str:
+    before = before or {}
+    return ", ".join(key for key in plan if before.get(key) != plan[key])
 
 
 @contextlib.contextmanager
@@ -106,7 +111,8 @@ def _claimed(work: pathlib.Path, plan: dict[str, Any]) -> Iterator[None]:
             partial.rename(file)
         elif _read_plan(work) != plan:
             raise ValueError(
-                f"{work} was begun with other annotations or splits; delete it to begin anew"
+                f"{work} was begun with other {_differences(_read_plan(work), plan)}; delete it to "
+                "begin anew"
             )
         yield
     finally:
@@ -148,6 +154,7 @@ def _write(work: pathlib.Path, sources: Mapping[str, CocoSource], images_per_sha
             heads[name] = records.head
             splits.append(tfds.core.SplitInfo(name, [len(shard) for shard in shards], size))
             write_index(work, name, source.image_ids, source.image_sizes)
+            del records  # a split's parsed JSON, before the next one's
     info.set_splits(tfds.core.splits.SplitDict(splits))
     info.metadata["splits"] = heads
     info.write_to_directory(work)
