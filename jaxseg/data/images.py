@@ -72,21 +72,6 @@ def decode_image(
     return np.asarray(Image.fromarray(pixels).transpose(_TURNS[orientation]))
 
 
-def image_size(path: pathlib.Path) -> tuple[int, int]:
-    """`(height, width)` of the image as `read_image` gives it; reads no more than the header.
-
-    Raises as `read_image`, as far as a header tells.
-    """
-    try:
-        with _open(path) as image:
-            turned = _orientation(image) > 4
-            return (image.width, image.height) if turned else (image.height, image.width)
-    except FileNotFoundError:
-        raise
-    except (Exception, Warning) as error:
-        raise ValueError(f"{path} cannot be decoded as an image: {error}") from error
-
-
 def _open(file: pathlib.Path | io.BytesIO) -> Image.Image:
     """The opened file, without a warning of its pixels: our callers look at their number."""
     with _OPENING:

@@ -9,28 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from pycocotools import mask as mask_api
 
+from jaxseg.data.rle import run_ends
 from jaxseg.data.source import RLE
-
-
-def run_ends(counts: bytes) -> np.ndarray:
-    """Where each run of a compressed RLE ends, int64, counted down the columns; 0s and 1s in turn.
-
-    A number is characters of 5 bits each, lowest first, counted from "0"; bit 5 says that another
-    one follows, bit 4 of the last is the sign. From the fourth number on it is the difference from
-    the run two before (pycocotools, `rleFrString`).
-    """
-    codes = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
-    last = np.flatnonzero(codes < 32)
-    if not len(last):
-        return np.zeros(0, np.int64)
-    first = np.concatenate([[0], last[:-1] + 1])
-    length = last - first + 1
-    place = np.arange(last[-1] + 1) - np.repeat(first, length)
-    runs = np.add.reduceat((codes[: last[-1] + 1] & 31) << (5 * place), first)
-    runs -= (codes[last] >> 4 & 1) << (5 * length)
-    runs[1::2] = np.cumsum(runs[1::2])
-    runs[2::2] = np.cumsum(runs[2::2])
-    return np.cumsum(runs)
 
 
 def decode_part(rle: RLE, top: int, left: int, bottom: int, right: int) -> np.ndarray:

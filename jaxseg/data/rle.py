@@ -47,6 +47,23 @@ def decode_runs(text: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, ...]
     return _sum_differences(numbers[kept], counts * ~long), counts * ~long, good & ~long
 
 
+def run_ends(text: bytes) -> np.ndarray:
+    """Where each run of a well-formed text ends, int64, counted in pixels down the columns. For one
+    text alone this is several times as fast as `decode_runs`."""
+    codes = np.frombuffer(text, np.uint8).astype(np.int64) - 48
+    last = np.flatnonzero(codes < 32)
+    if not len(last):
+        return np.zeros(0, np.int64)
+    first = np.concatenate([[0], last[:-1] + 1])
+    length = last - first + 1
+    place = np.arange(last[-1] + 1) - np.repeat(first, length)
+    runs = np.add.reduceat((codes[: last[-1] + 1] & 31) << (5 * place), first)
+    runs -= (codes[last] >> 4 & 1) << (5 * length)
+    runs[1::2] = np.cumsum(runs[1::2])
+    runs[2::2] = np.cumsum(runs[2::2])
+    return np.cumsum(runs)
+
+
 def _sum_differences(numbers: np.ndarray, counts: np.ndarray) -> np.ndarray:
     place = places(counts)
     odd, even = place % 2 == 1, (place % 2 == 0) & (place > 0)

@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pycocotools import mask as mask_api
 
-from jaxseg.data.mask_parts import bitmap_bounds, decode_part, mask_bounds, run_ends
+from jaxseg.data.mask_parts import bitmap_bounds, decode_part, mask_bounds
+from jaxseg.data.rle import run_ends
 from tests.data.scenes import tight
 
 BITMAPS = hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12))
