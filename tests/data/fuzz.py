@@ -11,6 +11,7 @@ import contextlib
 import copy
 import io
 import json
+import logging
 import math
 import pathlib
 import random
@@ -296,6 +297,7 @@ def run_images(cases: int, folder: pathlib.Path, seed: int = 0) -> collections.C
 
 def main() -> None:
     cases, seed = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    logging.disable()  # of what is left out
     warnings.simplefilter("error")
     warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
     start = time.perf_counter()
