@@ -211,6 +211,14 @@ def test_unknown_flags_are_errors():
     assert stop.value.code == 2
 
 
+@pytest.mark.parametrize("flag", ["--hosts", "--host"])
+def test_numbers_of_hosts_need_a_way_to_meet(flag, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "x.py", "--workdir", "x", flag, "0"])
+    assert stop.value.code == 2
+    assert "need --coordinator" in capsys.readouterr().err
+
+
 def test_an_earlier_checkpoint_is_evaluated_by_its_step(workdir, tmp_path, capsys):
     arguments = ["eval", str(workdir), "--out", str(tmp_path)]
     assert main([*arguments, "--step", "4"]) == 0

@@ -20,6 +20,7 @@ from jaxseg.training.nonfinite import NonFiniteSteps
 from jaxseg.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from jaxseg.training.parallel import (
     check_batch_size,
+    gather,
     parallel_step,
     replicate,
     shard_step,
@@ -224,10 +225,8 @@ def _keep_if_best(
     found: Validation,
 ) -> None:
     """Saves the state as the workdir `folder` if none before had a score as high."""
-    before = latest = None
-    if (folder / "checkpoints").is_dir():
-        with Checkpoints(folder, read_only=True) as best:
-            before, latest = _score(best), best.latest_step()
+    with Checkpoints(folder, keep=1) as best:
+        before, latest = gather((_score(best), best.latest_step()))[0]
     if before is not None and found.score <= before:
         return
     if latest is not None and (before is None or latest >= step):
