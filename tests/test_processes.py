@@ -144,19 +144,23 @@ def test_sigterm_saves_in_time_and_the_same_command_goes_on(tmp_path, file, stra
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_another_number_of_devices(tmp_path, file, straight):
-    process = start(file, tmp_path, devices=2)
-    wait_for_checkpoint(process, tmp_path, 9)
+def test_a_run_goes_on_with_another_number_of_devices(tmp_path, file):
+    # Rounding decides which proposals are sampled: over many steps two runs drift apart.
+    moved, stayed, flags = tmp_path / "moved", tmp_path / "stayed", ["--train.steps", "12"]
+    process = start(file, moved, *flags, devices=2)
+    wait_for_checkpoint(process, moved, 3)
     process.kill()
     process.communicate()
-    process = start(file, tmp_path)
-    out, _ = process.communicate()
-    assert process.returncode == 0, out
-    assert "going on from step" in out
-    found, expected = (inference.load(workdir).variables for workdir in (tmp_path, straight[0]))
-    differences = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), found, expected)
-    worst = max(jax.tree.leaves(differences))
-    print(f"largest difference of a number after {STEPS} steps: {worst:.1e}")
+    for workdir in (moved, stayed):
+        process = start(file, workdir, *flags)
+        out, _ = process.communicate()
+        assert process.returncode == 0, out
+        assert ("going on from step" in out) == (workdir == moved)
+    found, expected = (
+        inference.load(workdir, average=False).variables["params"] for workdir in (moved, stayed)
+    )
+    worst = max(jax.tree.leaves(jax.tree.map(lambda a, b: np.abs(a - b).max(), found, expected)))
+    print(f"largest difference of a parameter after 12 steps: {worst:.1e}")
     assert worst < BOUND
 
 
@@ -179,7 +183,7 @@ def test_processes_that_prepare_data_end_with_a_training_that_was_killed(tmp_pat
     wait_for_checkpoint(process, tmp_path, 3)
     assert len(members(process.pid)) > 1
     process.kill()
-    process.wait()
+    process.communicate(timeout=60)
     assert_nobody_left(process.pid)
 
 
