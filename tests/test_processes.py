@@ -19,8 +19,10 @@ from jaxseg.training.checkpoint import open_checkpoints
 from tests.conftest import ROOT
 
 STEPS, KILLS = 120, 50
-BOUND = 0.5
-"""Largest difference of a number between the ends of two runs on other numbers of devices."""
+BOUND = 2e-3
+"""Largest difference of a parameter after 12 steps, some of them on another number of devices.
+Runs that had nothing in common would come to 3e-3: AdamW moves each by the learning rate, which has
+warmed up to 2.4e-4."""
 EXPERIMENT = f"""
 import dataclasses
 from jaxseg.demo import MASK_RCNN as demo
