@@ -5,8 +5,9 @@
 Expected: mask / box AP 40.3 / 44.6 on val2017 or a little more: those are Detectron2's figures
 without copy-paste (new_baselines, mask_rcnn_R_50_FPN_100ep_LSJ), to which Ghiasi et al. 2021 found
 copy-paste to add. Not measured: nobody has run it to its end. Hardware of the reference: 64 GPUs,
-one image each, in half precision; `--train.pieces 4` makes it fit 16. Where it differs from the
-reference: copy-paste, mask targets from crops, images without objects are seen too.
+one image each, in half precision; `--train.pieces 4` makes it fit 16, batch norm's statistics then
+being those of a piece. Where it differs from the reference: copy-paste, mask targets from crops,
+images without objects are seen too.
 """
 
 import dataclasses

@@ -7,6 +7,7 @@ seconds and `--help` should not.
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,12 +23,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if fields and name not in ("train", "weights import"):
         parser.error(f"unrecognized arguments: {' '.join(fields)}")
     options.fields = fields
+    several = getattr(options, "distributed", False) or bool(getattr(options, "coordinator", None))
+    numbers = (getattr(options, "hosts", None), getattr(options, "host", None))
+    if not several and numbers != (None, None):
+        parser.error("--hosts and --host need --coordinator ADDRESS:PORT, or --distributed")
+    if not several:
+        return _run(name, options)
+    try:
+        status = _run(name, options, several=True)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    if status == 1:
+        # JAX's orderly end waits minutes for the other hosts, which wait for this one.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
 
+
+def _run(name: str, options: argparse.Namespace, *, several: bool = False) -> int:
+    """Does the job and turns what may go wrong into a message and an exit status."""
     from jaxseg.training.parallel import connect, lost_host
     from jaxseg.training.preemption import EXIT_STATUS, Preempted
 
     try:
-        if getattr(options, "distributed", False) or getattr(options, "coordinator", None):
+        if several:
             connect(options.coordinator, options.hosts, options.host)
         return _JOBS[name](options) or 0
     except Preempted as notice:
@@ -43,9 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"jaxseg {name}: another host has died or cannot be reached ({error}). Its own "
             "messages say why; the same command on all hosts goes on from the newest checkpoint",
             file=sys.stderr,
-            flush=True,
         )
-        os._exit(1)  # an orderly end would wait for the other host
+        return 1
 
 
 def _demo(options: argparse.Namespace) -> None:

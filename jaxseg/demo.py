@@ -91,11 +91,11 @@ EXPERIMENTS = {"mask_rcnn": MASK_RCNN, "solov2": SOLOV2}
 
 
 def run_demo(out: pathlib.Path, model: str = "mask_rcnn") -> None:
-    """Trains one of `EXPERIMENTS` in `out/run`; writes `out/metrics.json` and `out/overlays`."""
-    started = time.monotonic()
-    jobs.train(EXPERIMENTS[model], out / "run")
+    """Trains one of `EXPERIMENTS` in `out/run-<model>`; writes `metrics.json` and `overlays`."""
+    started, workdir = time.monotonic(), out / f"run-{model}"
+    jobs.train(EXPERIMENTS[model], workdir)
     trained = time.monotonic()
-    inference.evaluate(out / "run", out)
+    inference.evaluate(workdir, out)
     done = time.monotonic()
     print(
         f"trained in {trained - started:.0f} s, evaluated in {done - trained:.0f} s; "

@@ -8,11 +8,12 @@ import numpy as np
 from jaxseg import data
 from jaxseg.data.resize import choose_canvases, scaled_size
 from jaxseg.experiment import Experiment
+from jaxseg.inference import state_shapes
 from jaxseg.jobs import check_classes
 from jaxseg.model import Model
 from jaxseg.training.optimizer import make_optimizer, make_schedule
 from jaxseg.training.parallel import check_batch_size, compile_step
-from jaxseg.training.step import TrainState, init_state, make_step
+from jaxseg.training.step import TrainState, make_step
 from jaxseg.types import Batch
 
 GIB = 2**30
@@ -27,19 +28,23 @@ def dry_run(experiment: Experiment) -> None:
     check_batch_size(config.batch_size, devices, config.pieces)
     model = experiment.model.build()
     optimizer = make_optimizer(config.optimizer, config.steps)
-    shape, ema = (1, *experiment.data.canvases[0], 3), config.ema_decay is not None
-    state = jax.eval_shape(lambda: init_state(model, optimizer, shape, config.seed, ema=ema))
+    state = state_shapes(experiment)
     _print_parameters(state)
     _print_schedule(experiment, len(source))
     _print_data(experiment, source)
-    print(f"step on {devices} device(s), {jax.devices()[0].device_kind}, {config.parallel}")
-    step = make_step(
-        model, optimizer, config.seed, pieces=config.pieces, ema_decay=config.ema_decay
-    )
+    pieces = f", {config.pieces} pieces each" if config.pieces > 1 else ""
+    print(f"step on {devices} device(s), {jax.devices()[0].device_kind}{pieces}")
+
+    def compiled(pieces: int, batch: Batch) -> Any:
+        step = make_step(model, optimizer, config.seed, pieces=pieces, ema_decay=config.ema_decay)
+        return compile_step(step, devices, state, batch)
+
     for canvas in experiment.data.canvases:
         batch = batch_shapes(model, experiment.data, config.batch_size, canvas)
-        compiled = compile_step(step, devices, state, batch)
-        memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+        planned = compiled(config.pieces, batch)
+        # XLA counts what is in a loop once, however often it runs.
+        whole = planned if config.pieces == 1 else compiled(1, batch)
+        memory, cost = planned.memory_analysis(), whole.cost_analysis()
         images = config.batch_size // devices
         print(
             f"  canvas {canvas[0]}x{canvas[1]}: {cost['flops'] / images / 1e9:,.0f} GFLOP an image "
@@ -92,6 +97,13 @@ def _print_schedule(experiment: Experiment, images: int) -> None:
 def _print_data(experiment: Experiment, source: data.Source) -> None:
     config, sizes = experiment.data, np.asarray(source.image_sizes)
     print(f"data: {len(source):,} images, {len(source.categories)} categories")
+    counts = getattr(source, "object_counts", None)  # of sources that know before reading images
+    if counts is not None and len(counts):
+        print(
+            f"  {np.mean(counts):.1f} objects an image, at most {np.max(counts):,}; "
+            f"{np.sum(np.asarray(counts) > config.max_objects):,} images have more than "
+            f"max_objects ({config.max_objects})"
+        )
     chosen = choose_canvases(sizes, config.canvases, config.resize)
     for number, canvas in enumerate(config.canvases):
         mine = sizes[chosen == number].tolist()

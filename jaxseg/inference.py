@@ -49,16 +49,18 @@ def load(workdir: pathlib.Path, step: int | None = None, *, average: bool = True
     with open_checkpoints(workdir) as checkpoints:
         record = checkpoints.experiment()
         experiment = from_json(record["experiment"])
-        model = experiment.model.build()
-        config = experiment.train
-        optimizer = make_optimizer(config.optimizer, config.steps)
-        shape, ema = (1, *experiment.data.canvases[0], 3), config.ema_decay is not None
-        state = checkpoints.restore(
-            jax.eval_shape(lambda: init_state(model, optimizer, shape, config.seed, ema=ema)), step
-        )
+        state = checkpoints.restore(state_shapes(experiment), step)
     categories = [data.Category(**category) for category in record["categories"]]
     variables = variables_of(state, average=average)
-    return Trained(experiment, categories, model, variables, int(state.step))
+    return Trained(experiment, categories, experiment.model.build(), variables, int(state.step))
+
+
+def state_shapes(experiment: Experiment) -> TrainState:
+    """The state of a run, as shapes and dtypes."""
+    model, config = experiment.model.build(), experiment.train
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    shape, ema = (1, *experiment.data.canvases[0], 3), config.ema_decay is not None
+    return jax.eval_shape(lambda: init_state(model, optimizer, shape, config.seed, ema=ema))
 
 
 def variables_of(state: TrainState, *, average: bool) -> Variables:
@@ -196,20 +198,23 @@ def make_validate(experiment: Experiment) -> Callable[[TrainState, int], Validat
 
     def validate(state: TrainState, step: int) -> Validation:
         say(f"evaluating step {step} on {len(source)} images")
-        figures, pictures = judge(variables_of(state, average=True))
+        predictions, figures = judge(variables_of(state, average=True))
         if state.ema is not None:
-            raw, _ = judge(variables_of(state, average=False))
+            _, raw = judge(variables_of(state, average=False))
             figures |= {f"last/{name}": value for name, value in raw.items()}
+        shown = predictions[:PICTURES] if host_index() == 0 else []
+        pictures = [_beside_truth(source, prediction, names) for prediction in shown]
         return Validation(figures["segm/AP"] or 0.0, figures, pictures)
 
-    def judge(variables: Variables) -> tuple[dict[str, float | None], list[np.ndarray]]:
+    def judge(
+        variables: Variables,
+    ) -> tuple[list[evaluation.Prediction], dict[str, float | None]]:
         predictions = list(predict(variables, source, config))
         results = gather_results(predictions, source)
         metrics = None
         if host_index() == 0:
             metrics = evaluation.evaluate(source.ground_truth(), results)
-        pictures = [_beside_truth(source, p, names) for p in predictions[:PICTURES]]
-        return gather(metrics)[0], pictures
+        return predictions, gather(metrics)[0]
 
     return validate
 

@@ -90,21 +90,26 @@ MAY_CHANGE = (
     "data.source.path",
     "data.threads",
     "data.workers",
+    "model.backbone.remat",
+    "pretrained",
     "train.checkpoint_every",
     "train.eval_every",
     "train.keep_checkpoints",
     "train.log_every",
     "train.parallel",
+    "train.pieces",
     "train.skipped_in_a_row",
 )
-"""Fields that a run may be resumed with other values of."""
+"""Fields that a run may be resumed with other values of: they change where and how it is computed,
+not what is learned. `pretrained` is read at the start only. On fewer devices, `pieces` and `remat`
+make the same step fit (batch norm's statistics, where it is trained, are those of a piece)."""
 
 
 def _check_same_run(workdir: pathlib.Path, record: dict[str, Any]) -> None:
     """Refuses to go on with a run of another experiment."""
     if not (workdir / "checkpoints").is_dir():
         return
-    with Checkpoints(workdir) as checkpoints:
+    with Checkpoints(workdir, read_only=True) as checkpoints:
         if checkpoints.latest_step() is None:
             return
         before = _flatten(checkpoints.experiment())

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxseg import inference, jobs
+from jaxseg import dry_run, inference, jobs
 from jaxseg.cli import main
 from jaxseg.data import CocoFolder, DataConfig, Shapes, write_coco
 from jaxseg.experiment import Experiment
@@ -211,6 +211,14 @@ def test_unknown_flags_are_errors():
     assert stop.value.code == 2
 
 
+@pytest.mark.parametrize("flag", ["--hosts", "--host"])
+def test_numbers_of_hosts_need_a_way_to_meet(flag, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "x.py", "--workdir", "x", flag, "0"])
+    assert stop.value.code == 2
+    assert "need --coordinator" in capsys.readouterr().err
+
+
 def test_an_earlier_checkpoint_is_evaluated_by_its_step(workdir, tmp_path, capsys):
     arguments = ["eval", str(workdir), "--out", str(tmp_path)]
     assert main([*arguments, "--step", "4"]) == 0
@@ -221,11 +229,28 @@ def test_an_earlier_checkpoint_is_evaluated_by_its_step(workdir, tmp_path, capsy
 
 def test_the_demo_trains_either_model(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(jobs, "train", lambda experiment, workdir: asked.append(experiment))
+    monkeypatch.setattr(jobs, "train", lambda *given: asked.append(given))
     monkeypatch.setattr(inference, "evaluate", lambda workdir, out: None)
     assert main(["demo", "--out", str(tmp_path)]) == 0
     assert main(["demo", "--model", "solov2", "--out", str(tmp_path)]) == 0
-    assert [type(experiment.model).__name__ for experiment in asked] == [
-        "MaskRCNNConfig",
-        "SOLOv2Config",
+    assert [(type(experiment.model).__name__, workdir.name) for experiment, workdir in asked] == [
+        ("MaskRCNNConfig", "run-mask_rcnn"),
+        ("SOLOv2Config", "run-solov2"),
     ]
+
+
+def test_the_dry_run_tells_of_images_with_too_many_objects(capsys):
+    source = SHAPES.open("train")
+    source.object_counts = np.asarray([1, 2, 3, 4, 5, 6, 7, 20])
+    dry_run._print_data(EXPERIMENT, source)
+    told = "6.0 objects an image, at most 20; 2 images have more than max_objects (6)"
+    assert told in capsys.readouterr().out
+
+
+def test_a_run_may_go_on_with_what_only_changes_how_it_is_computed(workdir):
+    train = dataclasses.replace(EXPERIMENT.train, pieces=2, keep_checkpoints=1)
+    backbone = dataclasses.replace(EXPERIMENT.model.backbone, remat=True)
+    model = dataclasses.replace(EXPERIMENT.model, backbone=backbone)
+    changed = dataclasses.replace(EXPERIMENT, model=model, train=train, pretrained="absent.pth")
+    record = jobs.run_record(changed, SHAPES.open("train").categories)
+    jobs._check_same_run(workdir, record | {"data": jobs._fingerprint(SHAPES.open("train"))})

@@ -40,7 +40,7 @@ def made_small(experiment, folder):
         augmentation=dataclasses.replace(augmentation, scales=scales),
         workers=0,
     )
-    train = dataclasses.replace(experiment.train, steps=2, batch_size=4, log_every=1)
+    train = dataclasses.replace(experiment.train, steps=2, batch_size=4, log_every=1, eval_every=2)
     return dataclasses.replace(experiment, model=model, data=data, train=train, pretrained=None)
 
 
@@ -55,5 +55,5 @@ def test_every_experiment_dry_runs_and_makes_two_steps(path, folder, tmp_path, c
     jobs.train(experiment, tmp_path)
     assert "step 2/2" in capsys.readouterr().out
     assert not (tmp_path / "nonfinite.jsonl").exists()
-    assert inference.load(tmp_path).step == 2
+    assert inference.load(tmp_path).step == inference.load(tmp_path / "best").step == 2
     jax.clear_caches()

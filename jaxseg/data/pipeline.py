@@ -5,6 +5,10 @@ pure function of the seed and s. So batches are the same wherever a run started,
 processes and hosts prepare them, and the whole state of the iterator is the number of its step.
 """
 
+import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
@@ -223,6 +227,17 @@ def _read(batches: Any, config: DataConfig) -> Generator[Any]:
 
 
 def _start_worker(worker_index: int, worker_count: int) -> None:
-    """One thread of OpenCV's in each of many processes is enough."""
+    """One thread of OpenCV's in each of many processes is enough. It ends when the training ends
+    it, or has died: clusters send their notices to every process, and a run saves after one."""
     del worker_index, worker_count
     cv2.setNumThreads(1)
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -29,11 +29,18 @@ Item = TypeVar("Item")
 
 
 class Checkpoints:
-    """The checkpoints under one workdir. Use as a context: leaving it waits for writes."""
+    """The checkpoints under one workdir. Use as a context: leaving it waits for writes.
 
-    def __init__(self, workdir: pathlib.Path, keep: int = 3):
-        self.folder = workdir.resolve() / "checkpoints"
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+    Opened to write, it clears away what killed processes half wrote. With `read_only` nothing
+    in the folder is touched, since a training may be at work there.
+    """
+
+    def __init__(self, workdir: pathlib.Path, keep: int = 3, *, read_only: bool = False):
+        self.folder, self._read_only = workdir.resolve() / "checkpoints", read_only
+        # Orbax's own `read_only` does no more than this, and warns of it each time.
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, create=not read_only, cleanup_tmp_directories=not read_only
+        )
         self._manager = ocp.CheckpointManager(
             self.folder, options=options, item_names=("state", "experiment", "checksum")
         )
@@ -59,14 +66,15 @@ class Checkpoints:
     def save(self, step: int, state: TrainState, experiment: Mapping[str, Any]) -> None:
         """Starts writing; returns once `state` may be donated.
 
-        Raises OSError, before anything is written, where the disk has no room for it. That the
-        checkpoint before could not be written is only told: this one may do better.
+        Raises OSError, before anything is written, where the disk has no room for it or a later
+        step is there. That the checkpoint before could not be written is only told: this one may
+        do better.
         """
         if step == self.latest_step():
             return
         self._finish_writing(may_fail=True)
         self.check_space(state)
-        self._manager.save(
+        saved = self._manager.save(
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(state),
@@ -74,6 +82,15 @@ class Checkpoints:
                 checksum=ocp.args.JsonSave({"crc32": _checksum(state)}),
             ),
         )
+        if not saved:
+            raise OSError(
+                f"step {step} was not saved: {self.folder} holds step {self.latest_step()}. "
+                "Is another run writing there? Give each its own --workdir"
+            )
+
+    def finish(self) -> None:
+        """Waits until all is on the disk; raises OSError if it could not be written."""
+        self._finish_writing(may_fail=False)
 
     def _finish_writing(self, *, may_fail: bool) -> None:
         try:
@@ -101,8 +118,8 @@ class Checkpoints:
         """The state at `step`, or the newest whole one, on one device; shapes and dtypes as those
         of `like`.
 
-        A damaged one is named and set aside, and the one before it read. Raises ValueError, listing
-        the steps there are, if `step` is not among them.
+        A damaged one is named and set aside, and the one before it read. Raises ValueError if
+        `step` is damaged or, listing the steps there are, not among them.
         """
         # Named, since the devices and hosts that wrote it need not be there.
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -125,7 +142,11 @@ class Checkpoints:
         if step not in steps:
             kept = ", ".join(map(str, steps))
             raise ValueError(f"{self.folder} holds no step {step}, only {kept}")
-        return read(step)
+        try:
+            return read(step)
+        except Exception as error:  # whatever Orbax and TensorStore make of broken files
+            told = f"checkpoint {self.folder / str(step)} is damaged ({_first_line(error)})"
+            raise ValueError(told) from error
 
     def experiment(self) -> dict[str, Any]:
         """The experiment of the newest checkpoint."""
@@ -151,6 +172,10 @@ class Checkpoints:
         raise ValueError(f"no checkpoint in {self.folder} can be read: {listed}")
 
     def _set_aside(self, damaged: Mapping[int, str]) -> None:
+        if self._read_only:
+            for step, why in damaged.items():
+                say(f"checkpoint {self.folder / str(step)} is damaged ({why})")
+            return
         for step, why in damaged.items():
             aside = self.folder / f"damaged-{step}"
             say(f"checkpoint {self.folder / str(step)} is damaged ({why}): kept as {aside.name}")
@@ -163,13 +188,20 @@ class Checkpoints:
 
 
 def open_checkpoints(workdir: pathlib.Path) -> Checkpoints:
-    """The checkpoints of a finished or running training; an error where there are none."""
+    """The checkpoints of a finished or running training, to read; an error where there are none."""
     if not (workdir / "checkpoints").is_dir():
         raise FileNotFoundError(f"{workdir} holds no checkpoints: train with --workdir {workdir}")
-    checkpoints = Checkpoints(workdir)
+    checkpoints = Checkpoints(workdir, read_only=True)
     if checkpoints.latest_step() is None:
         raise FileNotFoundError(f"{workdir / 'checkpoints'} holds no finished checkpoint yet")
     return checkpoints
+
+
+def remove_workdir(workdir: pathlib.Path) -> None:
+    """Removes a workdir, which no host has open; all hosts call it and return when it is gone."""
+    if host_index() == 0:
+        shutil.rmtree(workdir, ignore_errors=True)
+    ocp.multihost.sync_global_processes("jaxseg: a workdir removed")
 
 
 def _checksum(state: TrainState) -> int:

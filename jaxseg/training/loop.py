@@ -15,11 +15,12 @@ import jax
 import numpy as np
 
 from jaxseg.model import Model, Variables
-from jaxseg.training.checkpoint import Checkpoints
+from jaxseg.training.checkpoint import Checkpoints, remove_workdir
 from jaxseg.training.nonfinite import NonFiniteSteps
 from jaxseg.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from jaxseg.training.parallel import (
     check_batch_size,
+    gather,
     parallel_step,
     replicate,
     shard_step,
@@ -91,7 +92,8 @@ def train(
 
     `experiment` is stored with each checkpoint. A new run starts from the seed's random variables,
     or what `pretrained` makes of them. The checkpoint with the best score is kept as the
-    workdir `WORKDIR/best`.
+    workdir `WORKDIR/best`. A run that is resumed at a step whose evaluation is due, and may have
+    been cut short, begins with it.
     Raises `FloatingPointError` when too many steps in a row were not finite, and `Preempted` after
     a notice; the checkpoints are good in both cases.
     """
@@ -101,16 +103,21 @@ def train(
     step_fn = _parallel_step(model, config, devices)
     schedule = make_schedule(config.optimizer, config.steps)
     with ExitStack() as opened:
+        notice = opened.enter_context(watch_for_notice())
         checkpoints = opened.enter_context(Checkpoints(workdir, config.keep_checkpoints))
-        state = _first_state(model, config, data.image_shape, checkpoints, pretrained)
+        state = _first_state(model, config, data.image_shape, workdir, checkpoints, pretrained)
         state = replicate(state, devices)
         checkpoints.check_space(state)
         start = int(state.step)
         progress = opened.enter_context(
             closing(Progress(workdir, start, config.steps, config.batch_size))
         )
+        evaluations = _Evaluations(config, validate, workdir, experiment, checkpoints, progress)
+        if start > 0 and evaluations.due(start):
+            if notice.reached(start):
+                raise Preempted(start, notice.reason)
+            evaluations.make(state, start)
         stream = opened.enter_context(closing(data.batches(start)))
-        notice = opened.enter_context(watch_for_notice())
         watched = NonFiniteSteps(workdir, config.skipped_in_a_row, data.image_ids)
         pending: Metrics | None = None
         for step in range(start, config.steps):
@@ -123,22 +130,25 @@ def train(
                 watched.look(step - 1, pending)
             pending, done = metrics, step + 1
             progress.waited_for_data(waited)
-            last, leaving = done == config.steps, notice.reached(done)
+            last, leaving, to_judge = (
+                done == config.steps,
+                notice.reached(done),
+                evaluations.due(done),
+            )
             to_show = last or leaving or done % config.log_every == 0
-            to_save = last or leaving or done % config.checkpoint_every == 0
+            # An evaluation takes time: should it be cut short, the next start makes it up.
+            to_save = last or leaving or to_judge or done % config.checkpoint_every == 0
             if to_show or to_save:
                 values, pending = watched.look(step, metrics), None
             if to_show:
                 progress.show(done, values, float(schedule(step)))
             if to_save:
                 checkpoints.save(done, shared_by_hosts(state, devices), experiment)
-            if leaving and not last:
+            if leaving and (to_judge or not last):
+                checkpoints.finish()
                 raise Preempted(done, notice.reason)
-            if validate and (last or done % config.eval_every == 0):
-                found = validate(state, done)
-                progress.show_validation(done, found.figures, found.pictures)
-                shared = shared_by_hosts(state, devices)
-                _keep_if_best(workdir, done, shared, experiment, found)
+            if to_judge:
+                evaluations.make(state, done)
     return state
 
 
@@ -157,11 +167,15 @@ def _first_state(
     model: Model,
     config: TrainConfig,
     image_shape: tuple[int, ...],
+    workdir: pathlib.Path,
     checkpoints: Checkpoints,
     pretrained: Callable[[Variables], Variables] | None,
 ) -> TrainState:
     """The newest checkpoint's state, or that of a new run."""
     new = checkpoints.latest_step() is None
+    if new and (workdir / "best").exists():
+        say(f"{workdir / 'best'} is of another run: removed")
+        remove_workdir(workdir / "best")
     variables = init_variables(model, image_shape, config.seed)
     if new and pretrained is not None:
         variables = pretrained(variables)
@@ -174,16 +188,60 @@ def _first_state(
     return state
 
 
+@dataclasses.dataclass(frozen=True)
+class _Evaluations:
+    """The evaluations of a run, and the best checkpoint by them."""
+
+    config: TrainConfig
+    validate: Callable[[TrainState, int], Validation] | None
+    workdir: pathlib.Path
+    experiment: Mapping[str, Any]
+    checkpoints: Checkpoints
+    progress: Progress
+
+    def due(self, done: int) -> bool:
+        """Whether the state after `done` steps is to be evaluated."""
+        every, steps = self.config.eval_every, self.config.steps
+        return self.validate is not None and (done == steps or done % every == 0)
+
+    def make(self, state: TrainState, done: int) -> None:
+        """Evaluates the state after `done` steps, which is being saved, and shows the figures."""
+        assert self.validate is not None
+        started = time.monotonic()
+        found = self.validate(state, done)
+        self.progress.show_validation(done, found.figures, found.pictures)
+        # Hosts tell Orbax's writes apart by their order: two must not go on at once.
+        self.checkpoints.finish()
+        shared = shared_by_hosts(state, jax.device_count())
+        _keep_if_best(self.workdir / "best", done, shared, self.experiment, found)
+        self.progress.paused(time.monotonic() - started)
+
+
 def _keep_if_best(
-    workdir: pathlib.Path,
+    folder: pathlib.Path,
     step: int,
     state: TrainState,
     experiment: Mapping[str, Any],
     found: Validation,
 ) -> None:
-    """Saves the state as `WORKDIR/best` if none before had a score as high."""
-    with Checkpoints(workdir / "best", keep=1) as best:
-        if best.latest_step() is not None and found.score <= best.experiment()["best"]["score"]:
-            return
+    """Saves the state as the workdir `folder` if none before had a score as high."""
+    with Checkpoints(folder, keep=1) as best:
+        before, latest = gather((_score(best), best.latest_step()))[0]
+    if before is not None and found.score <= before:
+        return
+    if latest is not None and (before is None or latest >= step):
+        remove_workdir(folder)  # Orbax saves only steps later than those that are there
+    with Checkpoints(folder, keep=1) as best:
         best.save(step, state, {**experiment, "best": {"step": step, "score": found.score}})
-    say(f"step {step} is the best so far ({found.score:.3f}): kept in {workdir / 'best'}")
+    say(f"step {step} is the best so far ({found.score:.3f}): kept in {folder}")
+
+
+def _score(best: Checkpoints) -> float | None:
+    """The score of the best checkpoint; None where there is none, or it cannot be read."""
+    if best.latest_step() is None:
+        return None
+    try:
+        return float(best.experiment()["best"]["score"])
+    except (ValueError, KeyError, TypeError) as error:
+        say(f"the best checkpoint so far is given up: {error}")
+        return None

@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from jaxseg.training.parallel import host_index
 from jaxseg.training.progress import say
 
 
@@ -30,14 +31,16 @@ class NonFiniteSteps:
         self._in_a_row += 1
         bad = {name: str(value) for name, value in values.items() if not math.isfinite(value)}
         line = {"step": step, "image_ids": list(self._image_ids(step)), "not_finite": bad}
-        with self._path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        if host_index() == 0:
+            self._path.parent.mkdir(parents=True, exist_ok=True)  # it may have been lost
+            with self._path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
         named = ", ".join(f"{name} = {value}" for name, value in bad.items())
         if self._in_a_row > self._limit:
             raise FloatingPointError(
                 f"step {step}: {named}; {self._in_a_row} steps in a row were not finite. None was "
                 f"applied; their images are in {self._path}. A lower learning rate, a longer "
-                "warm-up or a smaller clip_norm are the usual cures."
+                "warm-up or a smaller clip_norm, in a new --workdir, are the usual cures."
             )
         say(f"step {step} is skipped: {named}; its images are in {self._path}")
         return values

@@ -127,8 +127,10 @@ def connect(coordinator: str | None, hosts: int | None, host: int | None) -> Non
 
 
 def lost_host(error: RuntimeError) -> bool:
-    """Whether this is how JAX tells that something between the hosts of a run has failed."""
-    return jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError)
+    """Whether this is how JAX tells that something between the hosts of a run has failed, and not
+    that a device is out of memory or a program wrong."""
+    own = str(error).startswith(("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT"))
+    return jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError) and not own
 
 
 def host_index() -> int:

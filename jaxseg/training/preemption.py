@@ -5,6 +5,7 @@ where a SLURM job asks for it (`--signal=USR1@120`). The run then finishes its s
 with `EXIT_STATUS`, after which the same command goes on.
 """
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,7 +49,8 @@ class Notice:
 def watch_for_notice() -> Iterator[Notice]:
     """Catches the signals until the context is left. A second one of a kind acts as it did before.
 
-    Of several hosts JAX's own service watches SIGTERM, so that they can agree.
+    Of several hosts JAX's own service watches SIGTERM, so that they can agree; SIGUSR1 is handed
+    on to it.
     """
     notice = Notice()
     before: dict[signal.Signals, Any] = {}
@@ -58,11 +60,18 @@ def watch_for_notice() -> Iterator[Notice]:
         notice.reason = f"told to stop by {signal.Signals(number).name}"
         signal.signal(number, before[signal.Signals(number)])
 
-    caught = SIGNALS if jax.process_count() == 1 else ()
-    for number in caught:
-        before[number] = signal.signal(number, note)
+    def hand_on(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if jax.process_count() == 1:
+        handlers = dict.fromkeys(SIGNALS, note)
+    else:
+        handlers = {signal.SIGUSR1: hand_on}
+    for number, handler in handlers.items():
+        before[number] = signal.signal(number, handler)
     try:
         yield notice
     finally:
-        for number in caught:
+        for number in handlers:
             signal.signal(number, before[number])

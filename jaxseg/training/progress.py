@@ -22,14 +22,22 @@ class Progress:
     def __init__(self, workdir: pathlib.Path, start: int, steps: int, batch_size: int):
         self._speaks = host_index() == 0
         if self._speaks:
-            self._writer = tensorboardX.SummaryWriter(str(workdir / "tensorboard"))
+            # What an earlier process showed of later steps is shown anew.
+            self._writer = tensorboardX.SummaryWriter(
+                str(workdir / "tensorboard"), purge_step=start + 1
+            )
         self._steps, self._batch_size = steps, batch_size
         self._last_step, self._last_time = start, time.monotonic()
         self._rate = self._waited = 0.0
+        self._compiled = False
 
     def waited_for_data(self, seconds: float) -> None:
         """Notes how long a step's batch was waited for."""
         self._waited += seconds
+
+    def paused(self, seconds: float) -> None:
+        """Notes time that was spent on other things than steps."""
+        self._last_time += seconds
 
     def show(self, step: int, metrics: Mapping[str, float], learning_rate: float) -> None:
         """Reports the metrics of the step just done; `step` counts finished steps."""
@@ -38,10 +46,13 @@ class Progress:
         now = time.monotonic()
         passed = max(now - self._last_time, 1e-9)
         rate = (step - self._last_step) / passed
-        # The first stretch holds the compilation: the estimate starts from the second.
-        self._rate = 0.5 * self._rate + 0.5 * rate if self._rate else rate
-        speed = self._rate * self._batch_size
-        left = (self._steps - step) / max(self._rate, 1e-9)
+        if self._rate:
+            rate = 0.5 * self._rate + 0.5 * rate
+        # The first stretch holds the compilation: the moving rate starts from the second.
+        if self._compiled:
+            self._rate = rate
+        self._compiled = True
+        speed, left = rate * self._batch_size, (self._steps - step) / max(rate, 1e-9)
         print(format_line(step, self._steps, metrics, learning_rate, speed, left), flush=True)
         curves = {f"train/{name}": value for name, value in metrics.items()} | {
             "train/learning_rate": learning_rate,

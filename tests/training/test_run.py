@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 
 from jaxseg.training import loop
-from jaxseg.training.checkpoint import Checkpoints
+from jaxseg.training.checkpoint import Checkpoints, open_checkpoints
 from jaxseg.training.loop import TrainConfig, TrainData, Validation
 from jaxseg.training.optimizer import OptimizerConfig
-from jaxseg.training.preemption import Preempted
+from jaxseg.training.parallel import lost_host
+from jaxseg.training.preemption import Preempted, watch_for_notice
+from jaxseg.training.progress import Progress
 from tests.tiny import make_batch, toy_model
 
 CONFIG = TrainConfig(
@@ -137,9 +139,8 @@ def test_too_many_in_a_row_end_the_run_with_its_checkpoints(tmp_path, straight):
 def test_a_full_disk_is_an_error_before_anything_is_written(tmp_path, straight, monkeypatch):
     real = shutil.disk_usage
     full = lambda path: real(path)._replace(free=3)  # noqa: E731
-    config = dataclasses.replace(CONFIG, steps=12)
     with pytest.raises(OSError, match="room for 0 MB and a checkpoint needs") as raised:
-        run(tmp_path, config, at_step={6: lambda: monkeypatch.setattr(shutil, "disk_usage", full)})
+        run(tmp_path, at_step={6: lambda: monkeypatch.setattr(shutil, "disk_usage", full)})
     assert raised.value.errno == errno.ENOSPC
     assert "goes on from step 4" in str(raised.value)
     assert steps_in(tmp_path) == [4]
@@ -167,23 +168,155 @@ def test_a_workdir_that_is_lost_is_made_again(tmp_path, straight, capsys, writin
         assert "could not be written" not in told
 
 
+SCORES = {3: 0.2, 6: 0.5, 9: 0.4, 12: 0.5}
+JUDGED = dataclasses.replace(CONFIG, eval_every=3)
+
+
+class Validate:
+    """An evaluation with the figures of `SCORES`; it fails after step `fails_at`."""
+
+    def __init__(self, fails_at=None):
+        self.asked, self._fails_at = [], fails_at
+
+    def __call__(self, state, step):
+        self.asked.append(step)
+        if step == self._fails_at:
+            raise PulledPlug
+        score = SCORES[step]
+        return Validation(score, {"segm/AP": score}, [np.zeros((8, 8, 3), np.uint8)])
+
+
+def best_of(workdir):
+    with open_checkpoints(workdir / "best") as best:
+        return best.latest_step(), best.experiment()["best"]
+
+
 def test_the_best_checkpoint_is_kept(tmp_path):
-    scores = {3: 0.2, 6: 0.5, 9: 0.4, 12: 0.5}
-    asked = []
-
-    def validate(state, step):
-        asked.append(step)
-        return Validation(scores[step], {"segm/AP": scores[step]}, [np.zeros((8, 8, 3), np.uint8)])
-
-    config = dataclasses.replace(CONFIG, eval_every=3)
-    run(tmp_path, config, validate=validate)
-    assert asked == [3, 6, 9, 12]
-    with Checkpoints(tmp_path / "best") as best:
-        assert best.latest_step() == 6
-        assert best.experiment()["best"] == {"step": 6, "score": 0.5}
+    validate = Validate()
+    run(tmp_path, JUDGED, validate=validate)
+    assert validate.asked == [3, 6, 9, 12]
+    assert best_of(tmp_path) == (6, {"step": 6, "score": 0.5})
 
 
-def test_many_devices_share_the_same_batch(tmp_path):
-    with pytest.raises(ValueError, match="batch_size 3 does not divide over 2 devices"):
-        run(tmp_path, dataclasses.replace(CONFIG, batch_size=3))
-    assert not (tmp_path / "checkpoints").exists()
+@pytest.mark.parametrize("step", [6, 12])
+def test_an_evaluation_that_was_cut_short_is_made_first_thing(tmp_path, straight, step):
+    with pytest.raises(PulledPlug):
+        run(tmp_path, JUDGED, validate=Validate(fails_at=step))
+    assert steps_in(tmp_path)[-1] == step
+    validate = Validate()
+    assert_same(run(tmp_path, JUDGED, validate=validate), straight)
+    assert validate.asked == list(range(step, 13, 3))
+    assert best_of(tmp_path)[0] == 6
+
+
+@pytest.mark.parametrize("step", [6, 12])
+def test_a_notice_does_not_wait_for_an_evaluation(tmp_path, step):
+    notice = {step - 1: lambda: os.kill(os.getpid(), signal.SIGTERM)}
+    validate = Validate()
+    with pytest.raises(Preempted, match=f"saved after step {step}"):
+        run(tmp_path, JUDGED, at_step=notice, validate=validate)
+    assert validate.asked == list(range(3, step, 3))
+    run(tmp_path, JUDGED, validate=validate)
+    assert validate.asked == [3, 6, 9, 12]
+
+
+def test_a_notice_says_saved_only_when_it_is(tmp_path, monkeypatch):
+    def fails(self):
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(Checkpoints, "finish", fails)
+    with pytest.raises(OSError, match="the disk is gone"):
+        run(tmp_path, at_step={5: lambda: os.kill(os.getpid(), signal.SIGTERM)})
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's own loops
+def test_a_damaged_best_is_given_up_and_the_run_goes_on(tmp_path, straight, capsys):
+    with pytest.raises(PulledPlug):
+        run(tmp_path, JUDGED, validate=Validate(fails_at=9))
+    shutil.rmtree(tmp_path / "best" / "checkpoints" / "6" / "experiment")
+    assert_same(run(tmp_path, JUDGED, validate=Validate()), straight)
+    assert "the best checkpoint so far is given up" in capsys.readouterr().err
+    assert best_of(tmp_path) == (12, {"step": 12, "score": 0.5})
+
+
+def test_a_new_run_does_not_keep_the_best_of_another(tmp_path, capsys):
+    run(tmp_path, JUDGED, validate=Validate())
+    shutil.rmtree(tmp_path / "checkpoints")
+    with pytest.raises(PulledPlug):
+        run(tmp_path, JUDGED, validate=Validate(fails_at=6))
+    assert "of another run: removed" in capsys.readouterr().err
+    assert best_of(tmp_path) == (3, {"step": 3, "score": 0.2})
+
+
+def test_a_better_state_of_an_earlier_step_becomes_the_best(tmp_path, monkeypatch):
+    config = dataclasses.replace(JUDGED, keep_checkpoints=9)
+    run(tmp_path, config, validate=Validate())
+    assert best_of(tmp_path) == (6, {"step": 6, "score": 0.5})
+    for step in (4, 6, 8, 9, 12):
+        shutil.rmtree(tmp_path / "checkpoints" / str(step))
+    monkeypatch.setitem(SCORES, 3, 0.6)
+    with pytest.raises(PulledPlug):
+        run(tmp_path, config, validate=Validate(fails_at=6))
+    assert best_of(tmp_path) == (3, {"step": 3, "score": 0.6})
+
+
+def test_a_step_before_the_newest_is_not_silently_unsaved(tmp_path):
+    state = run(tmp_path)
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(OSError, match="step 6 was not saved"):
+        checkpoints.save(6, state, RECORD)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's own loops
+def test_readers_leave_a_workdir_as_it_is(tmp_path, capsys):
+    state = run(tmp_path)
+    half_written = tmp_path / "checkpoints" / "13.orbax-checkpoint-tmp"
+    half_written.mkdir()
+    shutil.rmtree(tmp_path / "checkpoints" / "12" / "state")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    with open_checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.restore(state).step == 8
+        assert "12 is damaged" in capsys.readouterr().err
+        with pytest.raises(ValueError, match=r"checkpoint .*/checkpoints/12 is damaged"):
+            checkpoints.restore(state, 12)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    run(tmp_path)
+    assert not half_written.exists()
+
+
+def test_of_several_hosts_each_signal_reaches_the_one_that_jax_watches(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    reached = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: reached.append(number))
+    try:
+        with watch_for_notice():
+            os.kill(os.getpid(), signal.SIGUSR1)
+            time.sleep(0.01)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert reached == [signal.SIGTERM]
+
+
+@pytest.mark.parametrize(
+    ("message", "lost"),
+    [
+        ("UNAVAILABLE: connection reset by peer", True),
+        ("RESOURCE_EXHAUSTED: out of memory", False),
+        ("INVALID_ARGUMENT: shapes", False),
+    ],
+)
+def test_a_device_without_memory_is_no_lost_host(monkeypatch, message, lost):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert lost_host(jax.errors.JaxRuntimeError(message)) is lost
+
+
+def test_the_rate_leaves_out_compilation_and_validation(tmp_path, monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    progress = Progress(tmp_path, 0, 100, batch_size=4)
+    for step, seconds, paused in ((10, 100.0, 0.0), (20, 5.0, 0.0), (30, 65.0, 60.0)):
+        now[0] += seconds
+        progress.paused(paused)
+        progress.show(step, {"loss": 1.0}, 0.1)
+    progress.close()
+    rates = [line.split("  ")[-2] for line in capsys.readouterr().out.splitlines()]
+    assert rates == ["0.4 img/s", "8.0 img/s", "8.0 img/s"]
