@@ -26,6 +26,7 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> None:
     from_json(record["experiment"])  # a config that could not be read back is an error now
     _check_same_run(workdir, record)
     validate = make_validate(experiment) if experiment.train.eval_every else None
+    _tell_of_crowded_images(source, experiment.data.max_objects)
     say(f"training on {len(source)} images, {jax.device_count()} device(s), in {workdir}")
     loop.train(
         experiment.model.build(),
@@ -45,6 +46,19 @@ def check_classes(experiment: Experiment, source: data.Source) -> None:
             f"the data has {len(source.categories)} categories and the model.num_classes is "
             f"{experiment.model.num_classes}: set it to {len(source.categories)}"
         )
+
+
+def _tell_of_crowded_images(source: data.Source, max_objects: int) -> None:
+    """Says what the batches have no room for, where that is known without reading images."""
+    counts = source.object_counts
+    if counts is None or not len(counts) or counts.max() <= max_objects:
+        return
+    worst = int(np.argmax(counts))
+    say(
+        f"{int((counts > max_objects).sum())} images have more than {max_objects} objects, of "
+        f"which training sees the {max_objects} largest; image id {source.image_ids[worst]} has "
+        f"{counts[worst]}: --data.max-objects {counts[worst]} sees all"
+    )
 
 
 def _train_data(experiment: Experiment, source: data.Source) -> loop.TrainData:

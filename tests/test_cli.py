@@ -83,6 +83,14 @@ def test_a_run_whose_data_has_changed_is_refused(workdir, monkeypatch):
         jobs.train(EXPERIMENT, workdir)
 
 
+def test_images_with_more_objects_than_slots_are_told_of(workdir, monkeypatch, capsys):
+    source = SHAPES.open("train")
+    source.object_counts = np.arange(len(source))
+    monkeypatch.setattr(Shapes, "open", lambda self, split: source)
+    jobs.train(EXPERIMENT, workdir)
+    assert "image id 8 has 7: --data.max-objects 7 sees all" in capsys.readouterr().err
+
+
 def test_a_workdir_with_another_run_is_refused_by_field(workdir):
     train = dataclasses.replace(EXPERIMENT.train, seed=9, log_every=1)
     with pytest.raises(ValueError, match=r"other choices: train.seed \(0 -> 9\)\."):
