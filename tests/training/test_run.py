@@ -14,7 +14,7 @@ import pytest
 
 from jaxseg.training import loop
 from jaxseg.training.checkpoint import Checkpoints, open_checkpoints
-from jaxseg.training.loop import TrainConfig, TrainData
+from jaxseg.training.loop import TrainConfig, TrainData, Validation
 from jaxseg.training.optimizer import OptimizerConfig
 from jaxseg.training.parallel import lost_host
 from jaxseg.training.preemption import Preempted, watch_for_notice
@@ -161,6 +161,29 @@ def test_a_workdir_that_is_lost_is_made_again(tmp_path, straight):
     assert_same(run(workdir, at_step={6: lose}), straight)
     assert steps_in(workdir)[-1] == 12
     assert_same(run(workdir), straight)
+
+
+SCORES = {3: 0.2, 6: 0.5, 9: 0.4, 12: 0.5}
+JUDGED = dataclasses.replace(CONFIG, eval_every=3)
+
+
+class Validate:
+    """An evaluation with the figures of `SCORES`; it fails after step `fails_at`."""
+
+    def __init__(self, fails_at=None):
+        self.asked, self._fails_at = [], fails_at
+
+    def __call__(self, state, step):
+        self.asked.append(step)
+        if step == self._fails_at:
+            raise PulledPlug
+        score = SCORES[step]
+        return Validation(score, {"segm/AP": score}, [np.zeros((8, 8, 3), np.uint8)])
+
+
+def best_of(workdir):
+    with open_checkpoints(workdir / "best") as best:
+        return best.latest_step(), best.experiment()["best"]
 
 
 def test_the_best_checkpoint_is_kept(tmp_path):
