@@ -10,6 +10,7 @@ damaged later fails its checksum, or cannot be read at all; the one before it is
 """
 
 import errno
+import itertools
 import pathlib
 import shutil
 import zlib
@@ -197,11 +198,15 @@ def open_checkpoints(workdir: pathlib.Path) -> Checkpoints:
     return checkpoints
 
 
-def remove_workdir(workdir: pathlib.Path) -> None:
-    """Removes a workdir, which no host has open; all hosts call it and return when it is gone."""
+def set_workdir_aside(workdir: pathlib.Path) -> None:
+    """Renames a workdir, which no host has open, to the first free of `<name>-1`, `<name>-2` and so
+    on; all hosts call it and return when that is done."""
     if host_index() == 0:
-        shutil.rmtree(workdir, ignore_errors=True)
-    ocp.multihost.sync_global_processes("jaxseg: a workdir removed")
+        names = (workdir.with_name(f"{workdir.name}-{n}") for n in itertools.count(1))
+        aside = next(name for name in names if not name.exists())
+        workdir.rename(aside)
+        say(f"{workdir} is kept as {aside.name}")
+    ocp.multihost.sync_global_processes("jaxseg: a workdir set aside")
 
 
 def _checksum(state: TrainState) -> int:

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from jaxseg.model import Model, Variables
-from jaxseg.training.checkpoint import Checkpoints, remove_workdir
+from jaxseg.training.checkpoint import Checkpoints, set_workdir_aside
 from jaxseg.training.nonfinite import NonFiniteSteps
 from jaxseg.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from jaxseg.training.parallel import (
@@ -173,9 +173,8 @@ def _first_state(
 ) -> TrainState:
     """The newest checkpoint's state, or that of a new run."""
     new = checkpoints.latest_step() is None
-    if new and (workdir / "best").exists():
-        say(f"{workdir / 'best'} is of another run: removed")
-        remove_workdir(workdir / "best")
+    if new and gather((workdir / "best").exists())[0]:  # of another run
+        set_workdir_aside(workdir / "best")
     variables = init_variables(model, image_shape, config.seed)
     if new and pretrained is not None:
         variables = pretrained(variables)
@@ -230,7 +229,7 @@ def _keep_if_best(
     if before is not None and found.score <= before:
         return
     if latest is not None and (before is None or latest >= step):
-        remove_workdir(folder)  # Orbax saves only steps later than those that are there
+        set_workdir_aside(folder)  # Orbax saves only steps later than those that are there
     with Checkpoints(folder, keep=1) as best:
         best.save(step, state, {**experiment, "best": {"step": step, "score": found.score}})
     say(f"step {step} is the best so far ({found.score:.3f}): kept in {folder}")

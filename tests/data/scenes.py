@@ -3,6 +3,7 @@
 import numpy as np
 from pycocotools import mask as mask_api
 
+from jaxseg.data import coco_json
 from jaxseg.data.source import Category, Example
 
 
@@ -67,4 +68,4 @@ class Examples:
         return self._examples[index]
 
     def ground_truth(self):
-        raise NotImplementedError
+        return coco_json(self)

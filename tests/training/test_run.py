@@ -138,7 +138,10 @@ def test_too_many_in_a_row_end_the_run_with_its_checkpoints(tmp_path, straight):
 
 def test_a_full_disk_is_an_error_before_anything_is_written(tmp_path, straight, monkeypatch):
     real = shutil.disk_usage
-    full = lambda path: real(path)._replace(free=3)  # noqa: E731
+
+    def full(path):
+        return real(path)._replace(free=3)
+
     with pytest.raises(OSError, match="room for 0 MB and a checkpoint needs") as raised:
         run(tmp_path, at_step={6: lambda: monkeypatch.setattr(shutil, "disk_usage", full)})
     assert raised.value.errno == errno.ENOSPC
@@ -239,8 +242,10 @@ def test_a_new_run_does_not_keep_the_best_of_another(tmp_path, capsys):
     shutil.rmtree(tmp_path / "checkpoints")
     with pytest.raises(PulledPlug):
         run(tmp_path, JUDGED, validate=Validate(fails_at=6))
-    assert "of another run: removed" in capsys.readouterr().err
+    assert f"{tmp_path / 'best'} is kept as best-1" in capsys.readouterr().err
     assert best_of(tmp_path) == (3, {"step": 3, "score": 0.2})
+    with Checkpoints(tmp_path / "best-1") as before:
+        assert before.experiment()["best"] == {"step": 6, "score": 0.5}
 
 
 def test_a_better_state_of_an_earlier_step_becomes_the_best(tmp_path, monkeypatch):
