@@ -244,7 +244,7 @@ def test_a_new_run_does_not_keep_the_best_of_another(tmp_path, capsys):
         run(tmp_path, JUDGED, validate=Validate(fails_at=6))
     assert f"{tmp_path / 'best'} is kept as best-1" in capsys.readouterr().err
     assert best_of(tmp_path) == (3, {"step": 3, "score": 0.2})
-    with Checkpoints(tmp_path / "best-1") as before:
+    with Checkpoints(tmp_path / "best-1", read_only=True) as before:
         assert before.experiment()["best"] == {"step": 6, "score": 0.5}
 
 
