@@ -21,6 +21,11 @@ from jaxseg.nn.norm import NormKind
 from jaxseg.nn.resnet import he_normal
 from jaxseg.types import Batch, LossTerm, MaskFrame, MaskSpec
 
+ROUNDING = 1e-4
+"""How far below one half a soft target still counts as half covered. Where a RoI is the object's
+own box, as one of its proposals always is, cells that are exactly half covered are common, and
+rounding, which differs between one batch size and another, must not decide them."""
+
 
 @dataclasses.dataclass(frozen=True)
 class MaskHeadConfig:
@@ -117,7 +122,9 @@ def mask_targets(
 
     targets = jax.vmap(one_image)(batch.masks, batch.boxes, batch.image_size, rois.boxes, rois.gt)
     targets = targets.reshape(-1, size, size)
-    return targets if config.targets == "soft_bitmap" else (targets >= 0.5).astype(targets.dtype)
+    if config.targets == "soft_bitmap":
+        return targets
+    return (targets >= 0.5 - ROUNDING).astype(targets.dtype)
 
 
 def own_mask(

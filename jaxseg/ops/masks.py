@@ -136,8 +136,9 @@ def _target_weights(
     scale = side / jnp.where(length > 0, length, 1)
     count = bins * _SAMPLES_PER_BIN
     part = (jnp.arange(count, dtype=start.dtype) + 0.5) / count
-    point = start[:, None] + part[None, :] * (end - start)[:, None]
-    position = (point - frame_start[:, None]) * scale[:, None]
+    # Counted from the frame's start, which keeps the digits that a place in the image would take.
+    point = (start - frame_start)[:, None] + part[None, :] * (end - start)[:, None]
+    position = point * scale[:, None]
     inside = (position >= 0) & (position <= side) & (length > 0)[:, None]
     weights = _tent(jnp.clip(position - 0.5, 0, side - 1), side) * inside[..., None]
     return weights.reshape(-1, bins, _SAMPLES_PER_BIN, side).mean(axis=2)

@@ -8,7 +8,7 @@ import pytest
 from jaxseg import ops
 from jaxseg.models import published
 from jaxseg.models.box_head import RoIs
-from jaxseg.models.mask_head import MaskHeadConfig, mask_loss
+from jaxseg.models.mask_head import MaskHeadConfig, mask_loss, mask_targets
 from jaxseg.models.mask_rcnn import MaskRCNNConfig, mask_rcnn
 from jaxseg.nn.resnet import ResNet, ResNetConfig
 from tests.tiny import MASK_SIZE, make_batch, tiny_config
@@ -113,3 +113,30 @@ def test_mask_loss_of_a_perfect_prediction_is_zero():
     assert float(term.total) < 1e-6
     wrong = mask_loss(MaskHeadConfig(), -logits, rois, batch)
     np.testing.assert_allclose(wrong.total, 40, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [14, 28])
+def test_cells_that_are_just_half_covered_are_always_inside(size):
+    """A RoI that is the object's own box, wherever it lies, has the targets of exact arithmetic."""
+    side, count = 16, 64
+    rng = np.random.default_rng(0)
+    crops = rng.random((1, count, side, side)) < 0.5
+    corners = rng.uniform(0, 1000, (count, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(5, 300, (count, 2))], 1)[None]
+    boxes = jnp.asarray(boxes, jnp.float32)
+    batch = make_batch([(64, 64)], [count], slots=count)
+    batch = batch._replace(boxes=boxes, masks=jnp.asarray(crops))
+    every = jnp.ones((1, count), bool)
+    rois = RoIs(boxes, every, every, jnp.arange(count)[None])
+    found = np.asarray(mask_targets(MaskHeadConfig(crop_size=side), rois, batch, size))
+    # A crop's cell i has its centre at 4 * size * i + 2 * size parts, a sample k at the odd
+    # multiple (2 k + 1) of side: numbers without rounding.
+    samples = (2 * np.arange(2 * size)[:, None] + 1) * side
+    centres = 4 * size * np.arange(side)[None] + 2 * size
+    samples = np.clip(samples, 2 * size, 4 * size * (side - 1) + 2 * size)
+    tents = np.maximum(4 * size - np.abs(samples - centres), 0)
+    weights = tents.reshape(size, 2, side).sum(1)
+    exact = np.einsum("ph,rhw,qw->rpq", weights, crops[0].astype(int), weights)
+    half = (2 * 4 * size) ** 2 // 2
+    assert (exact == half).mean() > 0.01
+    np.testing.assert_array_equal(found.astype(bool), exact >= half)
