@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
-import tensorboardX
 
+from jaxseg.training.curves import Curves
 from jaxseg.training.parallel import host_index
 
 
@@ -22,10 +22,7 @@ class Progress:
     def __init__(self, workdir: pathlib.Path, start: int, steps: int, batch_size: int):
         self._speaks = host_index() == 0
         if self._speaks:
-            # What an earlier process showed of later steps is shown anew.
-            self._writer = tensorboardX.SummaryWriter(
-                str(workdir / "tensorboard"), purge_step=start + 1
-            )
+            self._curves = Curves(workdir / "tensorboard", start)
         self._steps, self._batch_size = steps, batch_size
         self._last_step, self._last_time = start, time.monotonic()
         self._rate = self._waited = 0.0
@@ -62,7 +59,7 @@ class Progress:
         memory = device_memory()
         if memory is not None:
             curves["train/device_memory_GiB"] = memory / 2**30
-        self._write(step, curves)
+        self._curves.add(step, {k: v for k, v in curves.items() if math.isfinite(v)}, {})
         self._last_step, self._last_time, self._waited = step, now, 0.0
 
     def show_validation(
@@ -71,19 +68,12 @@ class Progress:
         """Records an evaluation: its figures, and uint8 pictures `[h, w, 3]`."""
         if not self._speaks:
             return
-        self._write(step, {f"val/{k}": v for k, v in figures.items() if v is not None})
-        for number, picture in enumerate(pictures):
-            self._writer.add_image(f"val/{number}", picture, step, dataformats="HWC")
+        known = {f"val/{name}": value for name, value in figures.items() if value is not None}
+        self._curves.add(step, known, {f"val/{n}": picture for n, picture in enumerate(pictures)})
 
     def close(self) -> None:
         if self._speaks:
-            self._writer.close()
-
-    def _write(self, step: int, curves: Mapping[str, float]) -> None:
-        for name, value in curves.items():
-            if math.isfinite(value):
-                self._writer.add_scalar(name, value, step)
-        self._writer.flush()
+            self._curves.close()
 
 
 def device_memory() -> int | None:

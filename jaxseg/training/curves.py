@@ -1,0 +1,42 @@
+"""Curves and pictures for TensorBoard that are on the disk when a call returns.
+
+tensorboardX's `SummaryWriter` hands events to a thread: what it has not yet written is lost when
+the process is killed, though a checkpoint of a later step may be there to go on from.
+"""
+
+import pathlib
+import time
+from collections.abc import Mapping
+
+import numpy as np
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.summary import image, scalar
+
+
+class Curves:
+    """Writes one more event file into `folder`; what earlier ones hold of steps after `start` is
+    no longer shown."""
+
+    def __init__(self, folder: pathlib.Path, start: int):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer = EventsWriter(str(folder / "events"))
+        self._write(start + 1, session_log=SessionLog(status=SessionLog.START))
+        self._writer.flush()
+
+    def add(
+        self, step: int, values: Mapping[str, float], pictures: Mapping[str, np.ndarray]
+    ) -> None:
+        """A point of each curve, and uint8 pictures `[h, w, 3]`, after `step` steps."""
+        shown: list[Summary] = [scalar(name, value) for name, value in values.items()]
+        shown += [image(name, p, dataformats="HWC") for name, p in pictures.items()]
+        for summary in shown:
+            self._write(step, summary=summary)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _write(self, step: int, **content: Summary | SessionLog) -> None:
+        self._writer.write_event(Event(wall_time=time.time(), step=step, **content))
