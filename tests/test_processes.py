@@ -294,3 +294,21 @@ def test_a_notice_to_one_of_two_hosts_ends_both(tmp_path, file, number):
     assert [host.returncode for host in hosts] == [75, 75], outs
     saved = [int(re.search(r"saved after step (\d+)", out)[1]) for out in outs]
     assert saved[0] == saved[1] == newest_checkpoint(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_notice_before_the_first_step_of_resumed_hosts_ends_both(tmp_path, file):
+    first = start_hosts(file, tmp_path)
+    wait_for_checkpoint(first[0], tmp_path, 0)
+    for host in first:
+        host.kill()
+        host.communicate()
+    step = newest_checkpoint(tmp_path)
+    hosts = start_hosts(file, tmp_path)
+    for line in hosts[0].stdout:
+        if "training on" in line:  # next the state is read and the step compiled
+            break
+    hosts[1].send_signal(signal.SIGTERM)
+    outs = [host.communicate(timeout=90)[0] for host in hosts]
+    assert [host.returncode for host in hosts] == [75, 75], outs
+    assert f"saved after step {step + 1}" in outs[0]

@@ -22,7 +22,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxseg.training.parallel import host_index
+from jaxseg.training.parallel import gather, host_index
 from jaxseg.training.progress import say
 from jaxseg.training.step import TrainState
 
@@ -159,16 +159,18 @@ class Checkpoints:
         return self._newest(read)
 
     def _newest(self, read: Callable[[int], Item]) -> Item:
-        """What `read` gives for the newest step that it can read."""
+        """What `read` gives for the newest step that all hosts can read."""
         damaged: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                found = read(step)
+                found, why = read(step), None
             except Exception as error:  # whatever Orbax and TensorStore make of broken files
-                damaged[step] = _first_line(error)
-                continue
-            self._set_aside(damaged)
-            return found
+                found, why = None, _first_line(error)
+            reasons = [reason for reason in gather(why) if reason is not None]
+            if found is not None and not reasons:
+                self._set_aside(damaged)
+                return found
+            damaged[step] = reasons[0]
         listed = "; ".join(f"step {step}: {why}" for step, why in damaged.items())
         raise ValueError(f"no checkpoint in {self.folder} can be read: {listed}")
 

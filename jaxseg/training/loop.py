@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxseg.model import Model, Variables
 from jaxseg.training.checkpoint import Checkpoints, set_workdir_aside
+from jaxseg.training.lock import locked
 from jaxseg.training.nonfinite import NonFiniteSteps
 from jaxseg.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from jaxseg.training.parallel import (
@@ -95,7 +96,8 @@ def train(
     workdir `WORKDIR/best`. A run that is resumed at a step whose evaluation is due, and may have
     been cut short, begins with it.
     Raises `FloatingPointError` when too many steps in a row were not finite, and `Preempted` after
-    a notice; the checkpoints are good in both cases.
+    a notice; the checkpoints are good in both cases. Raises `BlockingIOError` when another training
+    is at work in `workdir`.
     """
     devices = jax.device_count()
     check_batch_size(config.batch_size, devices, config.pieces)
@@ -103,6 +105,7 @@ def train(
     step_fn = _parallel_step(model, config, devices)
     schedule = make_schedule(config.optimizer, config.steps)
     with ExitStack() as opened:
+        opened.enter_context(locked(workdir))
         notice = opened.enter_context(watch_for_notice())
         checkpoints = opened.enter_context(Checkpoints(workdir, config.keep_checkpoints))
         state = _first_state(model, config, data.image_shape, workdir, checkpoints, pretrained)
@@ -114,7 +117,7 @@ def train(
         )
         evaluations = _Evaluations(config, validate, workdir, experiment, checkpoints, progress)
         if start > 0 and evaluations.due(start):
-            if notice.reached(start):
+            if notice.reached():
                 raise Preempted(start, notice.reason)
             evaluations.make(state, start)
         stream = opened.enter_context(closing(data.batches(start)))
@@ -132,7 +135,7 @@ def train(
             progress.waited_for_data(waited)
             last, leaving, to_judge = (
                 done == config.steps,
-                notice.reached(done),
+                notice.reached(),
                 evaluations.due(done),
             )
             to_show = last or leaving or done % config.log_every == 0

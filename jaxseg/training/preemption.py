@@ -33,12 +33,16 @@ class Notice:
 
     def __init__(self) -> None:
         self.reason = ""
+        self._asked = 0
 
-    def reached(self, step: int) -> bool:
-        """Whether to save after this step and leave. On several hosts, which get the notice at
-        different times, all leave after the same step."""
+    def reached(self) -> bool:
+        """Whether to save and leave. Several hosts, which get the notice at different times, all
+        ask after the same steps and leave after the same one."""
+        self._asked += 1
         if jax.process_count() > 1:
-            if multihost_utils.reached_preemption_sync_point(step):
+            # JAX lets all leave at the number after the highest that any has asked with, so that
+            # a notice before the first must find the numbers begin at 1, wherever the run does.
+            if multihost_utils.reached_preemption_sync_point(self._asked):
                 self.reason = self.reason or "told to stop"
                 return True
             return False

@@ -6,13 +6,16 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
-from jaxseg.training import loop
+from jaxseg.training import checkpoint, lock, loop, preemption
 from jaxseg.training.checkpoint import Checkpoints, open_checkpoints
 from jaxseg.training.loop import TrainConfig, TrainData, Validation
 from jaxseg.training.optimizer import OptimizerConfig
@@ -91,6 +94,30 @@ def test_a_notice_saves_and_the_same_call_goes_on(tmp_path, straight, number):
     assert_same(run(tmp_path), straight)
 
 
+def test_another_training_in_the_workdir_is_refused(tmp_path):
+    code = f"import fcntl, time; f = open({str(tmp_path / 'lock')!r}, 'w')\n"
+    code += "fcntl.lockf(f, fcntl.LOCK_EX); print('locked', flush=True); time.sleep(600)"
+    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    try:
+        assert other.stdout.readline() == b"locked\n"
+        with pytest.raises(BlockingIOError, match=r"another training is at work in .* --workdir"):
+            run(tmp_path)
+        assert not (tmp_path / "checkpoints").exists()
+    finally:
+        other.kill()
+        other.communicate()
+    run(tmp_path)
+
+
+def test_a_file_system_without_locks_is_told_of(tmp_path, straight, monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(lock.fcntl, "lockf", refuse)
+    assert_same(run(tmp_path), straight)
+    assert f"{tmp_path} cannot be locked" in capsys.readouterr().err
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's own loops
 @pytest.mark.parametrize("damage", ["flipped", "emptied", "missing"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tmp_path, straight, capsys, damage):
@@ -117,6 +144,15 @@ def test_when_no_checkpoint_can_be_read_the_error_lists_them(tmp_path):
         shutil.rmtree(tmp_path / "checkpoints" / str(step) / "state")
     with pytest.raises(ValueError, match=r"no checkpoint in .* can be read: step 8: .*; step 4: "):
         run(tmp_path)
+
+
+def test_hosts_agree_on_the_checkpoint_that_all_can_read(tmp_path, straight, monkeypatch, capsys):
+    run_until(9, tmp_path)
+    answers = iter(["it cannot be read there", None])
+    monkeypatch.setattr(checkpoint, "gather", lambda why: [why, next(answers)])
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.restore(straight).step == 4
+    assert "8 is damaged (it cannot be read there): kept as damaged-8" in capsys.readouterr().err
 
 
 def test_steps_that_are_not_finite_are_skipped_and_told(tmp_path, capsys):
@@ -294,6 +330,16 @@ def test_of_several_hosts_each_signal_reaches_the_one_that_jax_watches(monkeypat
     finally:
         signal.signal(signal.SIGTERM, before)
     assert reached == [signal.SIGTERM]
+
+
+def test_several_hosts_count_from_one_when_they_ask_for_a_notice(monkeypatch):
+    """JAX's service, told before any host has asked, answers yes to the number 1 alone."""
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    told_before = SimpleNamespace(reached_preemption_sync_point=lambda number: number == 1)
+    monkeypatch.setattr(preemption, "multihost_utils", told_before)
+    notice = preemption.Notice()
+    assert notice.reached()
+    assert notice.reason == "told to stop"
 
 
 @pytest.mark.parametrize(

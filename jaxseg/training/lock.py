@@ -1,0 +1,35 @@
+"""One training at a time in a workdir."""
+
+import errno
+import fcntl
+import pathlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from jaxseg.training.parallel import host_index
+from jaxseg.training.progress import say
+
+
+@contextmanager
+def locked(workdir: pathlib.Path) -> Iterator[None]:
+    """Keeps other trainings out of a workdir until the context is left or the process ends, however
+    it ends. Of several hosts the first one holds the lock.
+
+    Raises BlockingIOError where another process holds it: two would clear away each other's
+    half-written checkpoints. A file system that has no locks is told of and trusted.
+    """
+    if host_index() != 0:
+        yield
+        return
+    with open(workdir / "lock", "w") as file:
+        try:
+            # Not `flock`, which processes that prepare data would hold on to for a while.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise BlockingIOError(
+                    f"another training is at work in {workdir}: wait for it, or give this one "
+                    "another --workdir"
+                ) from error
+            say(f"{workdir} cannot be locked ({error}): see that no other training writes there")
+        yield
