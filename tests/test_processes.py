@@ -20,7 +20,7 @@ from tests.conftest import ROOT
 from tests.event_files import events
 
 STEPS, LOG_EVERY, KILLS = 120, 10, 50
-BOUND = 2e-3
+BOUND = 1e-4
 """Largest difference of a parameter after 12 steps, some of them on another number of devices.
 Runs that had nothing in common would come to 3e-3: AdamW moves each by the learning rate, which has
 warmed up to 2.4e-4."""

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-BOUND = 2e-5
+BOUND = 5e-6
 """Largest difference of a parameter between two ways to add in float32, after a step whose largest
 change of a parameter is about 0.1."""
 
@@ -40,7 +40,7 @@ def assert_close(found, expected, what):
     worst = max(float(np.abs(found[name] - expected[name]).max()) for name in expected)
     print(f"{what}: largest difference {worst:.1e}")
     for name, value in expected.items():
-        np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=BOUND, err_msg=name)
+        np.testing.assert_allclose(found[name], value, rtol=1e-6, atol=BOUND, err_msg=name)
 
 
 @pytest.mark.slow
