@@ -55,7 +55,7 @@ def _run(name: str, options: argparse.Namespace, *, several: bool = False) -> in
         print(f"jaxseg {name}: {notice}", file=sys.stderr)
         return EXIT_STATUS
     except (ValueError, OSError, FloatingPointError) as error:
-        print(f"jaxseg {name}: {error}", file=sys.stderr)
+        print(f"jaxseg {name}: {_told(error)}", file=sys.stderr)
         return 1
     except RuntimeError as error:
         if not lost_host(error):
@@ -66,6 +66,11 @@ def _run(name: str, options: argparse.Namespace, *, several: bool = False) -> in
             file=sys.stderr,
         )
         return 1
+
+
+def _told(error: Exception) -> str:
+    """The message with its notes, such as the image at which it happened."""
+    return " ".join([str(error), *getattr(error, "__notes__", ())])
 
 
 def _demo(options: argparse.Namespace) -> None:

@@ -88,7 +88,7 @@ def evaluate(
     if data_folder is not None:
         config = dataclasses.replace(config, source=data.folder_config(data_folder))
     source = config.source.open(split)
-    labels = _labels_in(source, trained, split)
+    labels = _labels_in(source, trained.categories, split)
 
     say(f"evaluating step {trained.step} on {len(source)} images of split {split!r}")
     started = time.monotonic()
@@ -115,25 +115,25 @@ def gather_results(
     return [result for part in gather(own) for result in part]
 
 
-def _labels_in(source: data.Source, trained: Trained, split: str) -> np.ndarray:
+def _labels_in(source: data.Source, learned: Sequence[data.Category], split: str) -> np.ndarray:
     """The data's label of each of the model's classes, by name; -1 for those it lacks.
 
     Where both have the same list, its order counts, so that names may occur twice.
     """
-    if [c.name for c in source.categories] == [c.name for c in trained.categories]:
+    if [c.name for c in source.categories] == [c.name for c in learned]:
         return np.arange(len(source.categories))
     places = {category.name: i for i, category in enumerate(source.categories)}
-    names = [category.name for category in trained.categories]
+    names = [category.name for category in learned]
     unknown = sorted(places.keys() - set(names))
     if unknown:
         raise ValueError(
-            f"split {split!r} has the categories {', '.join(unknown)}, which the checkpoint does "
-            f"not know; it knows {', '.join(names)}"
+            f"split {split!r} has the categories {', '.join(unknown)}, which the model does not "
+            f"know; it knows {', '.join(names)}"
         )
     twice = sorted(name for name in places if names.count(name) > 1)
     if twice or len(places) < len(source.categories):
         raise ValueError(
-            f"split {split!r} and the checkpoint have different lists of categories, in which "
+            f"split {split!r} and the model have different lists of categories, in which "
             f"names occur twice ({', '.join(twice) or 'in the data'}): make them the same"
         )
     return np.asarray([places.get(name, -1) for name in names])
@@ -185,14 +185,18 @@ def make_predict(model: Model) -> Predict:
     return predict
 
 
-def make_validate(experiment: Experiment) -> Callable[[TrainState, int], Validation]:
-    """The evaluation of a training on its own split `val`, over all hosts.
+def make_validate(
+    experiment: Experiment, categories: Sequence[data.Category]
+) -> Callable[[TrainState, int], Validation]:
+    """The evaluation of a training on its own split `val`, over all hosts, for a model of these
+    categories. Raises ValueError where the split has others.
 
     Where the run keeps a moving average, its figures count and those of the parameters as they
     are stand beside them as `last/...`.
     """
     config = experiment.data
     source = config.source.open("val")
+    labels = _labels_in(source, categories, "val")
     predict = make_predict(experiment.model.build())
     names = [c.name for c in source.categories]
 
@@ -209,7 +213,7 @@ def make_validate(experiment: Experiment) -> Callable[[TrainState, int], Validat
     def judge(
         variables: Variables,
     ) -> tuple[list[evaluation.Prediction], dict[str, float | None]]:
-        predictions = list(predict(variables, source, config))
+        predictions = [_relabel(p, labels) for p in predict(variables, source, config)]
         results = gather_results(predictions, source)
         metrics = None
         if host_index() == 0:

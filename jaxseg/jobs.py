@@ -14,18 +14,22 @@ from jaxseg.inference import make_validate
 from jaxseg.model import Variables
 from jaxseg.training import loop
 from jaxseg.training.checkpoint import Checkpoints
-from jaxseg.training.parallel import host_count, host_index
+from jaxseg.training.parallel import gather, host_count, host_index
+from jaxseg.training.preemption import leave_at_once
 from jaxseg.training.progress import say
 
 
 def train(experiment: Experiment, workdir: pathlib.Path) -> None:
     """Trains `experiment` in `workdir`, or goes on with it where it was interrupted."""
-    source = experiment.data.source.open("train")
-    check_classes(experiment, source)
-    record = run_record(experiment, source.categories) | {"data": _fingerprint(source)}
-    from_json(record["experiment"])  # a config that could not be read back is an error now
-    _check_same_run(workdir, record)
-    validate = make_validate(experiment) if experiment.train.eval_every else None
+    with leave_at_once(step=None):
+        source = experiment.data.source.open("train")
+        check_classes(experiment, source)
+        record = run_record(experiment, source.categories) | {"data": _fingerprint(source)}
+        from_json(record["experiment"])  # a config that could not be read back is an error now
+        _check_same_run(workdir, record)
+        validate = None
+        if experiment.train.eval_every:
+            validate = make_validate(experiment, source.categories)
     _tell_of_crowded_images(source, experiment.data.max_objects)
     say(f"training on {len(source)} images, {jax.device_count()} device(s), in {workdir}")
     loop.train(
@@ -94,7 +98,8 @@ def run_record(experiment: Experiment, categories: Sequence[data.Category]) -> d
 
 
 def _fingerprint(source: data.Source) -> dict[str, int]:
-    """What tells whether a run goes on with the images, in the order, that it began with."""
+    """What tells whether a run goes on with the images, in the order, that it began with. Their
+    annotations may have been mended."""
     ids = np.asarray(source.image_ids, np.int64).tobytes()
     sizes = np.ascontiguousarray(source.image_sizes, np.int32).tobytes()
     return {"images": len(source), "checksum": zlib.crc32(ids + sizes)}
@@ -121,12 +126,14 @@ make the same step fit (batch norm's statistics, where it is trained, are those 
 
 def _check_same_run(workdir: pathlib.Path, record: dict[str, Any]) -> None:
     """Refuses to go on with a run of another experiment."""
-    if not (workdir / "checkpoints").is_dir():
+    # What one host alone sees must not keep it from a wait of all.
+    if not gather((workdir / "checkpoints").is_dir())[0]:
         return
     with Checkpoints(workdir, read_only=True) as checkpoints:
-        if checkpoints.latest_step() is None:
+        if gather(checkpoints.latest_step())[0] is None:
             return
-        before = _flatten(checkpoints.experiment())
+        found = checkpoints.experiment()
+    before = _flatten({name: value for name, value in found.items() if name in record})
     now = _flatten(record)
     changed = [
         f"{name.removeprefix('experiment.')} ({before.get(name)} -> {now.get(name)})"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import cv2
 import jax
@@ -15,6 +16,7 @@ from jaxseg.experiment import Experiment
 from jaxseg.training.checkpoint import Checkpoints
 from jaxseg.training.loop import TrainConfig
 from jaxseg.training.optimizer import OptimizerConfig
+from jaxseg.training.step import TrainState
 from tests.tiny import tiny_config
 
 SHAPES = Shapes(size=64, train_images=8, val_images=5)
@@ -129,10 +131,10 @@ def test_eval_on_a_folder_of_ones_own(workdir, tmp_path):
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == ours
 
 
-def test_eval_goes_by_the_names_of_categories(workdir, tmp_path):
-    """The data numbers its classes the other way round and lacks one."""
-    write_coco(SHAPES.open("val"), tmp_path, "val")
-    content = json.loads((tmp_path / "val.json").read_text())
+def write_other_categories(folder):
+    """The split `val` with its classes numbered the other way round and one lacking: its old id."""
+    write_coco(SHAPES.open("val"), folder, "val")
+    content = json.loads((folder / "val.json").read_text())
     lacking = content["categories"][0]["id"]
     for entry in content["categories"]:
         entry["id"] = 100 - entry["id"]
@@ -140,8 +142,12 @@ def test_eval_goes_by_the_names_of_categories(workdir, tmp_path):
         entry["category_id"] = 100 - entry["category_id"]
     for name, key in (("categories", "id"), ("annotations", "category_id")):
         content[name] = [entry for entry in content[name] if entry[key] != 100 - lacking]
-    (tmp_path / "val.json").write_text(json.dumps(content))
+    (folder / "val.json").write_text(json.dumps(content))
+    return lacking
 
+
+def test_eval_goes_by_the_names_of_categories(workdir, tmp_path):
+    lacking = write_other_categories(tmp_path)
     inference.evaluate(workdir, tmp_path / "direct")
     inference.evaluate(workdir, tmp_path / "named", data_folder=tmp_path)
     direct = json.loads((tmp_path / "direct" / "predictions.json").read_text())
@@ -152,6 +158,45 @@ def test_eval_goes_by_the_names_of_categories(workdir, tmp_path):
         for result in direct
         if result["category_id"] != lacking
     ]
+
+
+def judged(monkeypatch, experiment, state):
+    """The results that evaluations in mid-training judge: of the state, or its average first."""
+    found = []
+
+    def evaluate(truth, results):
+        found.append(results)
+        return {"segm/AP": 0.5}
+
+    monkeypatch.setattr(inference.evaluation, "evaluate", evaluate)
+    inference.make_validate(experiment, SHAPES.open("train").categories)(state, 6)
+    return found
+
+
+def state_of(variables, ema=None):
+    others = {name: value for name, value in variables.items() if name != "params"}
+    return TrainState(None, variables["params"], others, None, ema)
+
+
+def test_an_evaluation_in_mid_training_goes_by_names_too(workdir, tmp_path, monkeypatch):
+    write_other_categories(tmp_path)
+    inference.evaluate(workdir, tmp_path / "out", data_folder=tmp_path)
+    expected = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    data = dataclasses.replace(EXPERIMENT.data, source=CocoFolder(str(tmp_path)))
+    experiment = dataclasses.replace(EXPERIMENT, data=data)
+    found = judged(monkeypatch, experiment, state_of(inference.load(workdir).variables))
+    assert json.loads(json.dumps(found)) == [expected]
+
+
+def test_the_average_is_judged_and_the_weights_beside_it(workdir, monkeypatch):
+    trained = inference.load(workdir).variables
+    zeros = jax.tree.map(np.zeros_like, trained["params"])
+    (alone,) = judged(monkeypatch, EXPERIMENT, state_of(trained))
+    state = state_of(trained | {"params": zeros}, ema=trained["params"])
+    average, last = judged(monkeypatch, EXPERIMENT, state)
+    assert alone
+    assert average == alone
+    assert last != alone
 
 
 def test_eval_refuses_names_that_occur_twice(workdir, tmp_path, capsys):
@@ -170,7 +215,7 @@ def test_eval_refuses_other_categories(workdir, tmp_path, capsys):
     (tmp_path / "val.json").write_text(json.dumps(content))
     assert len(CocoFolder(str(tmp_path)).open("val")) == 5
     assert main(["eval", str(workdir), "--data", str(tmp_path)]) == 1
-    assert "categories cat, which the checkpoint does not know" in capsys.readouterr().err
+    assert "categories cat, which the model does not know" in capsys.readouterr().err
 
 
 def test_predict_draws_and_writes_coco_results(workdir, tmp_path, capsys):
@@ -262,3 +307,51 @@ def test_a_run_may_go_on_with_what_only_changes_how_it_is_computed(workdir):
     changed = dataclasses.replace(EXPERIMENT, model=model, train=train, pretrained="absent.pth")
     record = jobs.run_record(changed, SHAPES.open("train").categories)
     jobs._check_same_run(workdir, record | {"data": jobs._fingerprint(SHAPES.open("train"))})
+
+
+def test_a_run_may_go_on_from_its_best_checkpoint(tmp_path):
+    record = jobs.run_record(EXPERIMENT, SHAPES.open("train").categories)
+    state = TrainState(np.asarray(2), {"w": np.ones(2)}, {}, ())
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(2, state, record | {"best": {"step": 2, "score": 0.5}})
+    jobs._check_same_run(tmp_path, record)
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value", "told"),
+    [
+        (TrainConfig, "log_every", 0, "train: log_every 0 must be at least 1"),
+        (TrainConfig, "checkpoint_every", 0, "train: checkpoint_every 0 must be at least 1"),
+        (TrainConfig, "eval_every", -1, "train: eval_every -1 must be at least 0"),
+        (TrainConfig, "ema_decay", 1.0, "train: ema_decay 1.0 must be between 0 and 1, or None"),
+        (OptimizerConfig, "clip_norm", 0.0, "clip_norm 0.0 must be above 0, or None"),
+        (OptimizerConfig, "learning_rate", -1.0, "learning_rate -1.0 must not be negative"),
+    ],
+)
+def test_choices_that_cannot_be_are_refused(kind, field, value, told):
+    with pytest.raises(ValueError, match=re.escape(told)):
+        kind(**{field: value})
+
+
+def test_a_record_that_fails_is_named(tmp_path, capsys, monkeypatch):
+    def fails(*_, **__):
+        error = ValueError("it is broken")
+        error.add_note("(image id 7, epoch 0)")
+        raise error
+
+    path = tmp_path / "experiment.py"
+    path.write_text("from tests.test_cli import EXPERIMENT as experiment")
+    monkeypatch.setattr(jobs, "train", fails)
+    assert main(["train", str(path), "--workdir", str(tmp_path)]) == 1
+    assert "it is broken (image id 7, epoch 0)" in capsys.readouterr().err
+
+
+def test_the_dry_run_is_a_command(tmp_path, capsys):
+    path = tmp_path / "experiment.py"
+    path.write_text("from tests.test_cli import EXPERIMENT as experiment")
+    fields = ["--train.batch-size", "4", "--train.pieces", "2"]
+    assert main(["train", str(path), "--dry-run", *fields]) == 0
+    told = capsys.readouterr().out
+    for expected in ("parameters: ", "FLOP", "GiB of temporaries", "8 images"):
+        assert expected in told
+    assert list(tmp_path.iterdir()) == [path]

@@ -6,7 +6,8 @@
 
 Orbax writes in the background into a folder of another name and renames it when all is
 there, so a checkpoint that has its name is whole, whenever the process was killed. One that was
-damaged later fails its checksum, or cannot be read at all; the one before it is then used.
+damaged later fails its checksum, or cannot be read at all; it is renamed `damaged-<step>`, which
+nothing clears away, and the one before it is used.
 """
 
 import errno
@@ -14,9 +15,9 @@ import itertools
 import pathlib
 import shutil
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,7 +27,14 @@ from jaxseg.training.parallel import gather, host_index
 from jaxseg.training.progress import say
 from jaxseg.training.step import TrainState
 
-Item = TypeVar("Item")
+
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, which asks for notices with numbers of its own as it saves: JAX would let hosts
+    leave by those and not by ours (`jaxseg.training.preemption`)."""
+
+    def reached_preemption(self, step: int) -> bool:
+        del step
+        return False
 
 
 class Checkpoints:
@@ -42,7 +50,8 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, create=not read_only, cleanup_tmp_directories=not read_only
         )
-        self._manager = ocp.CheckpointManager(
+        self._failed_before = False
+        self._manager = _Manager(
             self.folder, options=options, item_names=("state", "experiment", "checksum")
         )
 
@@ -68,8 +77,8 @@ class Checkpoints:
         """Starts writing; returns once `state` may be donated.
 
         Raises OSError, before anything is written, where the disk has no room for it or a later
-        step is there. That the checkpoint before could not be written is only told: this one may
-        do better.
+        step is there. That the checkpoint before could not be written is only told, since this one
+        may do better, but two in a row are an error.
         """
         if step == self.latest_step():
             return
@@ -98,9 +107,12 @@ class Checkpoints:
             self._manager.wait_until_finished()
         except Exception as error:  # whatever Orbax and TensorStore make of a failing disk
             told = f"a checkpoint could not be written to {self.folder}: {_first_line(error)}"
-            if not may_fail:
+            if self._failed_before or not may_fail:
                 raise OSError(told) from error
+            self._failed_before = True
             say(told)
+        else:
+            self._failed_before = False
 
     def check_space(self, state: TrainState) -> None:
         """Raises OSError if the disk has no room for one more checkpoint of this state."""
@@ -127,43 +139,39 @@ class Checkpoints:
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), like
         )
-
-        def read(step: int) -> TrainState:
-            args = ocp.args.Composite(
-                state=ocp.args.StandardRestore(abstract), checksum=ocp.args.JsonRestore()
-            )
-            found = self._manager.restore(step, args=args)
-            if _checksum(found.state) != found.checksum["crc32"]:
-                raise ValueError("its checksum is another")
-            return found.state
-
-        steps = sorted(self._manager.all_steps())
+        steps = self._common_steps()
         if step is None:
-            return self._newest(read)
+            return self._newest_state(steps, abstract)
         if step not in steps:
             kept = ", ".join(map(str, steps))
             raise ValueError(f"{self.folder} holds no step {step}, only {kept}")
         try:
-            return read(step)
+            return self._read_state(step, abstract)
         except Exception as error:  # whatever Orbax and TensorStore make of broken files
             told = f"checkpoint {self.folder / str(step)} is damaged ({_first_line(error)})"
             raise ValueError(told) from error
 
     def experiment(self) -> dict[str, Any]:
-        """The experiment of the newest checkpoint."""
-
-        def read(step: int) -> dict[str, Any]:
-            args = ocp.args.Composite(experiment=ocp.args.JsonRestore())
-            return self._manager.restore(step, args=args).experiment
-
-        return self._newest(read)
-
-    def _newest(self, read: Callable[[int], Item]) -> Item:
-        """What `read` gives for the newest step that all hosts can read."""
+        """The experiment of the newest checkpoint in which it can be read."""
         damaged: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                found, why = read(step), None
+                return self._read(step, experiment=ocp.args.JsonRestore()).experiment
+            except Exception as error:  # whatever Orbax and TensorStore make of broken files
+                damaged[step] = _first_line(error)
+        raise self._unreadable(damaged)
+
+    def _common_steps(self) -> list[int]:
+        """The steps that all hosts see: one may see a new one later than another."""
+        seen = gather(sorted(self._manager.all_steps()))
+        return sorted(set.intersection(*map(set, seen)))
+
+    def _newest_state(self, steps: list[int], like: TrainState) -> TrainState:
+        """The newest state that all hosts can read."""
+        damaged: dict[int, str] = {}
+        for step in reversed(steps):
+            try:
+                found, why = self._read_state(step, like), None
             except Exception as error:  # whatever Orbax and TensorStore make of broken files
                 found, why = None, _first_line(error)
             reasons = [reason for reason in gather(why) if reason is not None]
@@ -171,8 +179,30 @@ class Checkpoints:
                 self._set_aside(damaged)
                 return found
             damaged[step] = reasons[0]
+        raise self._unreadable(damaged)
+
+    def _read_state(self, step: int, like: TrainState) -> TrainState:
+        state, checksum = ocp.args.StandardRestore(like), ocp.args.JsonRestore()
+        found = self._read(step, state=state, checksum=checksum)
+        if _checksum(found.state) != found.checksum["crc32"]:
+            raise ValueError("its checksum is another")
+        return found.state
+
+    def _read(self, step: int, **items: Any) -> Any:
+        """Reads without the other hosts, which would wait for ever for one that fails."""
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=host_index(),
+            active_processes={host_index()},
+            barrier_sync_key_prefix=f"host{host_index()}",
+        )
+        with ocp.Checkpointer(
+            ocp.CompositeCheckpointHandler(), multiprocessing_options=alone
+        ) as reader:
+            return reader.restore(self.folder / str(step), args=ocp.args.Composite(**items))
+
+    def _unreadable(self, damaged: Mapping[int, str]) -> ValueError:
         listed = "; ".join(f"step {step}: {why}" for step, why in damaged.items())
-        raise ValueError(f"no checkpoint in {self.folder} can be read: {listed}")
+        return ValueError(f"no checkpoint in {self.folder} can be read: {listed}")
 
     def _set_aside(self, damaged: Mapping[int, str]) -> None:
         if self._read_only:

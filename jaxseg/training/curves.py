@@ -1,9 +1,10 @@
-"""Curves and pictures for TensorBoard that are on the disk when a call returns.
+"""Curves and pictures for TensorBoard that outlive the process once a call returns.
 
 tensorboardX's `SummaryWriter` hands events to a thread: what it has not yet written is lost when
 the process is killed, though a checkpoint of a later step may be there to go on from.
 """
 
+import os
 import pathlib
 import time
 from collections.abc import Mapping
@@ -21,7 +22,9 @@ class Curves:
 
     def __init__(self, folder: pathlib.Path, start: int):
         folder.mkdir(parents=True, exist_ok=True)
-        self._writer = EventsWriter(str(folder / "events"))
+        # The name has whole seconds: a process that was started again in the same one must not
+        # write over the file of the one before.
+        self._writer = EventsWriter(str(folder / "events"), f".{os.getpid()}.{start}")
         self._write(start + 1, session_log=SessionLog(status=SessionLog.START))
         self._writer.flush()
 

@@ -16,14 +16,14 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
     it ends. Of several hosts the first one holds the lock.
 
     Raises BlockingIOError where another process holds it: two would clear away each other's
-    half-written checkpoints. A file system that has no locks is told of and trusted.
+    half-written checkpoints. A file system that has no locks is told of and trusted. The lock is
+    the process's own: it does not keep a second training in the same process out.
     """
     if host_index() != 0:
         yield
         return
     with open(workdir / "lock", "w") as file:
         try:
-            # Not `flock`, which processes that prepare data would hold on to for a while.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):

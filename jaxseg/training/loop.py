@@ -27,7 +27,7 @@ from jaxseg.training.parallel import (
     shard_step,
     shared_by_hosts,
 )
-from jaxseg.training.preemption import Preempted, watch_for_notice
+from jaxseg.training.preemption import Preempted, leave_at_once, watch_for_notice
 from jaxseg.training.progress import Progress, say
 from jaxseg.training.step import Metrics, TrainState, init_variables, make_step, start_state
 from jaxseg.types import Batch
@@ -56,6 +56,16 @@ class TrainConfig:
     """Steps between evaluations on the split `val`, the best checkpoint being kept; 0 for none."""
     checkpoint_every: int = 1000
     keep_checkpoints: int = 3
+
+    def __post_init__(self) -> None:
+        least = dict.fromkeys(("eval_every", "seed", "skipped_in_a_row"), 0)
+        for name in ("steps", "batch_size", "pieces", "log_every", "checkpoint_every"):
+            least[name] = 1
+        for name, value in (least | {"keep_checkpoints": 1}).items():
+            if getattr(self, name) < value:
+                raise ValueError(f"train: {name} {getattr(self, name)} must be at least {value}")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"train: ema_decay {self.ema_decay} must be between 0 and 1, or None")
 
 
 class TrainData(NamedTuple):
@@ -145,7 +155,8 @@ def train(
                 values, pending = watched.look(step, metrics), None
             if to_show:
                 progress.show(done, values, float(schedule(step)))
-            if to_save:
+            # While steps fail, the checkpoints from before they began to must not make room.
+            if to_save and (last or leaving or watched.in_a_row == 0):
                 checkpoints.save(done, shared_by_hosts(state, devices), experiment)
             if leaving and (to_judge or not last):
                 checkpoints.finish()
@@ -175,8 +186,8 @@ def _first_state(
     pretrained: Callable[[Variables], Variables] | None,
 ) -> TrainState:
     """The newest checkpoint's state, or that of a new run."""
-    new = checkpoints.latest_step() is None
-    if new and gather((workdir / "best").exists())[0]:  # of another run
+    new, other_best = gather((checkpoints.latest_step() is None, (workdir / "best").exists()))[0]
+    if new and other_best:
         set_workdir_aside(workdir / "best")
     variables = init_variables(model, image_shape, config.seed)
     if new and pretrained is not None:
@@ -210,7 +221,12 @@ class _Evaluations:
         """Evaluates the state after `done` steps, which is being saved, and shows the figures."""
         assert self.validate is not None
         started = time.monotonic()
-        found = self.validate(state, done)
+        try:
+            with leave_at_once(done):
+                found = self.validate(state, done)
+        except Preempted:
+            self.checkpoints.finish()
+            raise
         self.progress.show_validation(done, found.figures, found.pictures)
         # Hosts tell Orbax's writes apart by their order: two must not go on at once.
         self.checkpoints.finish()

@@ -20,15 +20,15 @@ class NonFiniteSteps:
         self, workdir: pathlib.Path, limit: int, image_ids: Callable[[int], Sequence[int]]
     ):
         self._path, self._limit, self._image_ids = workdir / "nonfinite.jsonl", limit, image_ids
-        self._in_a_row = 0
+        self.in_a_row = 0
 
     def look(self, step: int, metrics: Mapping[str, Any]) -> dict[str, float]:
         """The metrics of a step as numbers. Raises `FloatingPointError` past the limit."""
         values = {name: float(value) for name, value in metrics.items()}
         if math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"]):
-            self._in_a_row = 0
+            self.in_a_row = 0
             return values
-        self._in_a_row += 1
+        self.in_a_row += 1
         bad = {name: str(value) for name, value in values.items() if not math.isfinite(value)}
         line = {"step": step, "image_ids": list(self._image_ids(step)), "not_finite": bad}
         if host_index() == 0:
@@ -36,9 +36,9 @@ class NonFiniteSteps:
             with self._path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
         named = ", ".join(f"{name} = {value}" for name, value in bad.items())
-        if self._in_a_row > self._limit:
+        if self.in_a_row > self._limit:
             raise FloatingPointError(
-                f"step {step}: {named}; {self._in_a_row} steps in a row were not finite. None was "
+                f"step {step}: {named}; {self.in_a_row} steps in a row were not finite. None was "
                 f"applied; their images are in {self._path}. A lower learning rate, a longer "
                 "warm-up or a smaller clip_norm, in a new --workdir, are the usual cures."
             )

@@ -33,6 +33,13 @@ class OptimizerConfig:
     clip_norm: float | None = 10.0
     """Largest global norm of the gradient; None leaves it as it is."""
 
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "warmup_steps", "warmup_start", "momentum", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"optimizer: {name} {getattr(self, name)} must not be negative")
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            raise ValueError(f"optimizer: clip_norm {self.clip_norm} must be above 0, or None")
+
 
 def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     """The learning rate at each step of a run of `steps` steps."""

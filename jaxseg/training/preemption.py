@@ -21,10 +21,11 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class Preempted(Exception):
-    """The run has saved its state after `step` steps and must end."""
+    """The run has saved its state after `step` steps, or made none (None), and must end."""
 
-    def __init__(self, step: int, reason: str):
-        super().__init__(f"{reason}: saved after step {step}; the same command goes on from there")
+    def __init__(self, step: int | None, reason: str):
+        saved = "before the first step" if step is None else f"saved after step {step}"
+        super().__init__(f"{reason}: {saved}; the same command goes on from there")
         self.step = step
 
 
@@ -40,8 +41,8 @@ class Notice:
         ask after the same steps and leave after the same one."""
         self._asked += 1
         if jax.process_count() > 1:
-            # JAX lets all leave at the number after the highest that any has asked with, so that
-            # a notice before the first must find the numbers begin at 1, wherever the run does.
+            # JAX lets all leave at the number after the highest that any has asked with, which is
+            # 0 while none has: steps, of a run that is resumed, would skip that number.
             if multihost_utils.reached_preemption_sync_point(self._asked):
                 self.reason = self.reason or "told to stop"
                 return True
@@ -61,7 +62,7 @@ def watch_for_notice() -> Iterator[Notice]:
 
     def note(number: int, frame: FrameType | None) -> None:
         del frame
-        notice.reason = f"told to stop by {signal.Signals(number).name}"
+        notice.reason = _reason(number)
         signal.signal(number, before[signal.Signals(number)])
 
     def hand_on(number: int, frame: FrameType | None) -> None:
@@ -79,3 +80,32 @@ def watch_for_notice() -> Iterator[Notice]:
     finally:
         for number in handlers:
             signal.signal(number, before[number])
+
+
+@contextmanager
+def leave_at_once(step: int | None) -> Iterator[None]:
+    """Within the context, which must change nothing that is kept, a notice raises
+    `Preempted(step)` where the process is. Several hosts, which could not agree, wait for its end.
+    """
+    if jax.process_count() > 1:
+        yield
+        return
+    told: list[Preempted] = []
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        del frame
+        told.append(Preempted(step, _reason(number)))
+        raise told[0]
+
+    before = {number: signal.signal(number, leave) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if told:  # where it was raised, exceptions are ignored
+        raise told[0]
+
+
+def _reason(number: int) -> str:
+    return f"told to stop by {signal.Signals(number).name}"

@@ -9,19 +9,17 @@ import signal
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
-from jaxseg.training import checkpoint, lock, loop, preemption
+from jaxseg.training import checkpoint, lock, loop
 from jaxseg.training.checkpoint import Checkpoints, open_checkpoints
 from jaxseg.training.loop import TrainConfig, TrainData, Validation
 from jaxseg.training.optimizer import OptimizerConfig
 from jaxseg.training.parallel import lost_host
-from jaxseg.training.preemption import Preempted, watch_for_notice
-from jaxseg.training.progress import Progress
+from jaxseg.training.preemption import Preempted
 from tests.tiny import make_batch, toy_model
 
 CONFIG = TrainConfig(
@@ -148,8 +146,8 @@ def test_when_no_checkpoint_can_be_read_the_error_lists_them(tmp_path):
 
 def test_hosts_agree_on_the_checkpoint_that_all_can_read(tmp_path, straight, monkeypatch, capsys):
     run_until(9, tmp_path)
-    answers = iter(["it cannot be read there", None])
-    monkeypatch.setattr(checkpoint, "gather", lambda why: [why, next(answers)])
+    of_the_other = iter([[4, 8, 99], "it cannot be read there", None])
+    monkeypatch.setattr(checkpoint, "gather", lambda value: [value, next(of_the_other)])
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.restore(straight).step == 4
     assert "8 is damaged (it cannot be read there): kept as damaged-8" in capsys.readouterr().err
@@ -170,6 +168,31 @@ def test_too_many_in_a_row_end_the_run_with_its_checkpoints(tmp_path, straight):
         run(tmp_path, config, poisoned=range(5, 12))
     assert steps_in(tmp_path) == [4]
     assert_same(run(tmp_path), straight)
+
+
+def test_steps_that_fail_do_not_push_out_the_checkpoints_before(tmp_path):
+    config = dataclasses.replace(CONFIG, skipped_in_a_row=6, checkpoint_every=1, keep_checkpoints=2)
+    with pytest.raises(FloatingPointError):
+        run(tmp_path, config, poisoned=range(4, 12))
+    assert steps_in(tmp_path) == [3, 4]
+
+
+def test_writes_that_fail_twice_in_a_row_end_the_run(tmp_path, straight, monkeypatch, capsys):
+    # Waited for by us before step 1, by Orbax as it saves that, and by us before step 2.
+    results = iter([OSError("the disk is gone"), None, OSError("the disk is still gone")])
+
+    def wait(self):
+        result = next(results, None)
+        if result is not None:
+            raise result
+
+    monkeypatch.setattr(checkpoint._Manager, "wait_until_finished", wait)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, straight, RECORD)
+        assert "could not be written" in capsys.readouterr().err
+        with pytest.raises(OSError, match=r"could not be written to .*: the disk is still gone"):
+            checkpoints.save(2, straight, RECORD)
+        monkeypatch.undo()
 
 
 def test_a_full_disk_is_an_error_before_anything_is_written(tmp_path, straight, monkeypatch):
@@ -263,6 +286,21 @@ def test_a_notice_says_saved_only_when_it_is(tmp_path, monkeypatch):
         run(tmp_path, at_step={5: lambda: os.kill(os.getpid(), signal.SIGTERM)})
 
 
+def test_a_notice_during_an_evaluation_ends_it(tmp_path, straight):
+    class Told(Validate):
+        def __call__(self, state, step):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return super().__call__(state, step)
+
+    told = Told()
+    with pytest.raises(Preempted, match="told to stop by SIGTERM: saved after step 3"):
+        run(tmp_path, JUDGED, validate=told)
+    assert not told.asked
+    validate = Validate()
+    assert_same(run(tmp_path, JUDGED, validate=validate), straight)
+    assert validate.asked == [3, 6, 9, 12]
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's own loops
 def test_a_damaged_best_is_given_up_and_the_run_goes_on(tmp_path, straight, capsys):
     with pytest.raises(PulledPlug):
@@ -319,29 +357,6 @@ def test_readers_leave_a_workdir_as_it_is(tmp_path, capsys):
     assert not half_written.exists()
 
 
-def test_of_several_hosts_each_signal_reaches_the_one_that_jax_watches(monkeypatch):
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    reached = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: reached.append(number))
-    try:
-        with watch_for_notice():
-            os.kill(os.getpid(), signal.SIGUSR1)
-            time.sleep(0.01)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert reached == [signal.SIGTERM]
-
-
-def test_several_hosts_count_from_one_when_they_ask_for_a_notice(monkeypatch):
-    """JAX's service, told before any host has asked, answers yes to the number 1 alone."""
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    told_before = SimpleNamespace(reached_preemption_sync_point=lambda number: number == 1)
-    monkeypatch.setattr(preemption, "multihost_utils", told_before)
-    notice = preemption.Notice()
-    assert notice.reached()
-    assert notice.reason == "told to stop"
-
-
 @pytest.mark.parametrize(
     ("message", "lost"),
     [
@@ -353,16 +368,3 @@ def test_several_hosts_count_from_one_when_they_ask_for_a_notice(monkeypatch):
 def test_a_device_without_memory_is_no_lost_host(monkeypatch, message, lost):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     assert lost_host(jax.errors.JaxRuntimeError(message)) is lost
-
-
-def test_the_rate_leaves_out_compilation_and_validation(tmp_path, monkeypatch, capsys):
-    now = [0.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    progress = Progress(tmp_path, 0, 100, batch_size=4)
-    for step, seconds, paused in ((10, 100.0, 0.0), (20, 5.0, 0.0), (30, 65.0, 60.0)):
-        now[0] += seconds
-        progress.paused(paused)
-        progress.show(step, {"loss": 1.0}, 0.1)
-    progress.close()
-    rates = [line.split("  ")[-2] for line in capsys.readouterr().out.splitlines()]
-    assert rates == ["0.4 img/s", "8.0 img/s", "8.0 img/s"]

@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -203,3 +204,41 @@ def test_a_term_with_an_offset_and_one_that_is_only_shown():
     np.testing.assert_allclose(metrics["shown"], 100)
     np.testing.assert_allclose(state.params["w"], 1 - 2 * 12 / 6)
     assert metrics["grad_norm"] == 4
+
+
+def test_a_large_gradient_is_clipped_by_its_norm():
+    config = OptimizerConfig(
+        learning_rate=1.0, warmup_steps=0, decay="constant", weight_decay=0.0, clip_norm=0.5
+    )
+    optimizer = make_optimizer(config, 10)
+    params = {"a": jnp.zeros(1), "b": jnp.zeros(1)}
+    for grads in ({"a": [3.0], "b": [4.0]}, {"a": [0.03], "b": [0.04]}):
+        grads = jax.tree.map(jnp.asarray, {name: np.asarray(g) for name, g in grads.items()})
+        updates, _ = optimizer.update(grads, optimizer.init(params), params)
+        norm = float(optax.tree.norm(grads))
+        for name, update in updates.items():
+            np.testing.assert_allclose(update, -grads[name] * min(1, 0.5 / norm), rtol=1e-5)
+
+
+def test_frozen_stages_stay_as_they_are_and_the_rest_learns():
+    config = tiny_config(norm="batch")
+    backbone = dataclasses.replace(config.backbone, freeze_at=2)
+    model = dataclasses.replace(config, backbone=backbone).build()
+    optimizer = make_optimizer(OptimizerConfig(decayed="all", warmup_steps=0), 10)
+    state = replicate(init_state(model, optimizer, (1, 64, 64, 3), 0), 1)
+    before = jax.tree.map(np.asarray, state)
+    state, _ = parallel_step(make_step(model, optimizer, 0), 1)(
+        state, make_batch([(64, 64)] * 2, [3, 1], needs=model.needs)
+    )
+    moved = {
+        jax.tree_util.keystr(path): not np.array_equal(a, b)
+        for (path, a), b in zip(
+            jax.tree_util.tree_leaves_with_path((before.params, before.model_state)),
+            jax.tree.leaves((state.params, state.model_state)),
+            strict=True,
+        )
+    }
+    frozen = {name for name in moved if "stem" in name or "stage2" in name}
+    assert any("batch_stats" in name for name in frozen)
+    assert any("frozen" in name for name in frozen)
+    assert {name for name, has_moved in moved.items() if not has_moved} == frozen

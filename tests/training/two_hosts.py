@@ -1,0 +1,58 @@
+"""One of two hosts that save, are told to stop, and read, in a process of its own.
+
+    python -m tests.training.two_hosts WORKDIR ADDRESS HOST
+
+A run that was resumed after step 1000 saves after steps 1002 and 1005. Host 1 gets a notice right
+after the second, cannot read the newest checkpoint that this leaves, and says what became of both.
+"""
+
+import json
+import os
+import pathlib
+import signal
+import sys
+import time
+
+import jax.numpy as jnp
+
+from jaxseg.training.checkpoint import Checkpoints
+from jaxseg.training.parallel import connect, host_index, shared_by_hosts
+from jaxseg.training.preemption import watch_for_notice
+from jaxseg.training.step import TrainState
+
+
+class HalfBlind(Checkpoints):
+    """Host 1 cannot read step 1005."""
+
+    def _read(self, step, **items):
+        if host_index() == 1 and step == 1005:
+            raise OSError("stale file handle")
+        return super()._read(step, **items)
+
+
+def state_after(step):
+    return TrainState(jnp.asarray(step), {"w": jnp.ones(4)}, {}, (), None)
+
+
+def main(workdir, address, host):
+    connect(address, 2, int(host))
+    left = None
+    with watch_for_notice() as notice, HalfBlind(pathlib.Path(workdir)) as checkpoints:
+        for done in range(1001, 1010):
+            if notice.reached():
+                left = done
+                break
+            if done in (1002, 1005):
+                checkpoints.save(done, shared_by_hosts(state_after(done), 2), {})
+            if done == 1005 and host_index() == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            if done == 1005:
+                time.sleep(1)
+        checkpoints.finish()
+        restored = int(checkpoints.restore(state_after(0)).step)
+    if host_index() == 1:
+        print(json.dumps({"left": left, "restored": restored}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
