@@ -45,6 +45,7 @@ experiment = Experiment(
             warmup_steps=1000,
             decay="steps",
             milestones=(210_000, 250_000),
+            decayed="all",
             clip_norm=None,
         ),
     ),

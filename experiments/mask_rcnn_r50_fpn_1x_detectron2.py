@@ -46,6 +46,7 @@ experiment = Experiment(
             warmup_steps=1000,
             decay="steps",
             milestones=(60_000, 80_000),
+            decayed="all",
             clip_norm=None,
         ),
     ),

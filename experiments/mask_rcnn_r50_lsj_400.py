@@ -7,7 +7,7 @@ without copy-paste (new_baselines, mask_rcnn_R_50_FPN_400ep_LSJ), to which Ghias
 copy-paste to add. Not measured: nobody has run it to its end. Hardware of the reference: 64 GPUs,
 one image each, in half precision; `--train.pieces 4` makes it fit 16, batch norm's statistics then
 being those of a piece. Where it differs from the reference: copy-paste, mask targets from crops,
-images without objects are seen too.
+images without objects are seen too, biases are not decayed.
 """
 
 import dataclasses

@@ -15,6 +15,7 @@ from jaxseg.data import CocoFolder, DataConfig
 from jaxseg.experiment import Experiment
 from jaxseg.models.mask_head import MaskHeadConfig
 from jaxseg.models.published import TORCHVISION_R50_FPN
+from jaxseg.nn.resnet import ResNetConfig
 from jaxseg.training.loop import TrainConfig
 from jaxseg.training.optimizer import OptimizerConfig
 
@@ -25,6 +26,7 @@ experiment = Experiment(
     model=dataclasses.replace(
         TORCHVISION_R50_FPN,
         num_classes=80,
+        backbone=ResNetConfig(depth=50, freeze_at=2),  # an epsilon of 0 is the published weights'
         # Masks of the whole image would be 180 MB for each image of 100 objects.
         mask=MaskHeadConfig(logit_std=None, paste="whole_pixel_box"),
     ),

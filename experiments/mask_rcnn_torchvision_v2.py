@@ -7,7 +7,8 @@ Expected: mask / box AP 41.8 / 47.4 on val2017 (torchvision, weights COCO_V1 of 
 measured: nobody has run it to its end. Torchvision does not state this recipe in full: the model
 is theirs exactly, the training is that of Li et al. 2021 (arXiv 2111.11429), on which it is built,
 as far as they tell: large-scale jitter at 1024 pixels, 100 epochs of 64 images, AdamW, cosine
-decay. Hardware of the reference: 64 GPUs; `--train.pieces 4` makes it fit 16.
+decay. Hardware of the reference: 64 GPUs; `--train.pieces 4` makes it fit 16. Neither norms nor
+biases are decayed.
 """
 
 import dataclasses

@@ -33,6 +33,7 @@ experiment = Experiment(
             kind="sgd",
             learning_rate=0.01,
             warmup_steps=500,
+            warmup_start=1 / 3,
             decay="steps",
             milestones=(27 * EPOCH, 33 * EPOCH),
             decayed="all",
