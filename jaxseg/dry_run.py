@@ -97,7 +97,7 @@ def _print_schedule(experiment: Experiment, images: int) -> None:
 def _print_data(experiment: Experiment, source: data.Source) -> None:
     config, sizes = experiment.data, np.asarray(source.image_sizes)
     print(f"data: {len(source):,} images, {len(source.categories)} categories")
-    counts = getattr(source, "object_counts", None)  # of sources that know before reading images
+    counts = source.object_counts
     if counts is not None and len(counts):
         print(
             f"  {np.mean(counts):.1f} objects an image, at most {np.max(counts):,}; "

@@ -7,7 +7,8 @@ the process is killed, though a checkpoint of a later step may be there to go on
 import os
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 from tensorboardX.event_file_writer import EventsWriter
@@ -21,25 +22,38 @@ class Curves:
     no longer shown."""
 
     def __init__(self, folder: pathlib.Path, start: int):
+        self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         # The name has whole seconds: a process that was started again in the same one must not
         # write over the file of the one before.
         self._writer = EventsWriter(str(folder / "events"), f".{os.getpid()}.{start}")
-        self._write(start + 1, session_log=SessionLog(status=SessionLog.START))
-        self._writer.flush()
+        with self._named_errors():
+            self._write(start + 1, session_log=SessionLog(status=SessionLog.START))
+            self._writer.flush()
 
     def add(
         self, step: int, values: Mapping[str, float], pictures: Mapping[str, np.ndarray]
     ) -> None:
-        """A point of each curve, and uint8 pictures `[h, w, 3]`, after `step` steps."""
+        """A point of each curve, and uint8 pictures `[h, w, 3]`, after `step` steps. Raises OSError
+        where they cannot be written."""
         shown: list[Summary] = [scalar(name, value) for name, value in values.items()]
         shown += [image(name, p, dataformats="HWC") for name, p in pictures.items()]
-        for summary in shown:
-            self._write(step, summary=summary)
-        self._writer.flush()
+        with self._named_errors():
+            for summary in shown:
+                self._write(step, summary=summary)
+            self._writer.flush()
 
     def close(self) -> None:
-        self._writer.close()
+        with self._named_errors():
+            self._writer.close()
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            told = f"curves could not be written to {self._folder}: {error.strerror}"
+            raise OSError(error.errno, told) from error
 
     def _write(self, step: int, **content: Summary | SessionLog) -> None:
         self._writer.write_event(Event(wall_time=time.time(), step=step, **content))

@@ -1,7 +1,9 @@
+import errno
 import math
 
 import numpy as np
 import pytest
+from tensorboardX.event_file_writer import EventsWriter
 
 from jaxseg.training import progress
 from jaxseg.training.progress import Progress
@@ -54,9 +56,22 @@ def test_an_evaluation_shows_its_figures_and_pictures(tmp_path):
 def test_a_resumed_run_replaces_the_curves_after_its_start(tmp_path):
     for start in (0, 3):
         Progress(tmp_path, start, steps=10, batch_size=4).close()
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 2
     starts = [e for e in events(tmp_path / "tensorboard") if e.HasField("session_log")]
     assert starts[-1].step == 4
     assert starts[-1].session_log.status == starts[-1].session_log.START
+
+
+def test_a_full_disk_is_named(tmp_path, monkeypatch):
+    def full(self):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    shown = Progress(tmp_path, start=0, steps=10, batch_size=4)
+    with monkeypatch.context() as patch:
+        patch.setattr(EventsWriter, "flush", full)
+        with pytest.raises(OSError, match=f"written to {tmp_path}/tensorboard: No space left"):
+            shown.show(5, METRICS, learning_rate=0.25)
+    shown.close()
 
 
 def test_only_the_first_host_speaks(tmp_path, monkeypatch, capsys):
