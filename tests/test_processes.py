@@ -274,6 +274,7 @@ def test_when_one_host_dies_the_other_ends_with_an_error(tmp_path, file, killed)
     wait_for_checkpoint(hosts[0], tmp_path, 3)
     hosts[killed].kill()
     died = time.monotonic()
+    hosts[killed].communicate()
     out, _ = hosts[1 - killed].communicate(timeout=90)
     # Without host 0, JAX may be the first to say so.
     told = re.findall(r"another (?:host has|task) died.*", out)
