@@ -322,7 +322,7 @@ def test_a_run_may_go_on_from_its_best_checkpoint(tmp_path):
     [
         (TrainConfig, "log_every", 0, "train: log_every 0 must be at least 1"),
         (TrainConfig, "checkpoint_every", 0, "train: checkpoint_every 0 must be at least 1"),
-        (TrainConfig, "eval_every", -1, "train: eval_every -1 must be at least 0"),
+        (TrainConfig, "eval_every", -1, "train: eval_every -1 must not be negative"),
         (TrainConfig, "ema_decay", 1.0, "train: ema_decay 1.0 must be between 0 and 1, or None"),
         (OptimizerConfig, "clip_norm", 0.0, "clip_norm 0.0 must be above 0, or None"),
         (OptimizerConfig, "learning_rate", -1.0, "learning_rate -1.0 must not be negative"),

@@ -65,7 +65,11 @@ class Checkpoints:
         trace: TracebackType | None,
     ) -> None:
         try:
-            self._finish_writing(may_fail=kind is not None)
+            failure = self._wait_for_writes()
+            if failure is not None and kind is None:
+                raise failure
+            if failure is not None:
+                say(str(failure))
         finally:
             self._manager.close()
 
@@ -82,7 +86,12 @@ class Checkpoints:
         """
         if step == self.latest_step():
             return
-        self._finish_writing(may_fail=True)
+        failure = self._wait_for_writes()
+        if failure is not None and self._failed_before:
+            raise failure
+        if failure is not None:
+            say(str(failure))
+        self._failed_before = failure is not None
         self.check_space(state)
         saved = self._manager.save(
             step,
@@ -100,19 +109,20 @@ class Checkpoints:
 
     def finish(self) -> None:
         """Waits until all is on the disk; raises OSError if it could not be written."""
-        self._finish_writing(may_fail=False)
+        failure = self._wait_for_writes()
+        if failure is not None:
+            raise failure
 
-    def _finish_writing(self, *, may_fail: bool) -> None:
+    def _wait_for_writes(self) -> OSError | None:
+        """What became of the writing that was going on, where it failed."""
         try:
             self._manager.wait_until_finished()
         except Exception as error:  # whatever Orbax and TensorStore make of a failing disk
             told = f"a checkpoint could not be written to {self.folder}: {_first_line(error)}"
-            if self._failed_before or not may_fail:
-                raise OSError(told) from error
-            self._failed_before = True
-            say(told)
-        else:
-            self._failed_before = False
+            failure = OSError(told)
+            failure.__cause__ = error
+            return failure
+        return None
 
     def check_space(self, state: TrainState) -> None:
         """Raises OSError if the disk has no room for one more checkpoint of this state."""

@@ -58,12 +58,13 @@ class TrainConfig:
     keep_checkpoints: int = 3
 
     def __post_init__(self) -> None:
-        least = dict.fromkeys(("eval_every", "seed", "skipped_in_a_row"), 0)
-        for name in ("steps", "batch_size", "pieces", "log_every", "checkpoint_every"):
-            least[name] = 1
-        for name, value in (least | {"keep_checkpoints": 1}).items():
-            if getattr(self, name) < value:
-                raise ValueError(f"train: {name} {getattr(self, name)} must be at least {value}")
+        positive = ("steps", "batch_size", "pieces", "log_every", "checkpoint_every")
+        for name in (*positive, "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"train: {name} {getattr(self, name)} must be at least 1")
+        for name in ("eval_every", "seed", "skipped_in_a_row"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"train: {name} {getattr(self, name)} must not be negative")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"train: ema_decay {self.ema_decay} must be between 0 and 1, or None")
 
@@ -143,11 +144,8 @@ def train(
                 watched.look(step - 1, pending)
             pending, done = metrics, step + 1
             progress.waited_for_data(waited)
-            last, leaving, to_judge = (
-                done == config.steps,
-                notice.reached(),
-                evaluations.due(done),
-            )
+            last, leaving = done == config.steps, notice.reached()
+            to_judge = evaluations.due(done)
             to_show = last or leaving or done % config.log_every == 0
             # An evaluation takes time: should it be cut short, the next start makes it up.
             to_save = last or leaving or to_judge or done % config.checkpoint_every == 0
@@ -155,8 +153,11 @@ def train(
                 values, pending = watched.look(step, metrics), None
             if to_show:
                 progress.show(done, values, float(schedule(step)))
-            # While steps fail, the checkpoints from before they began to must not make room.
-            if to_save and (last or leaving or watched.in_a_row == 0):
+            # While steps fail, the state does not change: there is nothing to judge, and the
+            # checkpoints from before must not make room.
+            if watched.in_a_row and not (last or leaving):
+                continue
+            if to_save:
                 checkpoints.save(done, shared_by_hosts(state, devices), experiment)
             if leaving and (to_judge or not last):
                 checkpoints.finish()

@@ -21,6 +21,7 @@ class NonFiniteSteps:
     ):
         self._path, self._limit, self._image_ids = workdir / "nonfinite.jsonl", limit, image_ids
         self.in_a_row = 0
+        """Steps up to the last that was looked at."""
 
     def look(self, step: int, metrics: Mapping[str, Any]) -> dict[str, float]:
         """The metrics of a step as numbers. Raises `FloatingPointError` past the limit."""

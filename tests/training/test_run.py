@@ -177,6 +177,26 @@ def test_steps_that_fail_do_not_push_out_the_checkpoints_before(tmp_path):
     assert steps_in(tmp_path) == [3, 4]
 
 
+def test_steps_that_fail_are_not_judged(tmp_path):
+    validate = Validate()
+    run(tmp_path, JUDGED, poisoned=range(4, 8), validate=validate)
+    assert validate.asked == [3, 9, 12]
+
+
+def test_a_failing_disk_does_not_hide_another_error(tmp_path, monkeypatch, capsys):
+    results = iter([OSError("the disk is gone")])
+
+    def wait(self):
+        result = next(results, None)
+        if result is not None:
+            raise result
+
+    monkeypatch.setattr(checkpoint._Manager, "wait_until_finished", wait)
+    with pytest.raises(PulledPlug), Checkpoints(tmp_path):
+        raise PulledPlug
+    assert "could not be written" in capsys.readouterr().err
+
+
 def test_writes_that_fail_twice_in_a_row_end_the_run(tmp_path, straight, monkeypatch, capsys):
     # Waited for by us before step 1, by Orbax as it saves that, and by us before step 2.
     results = iter([OSError("the disk is gone"), None, OSError("the disk is still gone")])
