@@ -8,10 +8,10 @@ Hardware: 2 CPU cores. Time: about 5 minutes for 100 steps; no AP is expected of
 
 from jaxseg.data import CocoFolder, DataConfig
 from jaxseg.experiment import Experiment
-from jaxseg.models.box_head import BoxHeadConfig
-from jaxseg.models.mask_head import MaskHeadConfig
+from jaxseg.heads.box_head import BoxHeadConfig
+from jaxseg.heads.mask_head import MaskHeadConfig
+from jaxseg.heads.rpn import RPNConfig
 from jaxseg.models.mask_rcnn import MaskRCNNConfig
-from jaxseg.models.rpn import RPNConfig
 from jaxseg.nn.resnet import ResNetConfig
 from jaxseg.training.loop import TrainConfig
 from jaxseg.training.optimizer import OptimizerConfig

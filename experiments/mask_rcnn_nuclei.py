@@ -9,10 +9,10 @@ Expected: mask AP50 of at least 0.75 on mini_val. Hardware: 2 CPU cores. Time: u
 
 from jaxseg.data import CocoFolder, DataConfig
 from jaxseg.experiment import Experiment
-from jaxseg.models.box_head import BoxHeadConfig
-from jaxseg.models.mask_head import MaskHeadConfig
+from jaxseg.heads.box_head import BoxHeadConfig
+from jaxseg.heads.mask_head import MaskHeadConfig
+from jaxseg.heads.rpn import RPNConfig
 from jaxseg.models.mask_rcnn import MaskRCNNConfig
-from jaxseg.models.rpn import RPNConfig
 from jaxseg.nn.resnet import ResNetConfig
 from jaxseg.training.loop import TrainConfig
 from jaxseg.training.optimizer import OptimizerConfig

@@ -13,11 +13,11 @@ Hardware: 2 CPU cores. Measured figures: docs/benchmarks.md.
 
 from jaxseg.data import CocoFolder, DataConfig
 from jaxseg.experiment import Experiment
-from jaxseg.models.box_head import BoxHeadConfig
-from jaxseg.models.mask_head import MaskHeadConfig
+from jaxseg.heads.box_head import BoxHeadConfig
+from jaxseg.heads.mask_head import MaskHeadConfig
+from jaxseg.heads.roi_pooler import RoIAlignConfig
+from jaxseg.heads.rpn import RPNConfig
 from jaxseg.models.mask_rcnn import MaskRCNNConfig
-from jaxseg.models.roi_pool import RoIAlignConfig
-from jaxseg.models.rpn import RPNConfig
 from jaxseg.nn.pixels import PixelConfig
 from jaxseg.nn.resnet import ResNetConfig
 from jaxseg.training.loop import TrainConfig

@@ -14,11 +14,11 @@ import dataclasses
 
 from jaxseg.data import Augmentation, CocoFolder, CopyPaste, DataConfig, ScaleJitter
 from jaxseg.experiment import Experiment
-from jaxseg.models.mask_head import MaskHeadConfig
-from jaxseg.models.published import DETECTRON2_R50_FPN
+from jaxseg.heads.mask_head import MaskHeadConfig
 from jaxseg.nn.resnet import ResNetConfig
 from jaxseg.training.loop import TrainConfig
 from jaxseg.training.optimizer import OptimizerConfig
+from jaxseg.zoo.published import DETECTRON2_R50_FPN
 
 STEPS = 184_375
 """Of 64 images: 100 epochs."""

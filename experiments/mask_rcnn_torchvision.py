@@ -13,11 +13,11 @@ import dataclasses
 
 from jaxseg.data import CocoFolder, DataConfig
 from jaxseg.experiment import Experiment
-from jaxseg.models.mask_head import MaskHeadConfig
-from jaxseg.models.published import TORCHVISION_R50_FPN
+from jaxseg.heads.mask_head import MaskHeadConfig
 from jaxseg.nn.resnet import ResNetConfig
 from jaxseg.training.loop import TrainConfig
 from jaxseg.training.optimizer import OptimizerConfig
+from jaxseg.zoo.published import TORCHVISION_R50_FPN
 
 EPOCH = 7329
 """Steps of 16 images."""

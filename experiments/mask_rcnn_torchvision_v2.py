@@ -15,10 +15,10 @@ import dataclasses
 
 from jaxseg.data import Augmentation, CocoFolder, DataConfig, ScaleJitter
 from jaxseg.experiment import Experiment
-from jaxseg.models.mask_head import MaskHeadConfig
-from jaxseg.models.published import TORCHVISION_R50_FPN_V2
+from jaxseg.heads.mask_head import MaskHeadConfig
 from jaxseg.training.loop import TrainConfig
 from jaxseg.training.optimizer import OptimizerConfig
+from jaxseg.zoo.published import TORCHVISION_R50_FPN_V2
 
 experiment = Experiment(
     model=dataclasses.replace(

@@ -10,9 +10,9 @@ reference: images without objects are seen too.
 
 from jaxseg.data import CocoFolder, DataConfig
 from jaxseg.experiment import Experiment
-from jaxseg.models.published import MMDET_SOLOV2_R50
 from jaxseg.training.loop import TrainConfig
 from jaxseg.training.optimizer import OptimizerConfig
+from jaxseg.zoo.published import MMDET_SOLOV2_R50
 
 EPOCH = 7330
 """Steps of 16 images."""

@@ -16,8 +16,8 @@ import numpy as np
 
 from jaxseg import ops
 from jaxseg.data import CocoFolder
-from jaxseg.data.polygon_targets import polygon_targets
-from jaxseg.data.transforms import make_sample
+from jaxseg.data.masks.polygon_targets import polygon_targets
+from jaxseg.data.transforms.sample import make_sample
 from jaxseg.types import MaskFrame, MaskSpec
 
 CANVAS, SLOTS, SIZE = (640, 640), 100, 28

@@ -33,9 +33,9 @@ from jaxseg.data import (
     train_batches,
     transforms,
 )
-from jaxseg.data.coco import CocoSource
-from jaxseg.data.resize import choose_canvases, scaled_size
-from jaxseg.data.view import View
+from jaxseg.data.coco.folder import CocoSource
+from jaxseg.data.transforms.resize import choose_canvases, scaled_size
+from jaxseg.data.transforms.view import View
 from jaxseg.types import MaskFrame, MaskSpec
 
 IMAGES, ROUNDS, BATCH = 160, 3, 8

@@ -15,9 +15,9 @@ import numpy as np
 from PIL import Image
 
 from jaxseg.data import Augmentation, CocoFolder, DataConfig, Shapes
-from jaxseg.data.augmentation import ColorJitter, CopyPaste, Crop, ScaleJitter
 from jaxseg.data.source import Source, SourceConfig
-from jaxseg.data.transforms import train_sample
+from jaxseg.data.transforms.augmentation import ColorJitter, CopyPaste, Crop, ScaleJitter
+from jaxseg.data.transforms.sample import train_sample
 from jaxseg.types import MaskFrame, MaskSpec
 
 SIDE, DRAWS, SHOWN = 320, 4, 176

@@ -10,7 +10,7 @@ masks that there is room for. Nothing is compiled.
 import jax
 import jax.numpy as jnp
 
-from jaxseg.models.published import BY_NAME
+from jaxseg.zoo.published import BY_NAME
 
 
 def main() -> None:

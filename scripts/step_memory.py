@@ -10,13 +10,13 @@ from typing import Any
 
 import jax
 
+from jaxseg.commands.dry_run import batch_shapes
 from jaxseg.data import DataConfig, Shapes
-from jaxseg.dry_run import batch_shapes
-from jaxseg.models.mask_head import MaskHeadConfig
-from jaxseg.models.published import DETECTRON2_R50_FPN, MMDET_SOLOV2_R50
+from jaxseg.heads.mask_head import MaskHeadConfig
+from jaxseg.parallel import compile_step
 from jaxseg.training.optimizer import OptimizerConfig, make_optimizer
-from jaxseg.training.parallel import compile_step
 from jaxseg.training.step import init_state, make_step
+from jaxseg.zoo.published import DETECTRON2_R50_FPN, MMDET_SOLOV2_R50
 
 IMAGES, CANVAS = 2, (800, 1344)
 DATA = DataConfig(Shapes(), canvases=(CANVAS,), resize=None, max_objects=100)

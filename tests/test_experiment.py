@@ -1,6 +1,6 @@
 import pytest
 
-from jaxseg.demo import MASK_RCNN as experiment
+from jaxseg.commands.demo import MASK_RCNN as experiment
 from jaxseg.experiment import from_json, load_experiment, override, to_json
 from tests.conftest import ROOT
 

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxseg import inference
+from jaxseg import predictor as inference
 from jaxseg.experiment import load_experiment
 from jaxseg.training.checkpoint import open_checkpoints
 from tests.conftest import ROOT
@@ -26,7 +26,7 @@ Runs that had nothing in common would come to 3e-3: AdamW moves each by the lear
 warmed up to 2.4e-4."""
 EXPERIMENT = f"""
 import dataclasses
-from jaxseg.demo import MASK_RCNN as demo
+from jaxseg.commands.demo import MASK_RCNN as demo
 
 small = dataclasses.replace(demo.model, backbone=dataclasses.replace(demo.model.backbone, width=8))
 experiment = dataclasses.replace(
@@ -63,7 +63,15 @@ def straight(file, tmp_path_factory):
 
 
 def start(file, workdir, *arguments, devices=1, **options):
-    command = [sys.executable, "-m", "jaxseg.cli", "train", str(file), "--workdir", str(workdir)]
+    command = [
+        sys.executable,
+        "-m",
+        "jaxseg.commands.cli",
+        "train",
+        str(file),
+        "--workdir",
+        str(workdir),
+    ]
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxseg.heads.box_head import BoxHeadConfig
+from jaxseg.heads.mask_head import MaskHeadConfig
+from jaxseg.heads.rpn import RPNConfig
 from jaxseg.model import Model
-from jaxseg.models.box_head import BoxHeadConfig
-from jaxseg.models.mask_head import MaskHeadConfig
 from jaxseg.models.mask_rcnn import MaskRCNNConfig
-from jaxseg.models.rpn import RPNConfig
 from jaxseg.models.solov2 import SOLOv2Config
 from jaxseg.nn.resnet import ResNetConfig
 from jaxseg.types import Batch, LossTerm, MaskFrame, MaskSpec

@@ -2,15 +2,21 @@
 
 import pathlib
 
-from jaxseg.data.augmentation import Augmentation, ColorJitter, CopyPaste, Crop, ScaleJitter
-from jaxseg.data.coco import CocoFolder
+from jaxseg.data.coco.folder import CocoFolder
 from jaxseg.data.config import DataConfig
 from jaxseg.data.images import read_image
 from jaxseg.data.pipeline import batch_image_ids, eval_batches, train_batches
-from jaxseg.data.resize import Resampling
 from jaxseg.data.shapes import Shapes, coco_json, write_coco
 from jaxseg.data.source import RLE, Category, Example, ImageList, Source, SourceConfig
 from jaxseg.data.tfds import TfdsFolder
+from jaxseg.data.transforms.augmentation import (
+    Augmentation,
+    ColorJitter,
+    CopyPaste,
+    Crop,
+    ScaleJitter,
+)
+from jaxseg.data.transforms.resize import Resampling
 
 __all__ = [
     "RLE",

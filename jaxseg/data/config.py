@@ -2,9 +2,9 @@
 
 import dataclasses
 
-from jaxseg.data.augmentation import Augmentation
-from jaxseg.data.resize import Resampling
 from jaxseg.data.source import SourceConfig
+from jaxseg.data.transforms.augmentation import Augmentation
+from jaxseg.data.transforms.resize import Resampling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +19,7 @@ class DataConfig:
     """`(shorter, longer)`: sides of the resized image; None leaves images as stored. In training,
     `augmentation.jitter` takes its place."""
     resampling: Resampling = "opencv"
-    """Whose way of resizing: see `jaxseg.data.resize`."""
+    """Whose way of resizing: see `jaxseg.data.transforms.resize`."""
     max_objects: int = 100
     """Slots for ground truth; in more crowded images the largest objects are kept."""
     augmentation: Augmentation = Augmentation()

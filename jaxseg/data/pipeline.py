@@ -19,9 +19,9 @@ from absl import flags
 
 from jaxseg.data.config import DataConfig
 from jaxseg.data.order import Order
-from jaxseg.data.resize import choose_canvases, fit_image
 from jaxseg.data.source import Source
-from jaxseg.data.transforms import Sample, train_sample
+from jaxseg.data.transforms.resize import choose_canvases, fit_image
+from jaxseg.data.transforms.sample import Sample, train_sample
 from jaxseg.types import Batch, EvalBatch, MaskSpec
 
 _ENDLESS = 1 << 40

@@ -14,9 +14,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Int
 
-from jaxseg.model import Model
-from jaxseg.models import rpn
-from jaxseg.models.box_head import (
+from jaxseg.heads import rpn
+from jaxseg.heads.box_head import (
     BoxHead,
     BoxHeadConfig,
     RoIs,
@@ -24,9 +23,10 @@ from jaxseg.models.box_head import (
     sample_rois,
     select_detections,
 )
-from jaxseg.models.mask_head import MaskHead, MaskHeadConfig, mask_loss, own_mask
-from jaxseg.models.roi_pool import RoIAlignConfig, pool
-from jaxseg.models.rpn import RPNConfig
+from jaxseg.heads.mask_head import MaskHead, MaskHeadConfig, mask_loss, own_mask
+from jaxseg.heads.roi_pooler import RoIAlignConfig, pool
+from jaxseg.heads.rpn import RPNConfig
+from jaxseg.model import Model
 from jaxseg.nn.build import build_model
 from jaxseg.nn.fpn import FPN, Pyramid
 from jaxseg.nn.norm import NormKind
@@ -40,7 +40,7 @@ from jaxseg.types import Batch, Detections, LossTerm, MaskFrame
 class MaskRCNNConfig:
     """A Mask R-CNN's choices; the defaults are R50-FPN on COCO.
 
-    `jaxseg.models.published` holds those of other codebases' published models.
+    `jaxseg.zoo.published` holds those of other codebases' published models.
     """
 
     num_classes: int = 80

@@ -42,7 +42,7 @@ MASK_STRIDE = 4
 class SOLOv2Config:
     """A SOLOv2's choices; the defaults are R50-FPN on COCO, as the paper and MMDetection train it.
 
-    `jaxseg.models.published` holds those of other codebases' published models.
+    `jaxseg.zoo.published` holds those of other codebases' published models.
     """
 
     num_classes: int = 80

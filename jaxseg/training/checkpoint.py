@@ -23,7 +23,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxseg.training.parallel import gather, host_index
+from jaxseg.parallel import gather, host_index
 from jaxseg.training.progress import say
 from jaxseg.training.step import TrainState
 

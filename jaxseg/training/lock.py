@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from jaxseg.training.parallel import host_index
+from jaxseg.parallel import host_index
 from jaxseg.training.progress import say
 
 

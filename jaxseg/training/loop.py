@@ -15,11 +15,7 @@ import jax
 import numpy as np
 
 from jaxseg.model import Model, Variables
-from jaxseg.training.checkpoint import Checkpoints, set_workdir_aside
-from jaxseg.training.lock import locked
-from jaxseg.training.nonfinite import NonFiniteSteps
-from jaxseg.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
-from jaxseg.training.parallel import (
+from jaxseg.parallel import (
     check_batch_size,
     gather,
     parallel_step,
@@ -27,6 +23,10 @@ from jaxseg.training.parallel import (
     shard_step,
     shared_by_hosts,
 )
+from jaxseg.training.checkpoint import Checkpoints, set_workdir_aside
+from jaxseg.training.lock import locked
+from jaxseg.training.nonfinite import NonFiniteSteps
+from jaxseg.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from jaxseg.training.preemption import Preempted, leave_at_once, watch_for_notice
 from jaxseg.training.progress import Progress, say
 from jaxseg.training.step import Metrics, TrainState, init_variables, make_step, start_state

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 
+from jaxseg.parallel import host_index
 from jaxseg.training.curves import Curves
-from jaxseg.training.parallel import host_index
 
 
 class Progress:

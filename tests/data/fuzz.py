@@ -29,7 +29,7 @@ from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 
 from jaxseg.data import CocoFolder, Shapes, read_image, write_coco
-from jaxseg.data.defects import DROPPABLE
+from jaxseg.data.issues import DROPPABLE
 
 SHARED = pathlib.Path(__file__).resolve().parents[3] / "shared"
 NASTY: list[Any] = [

@@ -24,11 +24,11 @@ from jaxseg.data import (
     train_batches,
     write_coco,
 )
-from jaxseg.data.masks import crop_to_box
-from jaxseg.data.objects import place
+from jaxseg.data.masks.rasterize import crop_to_box
 from jaxseg.data.order import Order
-from jaxseg.data.transforms import make_sample, train_sample
-from jaxseg.data.view import plain_view
+from jaxseg.data.transforms.objects import place
+from jaxseg.data.transforms.sample import make_sample, train_sample
+from jaxseg.data.transforms.view import plain_view
 from jaxseg.types import Batch, MaskFrame, MaskSpec, unpack_masks
 
 NEEDS = MaskSpec(MaskFrame.BOX, 14)

@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from jaxseg.cli import main
+from jaxseg.commands.cli import main
 from jaxseg.data import CocoFolder, Shapes, TfdsFolder, write_coco
 from jaxseg.data.tfds import build, write
 from jaxseg.evaluation import Prediction, coco_results, evaluate

@@ -9,7 +9,7 @@ from PIL import Image
 from pycocotools import mask as mask_api
 
 from jaxseg.data import Source, TfdsFolder
-from jaxseg.data.coco_categories import COCO_CATEGORIES
+from jaxseg.data.coco.categories import COCO_CATEGORIES
 from jaxseg.evaluation import Prediction, coco_results, evaluate
 
 STUFF = [f"stuff {number}" for number in range(53)]

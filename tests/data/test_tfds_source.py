@@ -17,7 +17,7 @@ from jaxseg.data import (
     train_batches,
     write_coco,
 )
-from jaxseg.data.health import check_folder
+from jaxseg.data.stats import check_folder
 from jaxseg.data.tfds import build
 from jaxseg.types import Batch, MaskFrame, MaskSpec
 

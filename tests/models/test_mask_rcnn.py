@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from jaxseg import ops
-from jaxseg.models import published
-from jaxseg.models.box_head import RoIs
-from jaxseg.models.mask_head import MaskHeadConfig, mask_loss, mask_targets
+from jaxseg.heads.box_head import RoIs
+from jaxseg.heads.mask_head import MaskHeadConfig, mask_loss, mask_targets
 from jaxseg.models.mask_rcnn import MaskRCNNConfig, mask_rcnn
 from jaxseg.nn.resnet import ResNet, ResNetConfig
+from jaxseg.zoo import published
 from tests.tiny import MASK_SIZE, make_batch, tiny_config
 
 

@@ -11,14 +11,15 @@ import pytest
 from flax import linen as nn
 from flax import traverse_util
 
-from jaxseg import ops, weights
+from jaxseg import ops
+from jaxseg import zoo as weights
+from jaxseg.heads import rpn
+from jaxseg.heads.box_head import BoxHeadConfig, RoIs
+from jaxseg.heads.mask_head import MaskHeadConfig
+from jaxseg.heads.roi_pooler import RoIAlignConfig
+from jaxseg.heads.rpn import AnchorSamples, RPNConfig
 from jaxseg.models import mask_rcnn as module
-from jaxseg.models import rpn
-from jaxseg.models.box_head import BoxHeadConfig, RoIs
-from jaxseg.models.mask_head import MaskHeadConfig
 from jaxseg.models.mask_rcnn import MaskRCNN, MaskRCNNConfig, mask_rcnn
-from jaxseg.models.roi_pool import RoIAlignConfig
-from jaxseg.models.rpn import AnchorSamples, RPNConfig
 from jaxseg.nn.padding import canvas_size
 from jaxseg.nn.resnet import ResNetConfig
 from jaxseg.types import Batch, MaskFrame

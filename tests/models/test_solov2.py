@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg.models import published
 from jaxseg.models.solov2 import make_targets, mask_logits, solo_losses, solov2
 from jaxseg.nn.resize import coordinates, double, resize
 from jaxseg.types import MaskFrame, MaskSpec
+from jaxseg.zoo import published
 from tests.goldens import load_golden
 from tests.tiny import make_batch, tiny_solov2_config
 

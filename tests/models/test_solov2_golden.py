@@ -10,15 +10,15 @@ import pytest
 from flax import linen as nn
 from pycocotools import mask as mask_api
 
-from jaxseg import weights
+from jaxseg import zoo as weights
 from jaxseg.evaluation import to_predictions
 from jaxseg.models import solov2 as module
 from jaxseg.models.solov2 import SOLOv2, SOLOv2Config
 from jaxseg.nn.freezing import thaw
 from jaxseg.nn.resnet import ResNetConfig
 from jaxseg.types import Batch
-from jaxseg.weights.engine import export_state
-from jaxseg.weights.solov2 import mmdet_table
+from jaxseg.zoo.engine import export_state
+from jaxseg.zoo.solov2 import mmdet_table
 from tests.goldens import difference, load_model, nchw
 from tests.oracles.solo import centre_of_mass
 

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import optax
 
-from jaxseg.training.parallel import (
+from jaxseg.parallel import (
     connect,
     host_count,
     host_index,

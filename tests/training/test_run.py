@@ -14,11 +14,11 @@ import jax
 import numpy as np
 import pytest
 
+from jaxseg.parallel import lost_host
 from jaxseg.training import checkpoint, lock, loop
 from jaxseg.training.checkpoint import Checkpoints, open_checkpoints
 from jaxseg.training.loop import TrainConfig, TrainData, Validation
 from jaxseg.training.optimizer import OptimizerConfig
-from jaxseg.training.parallel import lost_host
 from jaxseg.training.preemption import Preempted
 from tests.tiny import make_batch, toy_model
 

@@ -8,8 +8,8 @@ import optax
 import pytest
 
 from jaxseg.model import Model
+from jaxseg.parallel import check_batch_size, parallel_step, replicate, shard_step
 from jaxseg.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
-from jaxseg.training.parallel import check_batch_size, parallel_step, replicate, shard_step
 from jaxseg.training.step import init_state, make_step
 from jaxseg.types import LossTerm
 from tests.tiny import make_batch, tiny_config, tiny_solov2_config, toy_model

@@ -18,7 +18,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from jaxseg.data.coco import CocoFolder, CocoSource, list_splits
+from jaxseg.data.coco.folder import CocoFolder, CocoSource, list_splits
 from jaxseg.data.tfds.records import IMAGES_PER_SHARD, Numbered, features, to_record
 
 VERSION = "1.0.0"

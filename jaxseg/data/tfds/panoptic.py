@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as mask_api
 
-from jaxseg.data.coco_categories import COCO_CATEGORIES
+from jaxseg.data.coco.categories import COCO_CATEGORIES
 from jaxseg.data.tfds.records import Numbered
 
 _PLACES = 1_000_000

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxseg.data.coco import role_of, to_rle
+from jaxseg.data.coco.folder import role_of, to_rle
 from jaxseg.data.images import decode_image
 from jaxseg.data.source import Category, Example
 from jaxseg.data.tfds.index import read_index, write_index

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from jaxseg.data.coco import CocoSource
+from jaxseg.data.coco.folder import CocoSource
 from jaxseg.data.tfds.index import write_index
 from jaxseg.data.tfds.records import IMAGES_PER_SHARD
 
@@ -34,7 +34,7 @@ def build(
     images_per_shard: int = IMAGES_PER_SHARD,
 ) -> bool:
     """Builds the set `out` from splits of a COCO-format folder, from all if none is named, without
-    what has defects of the kinds in `drop` (`jaxseg.data.defects`).
+    what has defects of the kinds in `drop` (`jaxseg.data.issues`).
 
     True if it was built, False if it was there already, built from the same annotations. Every
     image is decoded once, to see that it can be, and stored as the bytes of its file. A

@@ -1,0 +1,1 @@
+"""The `jaxseg` command: one file per subcommand."""

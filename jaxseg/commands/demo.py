@@ -1,0 +1,104 @@
+"""The demo: a model learns drawn shapes from random weights in minutes, on any machine.
+
+Reproduces: mask AP (0.50:0.95) of at least 0.50 with Mask R-CNN and 0.30 with SOLOv2, on 200
+unseen scenes. Hardware: 2 CPU cores. Time: about 8 and 14 minutes.
+"""
+
+import dataclasses
+import pathlib
+import time
+
+from jaxseg import predictor as inference
+from jaxseg.commands import train as jobs
+from jaxseg.data import DataConfig, Shapes
+from jaxseg.experiment import Experiment
+from jaxseg.heads.box_head import BoxHeadConfig
+from jaxseg.heads.mask_head import MaskHeadConfig
+from jaxseg.heads.rpn import RPNConfig
+from jaxseg.models.mask_rcnn import MaskRCNNConfig
+from jaxseg.models.solov2 import SOLOv2Config
+from jaxseg.nn.resnet import ResNetConfig
+from jaxseg.training.loop import TrainConfig
+from jaxseg.training.optimizer import OptimizerConfig
+
+SMALL_MASK_RCNN = MaskRCNNConfig(
+    num_classes=5,
+    backbone=ResNetConfig(depth=18, width=32, norm="batch"),
+    fpn_channels=64,
+    head_norm="batch",
+    rpn=RPNConfig(
+        anchor_sizes=(12.0, 24.0, 48.0, 96.0, 128.0),
+        samples=64,
+        train_candidates=200,
+        test_candidates=200,
+        train_proposals=100,
+        test_proposals=100,
+    ),
+    box=BoxHeadConfig(hidden=256, samples=32, detections=30, nms_candidates=300),
+    mask=MaskHeadConfig(convs=2, channels=64, crop_size=56),
+)
+
+MASK_RCNN = Experiment(
+    model=SMALL_MASK_RCNN,
+    data=DataConfig(source=Shapes(), canvases=((128, 128),), resize=None, max_objects=16),
+    train=TrainConfig(
+        steps=1800,
+        batch_size=8,
+        optimizer=OptimizerConfig(
+            kind="adamw", learning_rate=2e-3, warmup_steps=100, weight_decay=1e-2
+        ),
+        checkpoint_every=300,
+    ),
+)
+
+SMALL_SOLOV2 = SOLOv2Config(
+    num_classes=5,
+    backbone=ResNetConfig(depth=18, width=24, norm="batch"),
+    fpn_channels=48,
+    fpn_norm="batch",
+    # Shapes are 10 to 130 pixels across when enlarged, half of them 24 to 64.
+    grids=(28, 24, 16, 10, 6),
+    scale_ranges=((1.0, 40.0), (28.0, 64.0), (48.0, 96.0), (80.0, 144.0), (120.0, 512.0)),
+    center_sigma=0.3,
+    head_convs=3,
+    head_channels=48,
+    norm_groups=16,
+    mask_hidden=32,
+    mask_channels=32,
+    pairs=96,
+    # At the paper's 3, the masks' gradient drowns the classes' in a backbone that starts from
+    # random weights: they are then learned an order of magnitude later.
+    mask_loss_scale=0.3,
+    candidates=200,
+    min_cells=(2, 2, 2, 2, 2),
+    detections=30,
+)
+
+SOLOV2 = dataclasses.replace(
+    MASK_RCNN,
+    model=SMALL_SOLOV2,
+    # Classes are read from maps of stride 8, on which a shape should be a few cells across.
+    data=dataclasses.replace(MASK_RCNN.data, canvases=((256, 256),), resize=(256, 256)),
+    # In the same time, twice as many steps of half as many images learn more.
+    train=dataclasses.replace(
+        MASK_RCNN.train,
+        steps=2900,
+        batch_size=4,
+        optimizer=dataclasses.replace(MASK_RCNN.train.optimizer, warmup_steps=200),
+    ),
+)
+
+EXPERIMENTS = {"mask_rcnn": MASK_RCNN, "solov2": SOLOV2}
+
+
+def run_demo(out: pathlib.Path, model: str = "mask_rcnn") -> None:
+    """Trains one of `EXPERIMENTS` in `out/run-<model>`; writes `metrics.json` and `overlays`."""
+    started, workdir = time.monotonic(), out / f"run-{model}"
+    jobs.train(EXPERIMENTS[model], workdir)
+    trained = time.monotonic()
+    inference.evaluate(workdir, out)
+    done = time.monotonic()
+    print(
+        f"trained in {trained - started:.0f} s, evaluated in {done - trained:.0f} s; "
+        f"look at {out / 'overlays'}"
+    )

@@ -1,0 +1,1 @@
+"""COCO-format folders: files, annotations and their checks."""

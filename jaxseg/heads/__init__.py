@@ -1,0 +1,1 @@
+"""Heads that two or more models share."""

@@ -1,0 +1,136 @@
+"""The mask head of Mask R-CNN (He et al. 2017, arXiv 1703.06870, section 3 and figure 4 right).
+
+Terms:
+    R     RoI slots, of all images together
+    F     the first RoI slots of an image, enough for the most positives there may be
+    S     side of the head's output, twice its pooled size (28 in the paper)
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxseg import losses, ops
+from jaxseg.heads.box_head import RoIs
+from jaxseg.heads.conv_stack import conv_stack
+from jaxseg.nn.norm import NormKind
+from jaxseg.nn.resnet import he_normal
+from jaxseg.types import Batch, LossTerm, MaskFrame, MaskSpec
+
+ROUNDING = 1e-4
+"""How far below one half a soft target still counts as half covered. Where a RoI is the object's
+own box, as one of its proposals always is, cells that are exactly half covered are common, and
+rounding, which differs between one batch size and another, must not decide them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskHeadConfig:
+    """Four 3x3 convolutions and one transposed, then a mask for each class."""
+
+    convs: int = 4
+    channels: int = 256
+    pool_size: int = 14
+    class_agnostic: bool = False
+    """One mask for all classes instead of one for each."""
+    logit_std: float | None = 0.001
+    """Of the logits' first weights, as in Detectron2; None draws them as the other layers', as
+    torchvision and MMDetection do."""
+    targets: Literal["cropped", "bitmap", "soft_bitmap"] = "cropped"
+    """What is learned in a RoI. `cropped`: the mask as cropped to its object's box at
+    `crop_size`, the only one that is light enough for long trainings. `bitmap`: the mask of
+    the whole image, pooled and thresholded as in Detectron2 and MMDetection. `soft_bitmap`:
+    pooled and not thresholded, as in torchvision."""
+    crop_size: int = 112
+    """Side of the ground-truth masks that are cropped to their boxes."""
+    paste: Literal["box", "whole_pixel_box"] = "box"
+    """Where predicted masks lie: see `jaxseg.types.MaskFrame`; the second is torchvision's."""
+
+    @property
+    def needs(self) -> MaskSpec:
+        """The ground-truth masks that the targets are made from."""
+        if self.targets == "cropped":
+            return MaskSpec(MaskFrame.BOX, self.crop_size)
+        return MaskSpec(MaskFrame.IMAGE, 1)
+
+
+class MaskHead(nn.Module):
+    """Pooled features `[R, p, p, D]` to mask logits for each output `[R, 2p, 2p, outputs]`."""
+
+    config: MaskHeadConfig
+    outputs: int
+    norm: NormKind | None
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "R p p D"], valid: Bool[Array, " R"], train: bool
+    ) -> Float[Array, "R S S _outputs"]:
+        config, channels = self.config, self.config.channels
+        x = conv_stack(
+            x,
+            valid,
+            convs=config.convs,
+            channels=config.channels,
+            norm=self.norm,
+            train=train,
+        )
+        # A transposed 2x2 convolution with stride 2 gives each cell's four pixels a matrix of
+        # their own: one product, several times as fast on a CPU. The pixels move to their
+        # places last, when they hold few channels.
+        count, height, width, _ = x.shape
+        upsample = nn.Dense(
+            4 * channels, use_bias=False, kernel_init=he_normal, dtype=x.dtype, name="upsample"
+        )
+        x = upsample(x)
+        bias = self.param("upsample_bias", nn.initializers.zeros, (channels,))
+        bias = bias.astype(x.dtype)[None, None, None, None, None]
+        x = x.reshape(count, height, width, 2, 2, channels) + bias
+        std = config.logit_std
+        logit_init = he_normal if std is None else nn.initializers.normal(std)
+        logit = nn.Dense(self.outputs, kernel_init=logit_init, dtype=x.dtype, name="logit")
+        x = logit(nn.relu(x)).astype(jnp.float32)
+        x = x.transpose(0, 1, 3, 2, 4, 5)
+        return x.reshape(count, 2 * height, 2 * width, self.outputs)
+
+
+def mask_loss(
+    config: MaskHeadConfig, logits: Float[Array, "BF S S _outputs"], rois: RoIs, batch: Batch
+) -> LossTerm:
+    """Binary cross-entropy on the true class's mask, a mean over its pixels for each RoI."""
+    targets = mask_targets(config, rois, batch, logits.shape[1]).astype(logits.dtype)
+    labels = jax.vmap(lambda values, index: values[index])(batch.labels, rois.gt).reshape(-1)
+    loss = losses.sigmoid_cross_entropy(own_mask(config, logits, labels), targets).mean((1, 2))
+    positive = rois.positive.reshape(-1)
+    return LossTerm(jnp.where(positive, loss, 0).sum(), positive.sum().astype(logits.dtype))
+
+
+def mask_targets(
+    config: MaskHeadConfig, rois: RoIs, batch: Batch, size: int
+) -> Float[Array, "BF S S"]:
+    """What the head should answer for each RoI, in [0, 1]."""
+
+    def one_image(
+        masks: Array, gt_boxes: Array, image_size: Array, boxes: Array, gt: Array
+    ) -> Array:
+        if config.targets == "cropped":
+            return ops.mask_targets(masks, gt_boxes, boxes, gt, size=size)
+        aligned = config.targets == "bitmap"
+        return ops.bitmap_targets(masks, boxes, gt, image_size, size=size, aligned=aligned)
+
+    targets = jax.vmap(one_image)(batch.masks, batch.boxes, batch.image_size, rois.boxes, rois.gt)
+    targets = targets.reshape(-1, size, size)
+    if config.targets == "soft_bitmap":
+        return targets
+    return (targets >= 0.5 - ROUNDING).astype(targets.dtype)
+
+
+def own_mask(
+    config: MaskHeadConfig, logits: Float[Array, "R S S _outputs"], labels: Int[Array, " R"]
+) -> Float[Array, "R S S"]:
+    """The mask logits of each RoI's own class."""
+    if config.class_agnostic:
+        return logits[..., 0]
+    return jnp.take_along_axis(logits, labels[:, None, None, None], axis=3)[..., 0]

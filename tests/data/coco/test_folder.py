@@ -1,0 +1,287 @@
+import copy
+import gc
+import json
+import multiprocessing
+import pathlib
+import pickle
+
+import cv2
+import numpy as np
+import pytest
+from pycocotools import mask as mask_api
+from pycocotools.coco import COCO
+
+from jaxseg.data import CocoFolder
+from jaxseg.data.coco.folder import to_rle
+
+SIZE = [20, 30]
+
+
+def disc():
+    bitmap = np.zeros(SIZE, np.uint8)
+    cv2.circle(bitmap, (12, 9), 6, 1, -1)
+    return bitmap
+
+
+def uncompressed(bitmap):
+    flat = bitmap.flatten(order="F")
+    changes = np.flatnonzero(np.diff(np.concatenate([[0], flat]))).tolist()
+    return {"size": SIZE, "counts": np.diff([0, *changes, flat.size]).tolist()}
+
+
+def compressed(bitmap):
+    rle = mask_api.encode(np.asfortranarray(bitmap))
+    return {"size": SIZE, "counts": rle["counts"].decode()}
+
+
+def content():
+    square = [[4.0, 2.0, 14.0, 2.0, 14.0, 12.0, 4.0, 12.0]]
+    other = [[1, 1, 5, 1, 5, 5, 1, 5]]
+    annotations = [
+        {"id": 1, "image_id": 7, "category_id": 5, "bbox": [4, 2, 10, 10], "segmentation": square},
+        {
+            "id": 2,
+            "image_id": 7,
+            "category_id": 9,
+            "bbox": [6, 3, 13, 13],
+            "segmentation": compressed(disc()),
+        },
+        {
+            "id": 3,
+            "image_id": 7,
+            "category_id": 9,
+            "bbox": [6, 3, 13, 13],
+            "segmentation": uncompressed(disc()),
+            "iscrowd": 1,
+        },
+        {"id": 4, "image_id": 7, "category_id": 5, "bbox": [1, 1, 0, 4], "segmentation": other},
+    ]
+    return {
+        "images": [
+            {"id": 7, "file_name": "a.png", "height": SIZE[0], "width": SIZE[1]},
+            {"id": 8, "file_name": "b.png", "height": SIZE[0], "width": SIZE[1]},
+        ],
+        "annotations": annotations,
+        "categories": [{"id": 9, "name": "cell"}, {"id": 5, "name": "box"}],
+    }
+
+
+def write(folder, data):
+    (folder / "images").mkdir(exist_ok=True)
+    for name in ("a.png", "b.png"):
+        cv2.imwrite(str(folder / "images" / name), np.full((*SIZE, 3), 90, np.uint8))
+    text = data if isinstance(data, str) else json.dumps(data)
+    (folder / "train.json").write_text(text)
+    return CocoFolder(str(folder))
+
+
+def test_every_kind_of_mask_is_read(tmp_path):
+    source = write(tmp_path, content()).open("train")
+    assert [c.name for c in source.categories] == ["box", "cell"]  # by id
+    assert len(source) == 2
+    example = source[0]
+    assert example.image.shape == (*SIZE, 3)
+    np.testing.assert_allclose(example.boxes[0], [4, 2, 14, 12])
+    assert example.labels.tolist() == [0, 1, 1]  # the annotation without area is left out
+    assert example.crowd.tolist() == [False, False, True]
+    truth = COCO()
+    truth.dataset = copy.deepcopy(source.ground_truth())
+    truth.createIndex()
+    for rle, annotation in zip(example.rles, truth.dataset["annotations"], strict=False):
+        np.testing.assert_array_equal(mask_api.decode(rle), truth.annToMask(annotation))
+    np.testing.assert_array_equal(mask_api.decode(example.rles[2]), disc())
+    empty = source[1]
+    assert empty.boxes.shape == (0, 4)
+    assert len(empty.rles) == 0
+
+
+def test_cocos_own_layout_and_the_list_of_splits(tmp_path):
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "train2017").mkdir()
+    (tmp_path / "annotations" / "instances_train2017.json").write_text(json.dumps(content()))
+    for name in ("a.png", "b.png"):
+        cv2.imwrite(str(tmp_path / "train2017" / name), np.zeros((*SIZE, 3), np.uint8))
+    folder = CocoFolder(str(tmp_path))
+    assert len(folder.open("train2017")) == len(folder.open("train")) == 2
+    with pytest.raises(FileNotFoundError, match=r"no split 'val' \(found: train2017\)"):
+        folder.open("val")
+    assert len(CocoFolder(str(tmp_path), val="train2017").open("val")) == 2
+
+
+def test_ground_truth_says_what_evaluation_needs_of_every_annotation(tmp_path):
+    truth = write(tmp_path, content()).open("train").ground_truth()["annotations"]
+    assert [a["id"] for a in truth] == [1, 2, 3, 4]  # also the one without area
+    assert [a["iscrowd"] for a in truth] == [0, 0, 1, 0]
+    assert [a["area"] for a in truth] == [100, disc().sum(), disc().sum(), 16]
+
+
+def test_the_number_of_annotations_left_out_is_logged(tmp_path, caplog):
+    write(tmp_path, content()).open("train")
+    assert "train.json: 1 annotations have boxes without area" in caplog.text
+
+
+def test_an_image_of_another_size_or_undecodable_is_refused_by_name(tmp_path):
+    source = write(tmp_path, content()).open("train")
+    cv2.imwrite(str(tmp_path / "images" / "b.png"), np.zeros((5, 6, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"b.png is 6x5 pixels, not 30x20 \(image id 8 of .*json"):
+        source[1]
+    (tmp_path / "images" / "a.png").write_bytes(b"not an image")
+    with pytest.raises(ValueError, match=r"a.png cannot be decoded"):
+        source[0]
+
+
+def test_polygons_outside_the_image_are_cut():
+    rle = to_rle([[-5.0, -5.0, 10.0, -5.0, 10.0, 5.0, -5.0, 5.0]], *SIZE)
+    assert mask_api.area(rle) == 50
+
+
+@pytest.mark.parametrize(
+    ("folder", "split"),
+    [
+        ("nuclei", "mini_train"),
+        ("nuclei", "mini_val"),
+        ("coco_mini", "train"),
+        ("coco_mini", "val"),
+    ],
+)
+def test_real_data_is_read_whole(shared, folder, split):
+    source = CocoFolder(str(shared / "data" / folder)).open(split)
+    objects = sum(len(source[i].boxes) for i in range(len(source)))
+    assert objects == len(source.ground_truth()["annotations"])
+
+
+def lvis():
+    data = content()
+    for image, name in zip(data["images"], ("a.png", "b.png"), strict=True):
+        del image["file_name"]
+        image["coco_url"] = f"http://images.cocodataset.org/train2017/{name}"
+        image |= {"neg_category_ids": [5], "not_exhaustive_category_ids": [9]}
+    for annotation in data["annotations"]:
+        annotation.pop("iscrowd", None)
+    for category in data["categories"]:
+        category |= {"frequency": "r", "synset": f"{category['name']}.n.01"}
+    return data
+
+
+@pytest.mark.parametrize("place", [".", "annotations"])
+def test_lvis_is_read_from_cocos_image_folders(tmp_path, place):
+    write(tmp_path, content())
+    (tmp_path / "train.json").unlink()
+    (tmp_path / "images").rename(tmp_path / "train2017")
+    (tmp_path / place).mkdir(exist_ok=True)
+    (tmp_path / place / "lvis_v1_train.json").write_text(json.dumps(lvis()))
+    for name in ("train", "lvis_v1_train"):
+        source = CocoFolder(str(tmp_path)).open(name)
+        assert [len(source[i].boxes) for i in range(2)] == [3, 0]
+    truth = source.ground_truth()
+    assert truth["images"] == lvis()["images"]
+    assert truth["categories"] == lvis()["categories"]
+    assert {a["iscrowd"] for a in truth["annotations"]} == {0}
+
+
+def test_several_files_for_a_split_must_be_told_apart(tmp_path):
+    folder = write(tmp_path, content())
+    (tmp_path / "images").rename(tmp_path / "train2017")
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "train.json").rename(tmp_path / "annotations" / "instances_train2017.json")
+    (tmp_path / "lvis_v1_train.json").write_text(json.dumps(lvis()))
+    with pytest.raises(
+        ValueError, match=r"several splits for 'train': 'lvis_v1_train' .*'train2017'"
+    ):
+        folder.open("train")
+    for name in ("lvis_v1_train", "train2017"):
+        assert len(CocoFolder(str(tmp_path), train=name).open("train")) == 2
+
+
+def assert_same_examples(first, second):
+    for field, one, other in zip(first._fields, first, second, strict=True):
+        if field == "rles":
+            assert list(one) == list(other)
+        else:
+            np.testing.assert_array_equal(one, other, err_msg=field)
+
+
+def shared_files(source):
+    return [pathlib.Path(path) for path in source._arrays._files.values()]
+
+
+def show_pid_and_example(source, queue):
+    """In a worker process: what it received, and whether it is mapped from a file."""
+    mapped = isinstance(source._arrays["coordinates"], np.memmap)
+    queue.put((mapped, source[0], source.ground_truth()["annotations"]))
+
+
+def test_a_large_source_goes_to_processes_by_files_that_go_with_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxseg.data.shared_arrays._LARGE", 0)
+    source = write(tmp_path, content()).open("train")
+    data = pickle.dumps(source)
+    assert pickle.dumps(source) == data  # the files are written once
+    files = shared_files(source)
+    assert all(path.is_file() for path in files)
+    received = pickle.loads(data)
+    assert_same_examples(received[0], source[0])
+    assert pickle.loads(pickle.dumps(received)).image_ids == [7, 8]  # receivers may hand it on
+
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    worker = context.Process(target=show_pid_and_example, args=(source, queue))
+    worker.start()
+    mapped, example, annotations = queue.get(timeout=60)
+    worker.join()
+    assert mapped
+    assert_same_examples(example, source[0])
+    assert annotations == source.ground_truth()["annotations"]
+
+    del received
+    gc.collect()
+    assert all(path.is_file() for path in files)  # they are the sender's
+    del source, worker
+    gc.collect()
+    assert not any(path.parent.exists() for path in files)
+
+
+def test_a_small_source_needs_no_files(tmp_path):
+    source = write(tmp_path, content()).open("train")
+    assert_same_examples(pickle.loads(pickle.dumps(source))[0], source[0])
+    assert not shared_files(source)
+
+
+def test_the_parsed_file_goes_when_the_split_is_open(tmp_path):
+    source = write(tmp_path, content()).open("train")
+    held = gc.get_referents(*vars(source).values(), vars(source))
+    assert not any(isinstance(value, dict) and "bbox" in value for value in held)
+    assert len(pickle.dumps(source)) < 5000
+
+
+def test_a_file_that_was_changed_since_is_noticed(tmp_path):
+    source = write(tmp_path, content()).open("train")
+    data = content()
+    data["annotations"].pop(0)
+    (tmp_path / "train.json").write_text(json.dumps(data))
+    with pytest.raises(ValueError, match=r"train.json was changed since it was opened"):
+        source.ground_truth()
+
+
+def test_images_are_left_out_by_id(tmp_path):
+    data = content()
+    write(tmp_path, data)
+    gone = data["images"][0]["id"]
+    source = CocoFolder(str(tmp_path), drop_images=(gone,)).open("train")
+    assert gone not in source.image_ids
+    assert len(source) == len(data["images"]) - 1
+    assert all(a["image_id"] != gone for a in source.ground_truth()["annotations"])
+    with pytest.raises(ValueError, match="has no image id 999, which drop_images names"):
+        CocoFolder(str(tmp_path), drop_images=(999,)).open("train")
+
+
+def test_objects_are_counted_without_crowds(tmp_path):
+    write(tmp_path, content())
+    source = CocoFolder(str(tmp_path)).open("train")
+    counts = [int((~source[i].crowd).sum()) for i in range(len(source))]
+    assert source.object_counts.tolist() == counts
+
+
+def test_a_tfds_set_given_as_a_folder_is_named(tmp_path):
+    (tmp_path / "dataset_info.json").write_text("{}")
+    with pytest.raises(ValueError, match="is a TFDS set: give the experiment source=TfdsFolder"):
+        CocoFolder(str(tmp_path)).open("train")

@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from pycocotools import mask as mask_api
+
+from jaxseg.data.masks.regions import bitmap_bounds, decode_part, mask_bounds
+from jaxseg.data.masks.rle import run_ends
+from tests.data.scenes import tight
+
+BITMAPS = hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12))
+
+
+def encode(bitmap):
+    return mask_api.encode(np.asfortranarray(bitmap, np.uint8))
+
+
+@settings(deadline=None)
+@given(BITMAPS, st.data())
+def test_a_part_is_the_slice_of_the_whole(bitmap, data):
+    height, width = bitmap.shape
+    top, bottom = sorted(data.draw(st.tuples(*[st.integers(0, height)] * 2)))
+    left, right = sorted(data.draw(st.tuples(*[st.integers(0, width)] * 2)))
+    part = decode_part(encode(bitmap), top, left, bottom, right)
+    np.testing.assert_array_equal(part, bitmap[top:bottom, left:right])
+
+
+@settings(deadline=None)
+@given(BITMAPS)
+def test_bounds_are_tight(bitmap):
+    expected = tight(bitmap)
+    assert mask_bounds([encode(bitmap)]).tolist() == [list(expected or (0, 0, 0, 0))]
+    found = bitmap_bounds(bitmap)
+    assert found == (expected and (expected[1], expected[0], expected[3], expected[2]))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_runs_of_every_length_are_read(seed):
+    """Lengths from 0 to millions, growing and shrinking: numbers of one to five characters."""
+    rng = np.random.default_rng(seed)
+    runs = np.floor(10 ** rng.uniform(0, 6, 40)).astype(int) - 1
+    rle = mask_api.frPyObjects({"size": [1, int(runs.sum())], "counts": runs.tolist()}, 1, 1)
+    np.testing.assert_array_equal(np.diff(run_ends(rle["counts"]), prepend=0), runs)
+
+
+def test_a_small_object_in_a_picture_of_20000_pixels_costs_its_box_alone():
+    side = 20_000
+    before = 12_345 * side + 6_000
+    counts = [before, 3, side - 3, 3, side * side - before - side - 3]
+    rle = mask_api.frPyObjects({"size": [side, side], "counts": counts}, side, side)
+    assert mask_bounds([rle]).tolist() == [[12_345, 6_000, 12_347, 6_003]]
+    part = decode_part(rle, 5_999, 12_344, 6_004, 12_348)
+    np.testing.assert_array_equal(part, np.pad(np.ones((3, 2)), 1))
+
+
+def test_no_masks_have_no_bounds():
+    assert mask_bounds([]).shape == (0, 4)

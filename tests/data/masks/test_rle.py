@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocotools import mask as mask_api
+
+from jaxseg.data.masks.rle import areas_and_boxes, decode_runs, encode_runs
+from jaxseg.data.ragged import cumsum_lists, flatten_numbers, reduce_lists
+
+
+def bitmaps():
+    """Masks of one size, from empty to full, and a few that are large."""
+    rng = np.random.default_rng(0)
+    shares = (0.0, 0.001, 0.01, 0.5, 0.99, 1.0)
+    large = np.zeros((2000, 3000), bool)
+    large[1999, 2999] = large[10:1500, 20:2000] = True
+    return [rng.random((37, 211)) < share for share in shares] + [large, ~large]
+
+
+def texts_of(masks):
+    return [mask_api.encode(np.asfortranarray(m, np.uint8))["counts"] for m in masks]
+
+
+def flat(texts):
+    joined = np.frombuffer(b"".join(texts), np.uint8)
+    return joined, np.asarray([len(text) for text in texts], np.int64)
+
+
+def test_runs_are_those_of_the_masks_and_give_the_same_text():
+    masks = bitmaps()
+    texts = texts_of(masks)
+    runs, counts, good = decode_runs(*flat(texts))
+    assert good.all()
+    for mask, part in zip(masks, np.split(runs, np.cumsum(counts)[:-1]), strict=True):
+        pixels = np.repeat(np.arange(len(part)) % 2, part)
+        np.testing.assert_array_equal(pixels, mask.flatten(order="F"))
+    text, lengths = encode_runs(runs, counts)
+    assert text.tobytes() == b"".join(texts)
+    assert lengths.tolist() == [len(t) for t in texts]
+
+
+def test_areas_and_boxes_are_pycocotools():
+    masks = bitmaps()
+    texts = texts_of(masks)
+    runs, counts, _ = decode_runs(*flat(texts))
+    areas, boxes = areas_and_boxes(runs, counts, np.asarray([m.shape[0] for m in masks]))
+    for mask, text, area, box in zip(masks, texts, areas, boxes, strict=True):
+        rle = {"size": list(mask.shape), "counts": text}
+        assert area == mask_api.area(rle)
+        x, y, width, height = mask_api.toBbox(rle)
+        np.testing.assert_array_equal(box, [x, y, x + width, y + height])
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.lists(st.integers(0, (1 << 27) - 1), max_size=8), min_size=1, max_size=5))
+def test_any_runs_survive_being_text(lists):
+    runs = np.asarray([run for part in lists for run in part], np.int64)
+    counts = np.asarray([len(part) for part in lists], np.int64)
+    again, lengths, good = decode_runs(*encode_runs(runs, counts))
+    np.testing.assert_array_equal(again, runs)
+    np.testing.assert_array_equal(lengths, counts)
+    assert good.all()
+
+
+def test_what_is_not_text_does_not_disturb_its_neighbours():
+    whole = texts_of(bitmaps()[3:4])[0]
+    texts = [b"P", whole, b"PPPPPP0", b"", b"\x7f0", whole, whole + b"a"]
+    runs, counts, good = decode_runs(*flat(texts))
+    assert good.tolist() == [False, True, False, True, False, True, False]
+    assert (counts > 0).tolist() == [False, True, False, False, False, True, False]
+    np.testing.assert_array_equal(runs[: counts[1]], runs[counts[1] :])
+
+
+def test_runs_too_long_for_text_are_refused():
+    with pytest.raises(ValueError, match="a run of 268435456 pixels is too long"):
+        encode_runs(np.asarray([1 << 28]), np.asarray([1]))
+
+
+@given(st.lists(st.lists(st.integers(-9, 9), max_size=4), min_size=1, max_size=6))
+def test_lists_are_reduced_and_summed_one_by_one(lists):
+    numbers, lengths, readable = flatten_numbers(lists)
+    assert readable.all()
+    assert reduce_lists(np.minimum, numbers, lengths).tolist() == [min(x, default=0) for x in lists]
+    sums = [sum(part[: i + 1]) for part in lists for i in range(len(part))]
+    assert cumsum_lists(numbers.astype(np.int64), lengths).tolist() == sums
+
+
+def test_lists_of_other_things_than_numbers_count_as_empty():
+    lists = [[1, 2.5], [True], ["1"], None, "12", [10**400, 1], [float("nan")], [[1]], [3]]
+    numbers, lengths, readable = flatten_numbers(lists)
+    assert readable.tolist() == [True] + [False] * 5 + [True, False, True]
+    assert lengths.tolist() == [2, 0, 0, 0, 0, 0, 1, 0, 1]
+    np.testing.assert_array_equal(numbers, [1, 2.5, np.nan, 3])

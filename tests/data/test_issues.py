@@ -1,0 +1,247 @@
+"""Every kind of defect: found by its name, refused, and left out if asked."""
+
+import logging
+
+import pytest
+
+from jaxseg.data import CocoFolder
+from jaxseg.data.coco.file import check_file
+from jaxseg.data.issues import DROPPABLE, LASTING, TOLERATED
+from tests.data.coco.test_folder import SIZE, compressed, content, disc, write
+
+FIELD = r"(?: \([a-z_, ]+\))?: "
+"""What stands between an entry and what is wrong with it."""
+SQUARE = [4.0, 2.0, 14.0, 2.0, 14.0, 12.0, 4.0, 12.0]
+
+
+def change(path, value):
+    """`content()` with one value replaced, or removed where `value` is ..."""
+    data = content()
+    *parents, last = path
+    place = data
+    for key in parents:
+        place = place[key]
+    if value is ...:
+        del place[last]
+    else:
+        place[last] = value
+    return data
+
+
+def image(field, value):
+    return change(("images", 1, field), value)
+
+
+def annotation(field, value):
+    return change(("annotations", 0, field), value)
+
+
+def polygon(*polygons):
+    return annotation("segmentation", list(polygons))
+
+
+def rle(counts, size=SIZE):
+    return annotation("segmentation", {"size": size, "counts": counts})
+
+
+def twin(**changes):
+    data = content()
+    data["annotations"].append(data["annotations"][1] | {"id": 9} | changes)
+    return data
+
+
+BROKEN = {
+    "cut": ('{"images": [', "file-json", "not valid JSON: Expecting value"),
+    "deep": ("[" * 100_000, "file-json", "not valid JSON"),
+    "long number": ('{"images": [' + "9" * 5000 + "]}", "file-json", "not valid JSON"),
+    "other lists": ({"a": 1}, "file-coco", "no list of images, annotations, categories"),
+    "object for a list": (change(("images",), {}), "file-coco", "no list of images"),
+    "null": ("null", "file-coco", "None is not a JSON object"),
+    "no images": ({"images": [], "annotations": [], "categories": []}, "split-empty", "no images"),
+    "category as text": (change(("categories",), ["x"]), "category-not-object", "'x' is not"),
+    "no name": (change(("categories", 1, "name"), ...), "category-field", "id 5: there is no name"),
+    "name": (change(("categories", 1, "name"), 5), "category-name", "name 5 is not text"),
+    "category": (change(("categories", 1, "id"), "5"), "category-id", "'5' is not a whole number"),
+    "same category": (
+        change(("categories", 1, "id"), 9),
+        "category-id-duplicate",
+        r"category id 9: id 9 is that of categories\[0\] too",
+    ),
+    "image as list": (change(("images", 1), [[1]]), "image-not-object", r"images\[1\]: \[\[1\]\]"),
+    "no height": (image("height", ...), "image-field", "image id 8: there is no height"),
+    "empty image": (change(("images", 1), {}), "image-field", r"images\[1\]: there is no id"),
+    "empty annotation": (change(("annotations", 0), {}), "annotation-field", "there is no bbox"),
+    "empty category": (change(("categories", 1), {}), "category-field", "there is no id"),
+    "no file": (image("file_name", ...), "image-field", "image id 8: there is no file_name"),
+    "no id": (image("id", ...), "image-field", r"images\[1\]: there is no id"),
+    "id as text": (image("id", "8"), "image-id", r"images\[1\]: id '8' is not a whole number"),
+    "id as bool": (image("id", True), "image-id", r"id True is not a whole number"),
+    "long id": (image("id", 1 << 70), "image-id", r"is not a whole number below 2\*\*53"),
+    "same image": (image("id", 7), "image-id-duplicate", r"id 7 is that of images\[0\] too"),
+    "height as text": (image("height", "20"), "image-size", "height '20' is not a whole number"),
+    "no pixels": (image("height", 0), "image-size", "image id 8: 30x0"),
+    "many pixels": (image("height", 1 << 40), "image-size", "is not 1 to 89478485 pixels"),
+    "name of image": (image("file_name", 3), "image-name", "file_name 3 is not text"),
+    "same file": (image("file_name", "a.png"), "image-name-duplicate", "that of images.0. too"),
+    "no such file": (image("file_name", "c.png"), "image-missing", "no file .*images/c.png"),
+    "impossible file": (image("file_name", "a\0/b.png"), "image-missing", "no file"),
+    "null annotation": (change(("annotations", 0), None), "annotation-not-object", "None is not"),
+    "no box": (annotation("bbox", ...), "annotation-field", "annotation id 1: there is no bbox"),
+    "no mask": (annotation("segmentation", ...), "annotation-field", "there is no segmentation"),
+    "id of text": (annotation("image_id", "7"), "annotation-id", "image_id '7' is not a whole"),
+    "same id": (annotation("id", 2), "annotation-id-duplicate", "id 2 is that of annotations.0."),
+    "image": (annotation("image_id", 99), "annotation-image", "id 1: image_id 99 is not in images"),
+    "label": (annotation("category_id", 99), "annotation-category", "99 is not in categories"),
+    "crowd": (annotation("iscrowd", "0"), "annotation-crowd", "iscrowd '0' is neither"),
+    "area": (annotation("area", None), "annotation-area", "area None is not"),
+    "NaN area": (annotation("area", float("nan")), "annotation-area", "area nan is not"),
+    "box of three": (annotation("bbox", [1, 2, 3]), "box-numbers", "id 1: bbox .* four finite"),
+    "NaN box": (annotation("bbox", [1, 2, float("nan"), 4]), "box-numbers", "four finite"),
+    "infinite box": (annotation("bbox", [1, 2, 3, float("inf")]), "box-numbers", "four finite"),
+    "text box": (annotation("bbox", [1, 2, 3, "4"]), "box-numbers", "four finite"),
+    "long box": (annotation("bbox", [1, 2, 3, 10**400]), "box-numbers", "four finite"),
+    "negative box": (annotation("bbox", [1, 2, -3, 4]), "box-negative", "bbox .* negative side"),
+    "far box": (annotation("bbox", [4, 2, 10, 1e300]), "box-far", "more than an image beyond"),
+    "other box": (
+        annotation("bbox", [18, 2, 10, 10]),
+        "box-mask",
+        r"not where the mask is, whose box is \[4, 2, 10, 10\]",
+    ),
+    "corners as box": (annotation("bbox", [4, 2, 24, 18]), "box-mask", "not where the mask is"),
+    "null mask": (annotation("segmentation", None), "mask-type", "id 1: segmentation None is nei"),
+    "half an RLE": (annotation("segmentation", {"size": SIZE}), "mask-type", "neither polygons"),
+    "no polygons": (polygon(), "mask-empty", "id 1: segmentation is empty"),
+    "no pixel": (rle([600]), "mask-empty", "id 1: the mask has no pixel"),
+    "bare polygon": (polygon(*SQUARE), "polygon-type", "polygon 0 is 4.0, not a list"),
+    "text polygon": (polygon(["a", *SQUARE[1:]]), "polygon-numbers", "polygon 0 is .*not numbers"),
+    "null polygon": (polygon([None, *SQUARE[1:]]), "polygon-numbers", "not numbers"),
+    "nested polygon": (polygon([[[SQUARE]]]), "polygon-numbers", "not numbers"),
+    "NaN polygon": (polygon([float("nan"), *SQUARE[1:]]), "polygon-numbers", "not finite"),
+    "second polygon": (polygon(SQUARE, [1, 2, 3]), "polygon-short", "id 1: polygon 1 has 3"),
+    "box as polygon": (polygon([4, 2, 10, 10]), "polygon-box", "two points, or a box"),
+    "odd polygon": (polygon([*SQUARE, 1]), "polygon-odd", "polygon 0 has 9 numbers"),
+    "far polygon": (polygon([1e12, *SQUARE[1:]]), "polygon-far", r"x 4 to 1e\+12.* is 30x20"),
+    "polygon outside": (
+        polygon([31, 1, 40, 1, 40, 9]),
+        "polygon-outside",
+        "outside the image: x 31 to 40, y 1 to 9; the image is 30x20",
+    ),
+    "size": (rle([16], [4, 4]), "rle-size", r"id 1: the mask's size \[4, 4\] is not the image's"),
+    "turned size": (rle([100, 500], SIZE[::-1]), "rle-size", "the mask's size"),
+    "sum": (rle([16]), "rle-sum", "id 1: the RLE's counts do not add up"),
+    "negative": (rle([605, -5]), "rle-sum", "do not add up"),
+    "overflow": (rle([1 << 62, 1 << 62, 1 << 63, 600]), "rle-sum", "beyond 2"),
+    "empty text": (rle(""), "rle-sum", "do not add up"),
+    "short text": (rle("b2::"), "rle-sum", "do not add up"),
+    "fractions": (rle([0.5, 599.5]), "rle-text", r"\[0.5, 599.5\]; they are whole numbers"),
+    "cut text": (rle(compressed(disc())["counts"] + "P"), "rle-text", "not COCO's compressed"),
+    "long text": (rle("P" * 9 + "0"), "rle-text", "not COCO's compressed text"),
+    "foreign text": (rle("\xe9"), "rle-text", "not COCO's compressed text"),
+    "null counts": (rle(None), "rle-text", "counts are None"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_file_is_refused_by_name_and_read_without_what_is_broken(tmp_path, name):
+    data, kind, message = BROKEN[name]
+    folder = write(tmp_path, data)
+    with pytest.raises(ValueError, match=message.replace(": ", FIELD, 1)) as refusal:
+        folder.open("train")
+    assert "train.json has defects" in str(refusal.value)
+    defects = check_file(tmp_path / "train.json", tmp_path / "images").defects
+    found = {defect.kind for defect in defects} - TOLERATED.keys()
+    if kind not in DROPPABLE:
+        assert kind in found  # what refers to a broken category is broken too
+        assert "drop=('annotation-category',)" in str(refusal.value) or found == {kind}
+        return
+    assert found == {kind}
+    missing_fields = {"empty image": 4, "empty annotation": 5}
+    assert sum(d.kind == kind for d in defects) == missing_fields.get(name, 1)
+    assert f"drop=('{kind}',)" in str(refusal.value)
+    source = CocoFolder(str(tmp_path), drop=(kind,)).open("train")
+    assert len(source) == (1 if kind.startswith("image") else 2)
+    assert len(source[0].boxes) == (3 if kind.startswith("image") else 2)
+    truth = source.ground_truth()
+    assert len(truth["images"]) == len(source)
+    assert len(truth["annotations"]) == len(source[0].boxes) + 1  # and the one without area
+
+
+def test_every_kind_that_opening_finds_is_tested():
+    tested = {kind for _, kind, _ in BROKEN.values()} | TOLERATED.keys()
+    reading = {"image-unreadable", "image-size-differs", "objects-truncated"}
+    assert tested | reading == DROPPABLE.keys() | LASTING.keys()
+
+
+def kinds_of(tmp_path, data):
+    write(tmp_path, data)
+    return [d.kind for d in check_file(tmp_path / "train.json", tmp_path / "images").defects]
+
+
+def test_the_same_annotation_twice_is_reported_and_dropped_only_if_asked(tmp_path):
+    assert kinds_of(tmp_path, twin()) == ["box-zero", "annotation-duplicate"]
+    folder = CocoFolder(str(tmp_path))
+    assert len(folder.open("train")[0].boxes) == 4
+    asked = CocoFolder(str(tmp_path), drop=("annotation-duplicate",)).open("train")
+    assert len(asked[0].boxes) == 3
+    for changes in ({"image_id": 8}, {"category_id": 5}, {"segmentation": [SQUARE]}):
+        assert "annotation-duplicate" not in kinds_of(tmp_path, twin(**changes))
+
+
+def test_what_is_odd_but_legal_is_read(tmp_path):
+    bow = [4.0, 2.0, 14.0, 12.0, 14.0, 2.0, 4.0, 12.0]  # crosses itself: pycocotools fills it
+    crossing = change(("annotations", 0, "segmentation"), [bow])
+    beyond = annotation("segmentation", [[-5, 2, 14, 2, 14, 12, -5, 12]])
+    beyond["annotations"][0]["bbox"] = [-5, 2, 19, 10]
+    many = content()
+    for number in range(1000):
+        x, y = number % 25, number // 60
+        square = [x, y, x + 3, y, x + 3, y + 3, x, y + 3]
+        box = {"bbox": [x, y, 3, 3], "segmentation": [square, [1, 1, 2, 1, 2, number / 99 + 2]]}
+        box["bbox"] = [min(x, 1), min(y, 1), max(x + 3, 2) - min(x, 1), 0]
+        box["bbox"][3] = max(y + 3, number / 99 + 2) - min(y, 1)
+        many["annotations"].append(many["annotations"][0] | {"id": 100 + number} | box)
+    for data, objects in ((crossing, 3), (beyond, 3), (many, 1003)):
+        assert kinds_of(tmp_path, data) == ["box-zero"]
+        example = CocoFolder(str(tmp_path)).open("train")[0]
+        assert len(example.boxes) == len(example.rles) == objects
+
+
+def test_an_unknown_kind_to_drop_is_refused_with_the_known(tmp_path):
+    write(tmp_path, content())
+    with pytest.raises(ValueError, match=r"drop names 'box-tiny'; .*box-negative, .*rle-text"):
+        CocoFolder(str(tmp_path), drop=("box-tiny",)).open("train")
+    with pytest.raises(ValueError, match="drop names 'file-json'"):
+        CocoFolder(str(tmp_path), drop=("file-json",)).open("train")
+
+
+def test_what_is_left_out_is_logged(tmp_path, caplog):
+    folder = write(tmp_path, image("height", 0))
+    with caplog.at_level(logging.WARNING):
+        CocoFolder(folder.path, drop=("image-size",)).open("train")
+    assert "train.json: 1 annotations have boxes without area" in caplog.text
+    assert "1 images and 0 annotations are left out, for these defects: 1 image-size" in caplog.text
+
+
+def test_nothing_left_is_an_error(tmp_path):
+    data = content()
+    for entry in data["images"]:
+        entry["height"] = 0
+    write(tmp_path, data)
+    with pytest.raises(ValueError, match=r"train.json: no image is left"):
+        CocoFolder(str(tmp_path), drop=("image-size",)).open("train")
+
+
+def test_a_refusal_counts_all_and_shows_the_first(tmp_path):
+    data = content()
+    data["annotations"] += [
+        data["annotations"][0] | {"id": n, "bbox": [0, 0, -1, 1]} for n in range(10, 18)
+    ]
+    with pytest.raises(ValueError, match=r"suffer from: 8 box-negative\n(.*\n){5}  ... and 3 more"):
+        write(tmp_path, data).open("train")
+
+
+@pytest.mark.parametrize("name", ["coco_mini", "nuclei"])
+def test_real_data_has_no_defect(shared, name):
+    for split in ("train", "val"):
+        source = CocoFolder(str(shared / "data" / name)).open(split)
+        assert check_file(source.path, source.image_folder).defects == []

@@ -1,0 +1,178 @@
+"""Whatever an image is, every augmentation gives a sample that a model can train on."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from jaxseg.data import Augmentation, DataConfig, Shapes, train_batches
+from jaxseg.data.transforms.augmentation import ColorJitter, CopyPaste, Crop, ScaleJitter
+from jaxseg.data.transforms.sample import make_sample, train_sample
+from jaxseg.types import MaskFrame, MaskSpec
+from tests.data.scenes import Examples, blobs, rectangle, scene
+
+CANVAS = (64, 96)
+ALL = Augmentation(
+    jitter=ScaleJitter(), crop=Crop(1.0), copy_paste=CopyPaste(1.0), color=ColorJitter()
+)
+CHANGES = {
+    "none": Augmentation(flip=0.0),
+    "flip": Augmentation(flip=1.0),
+    "scales": Augmentation(scales=(20, 40, 60)),
+    "jitter": Augmentation(jitter=ScaleJitter()),
+    "crop": Augmentation(crop=Crop(1.0, (60, 80), 30, 60)),
+    "copy_paste": Augmentation(copy_paste=CopyPaste(1.0)),
+    "color": Augmentation(color=ColorJitter()),
+    "all": ALL,
+}
+NEEDS = [
+    MaskSpec(MaskFrame.BOX, 14),
+    MaskSpec(MaskFrame.IMAGE, 4, centers=True),
+    MaskSpec(MaskFrame.IMAGE, 1),
+]
+RNG = np.random.default_rng(0)
+SCENES = {
+    "ordinary": scene(blobs(RNG, 50, 70, 4)),
+    "empty": scene([], size=(50, 70)),
+    "only crowds": scene(blobs(RNG, 50, 70, 2), crowd=[True, True]),
+    "one pixel": scene([np.ones((1, 1), bool)]),
+    "larger than the canvas": scene(blobs(RNG, 300, 500, 3)),
+    "very long": scene([rectangle(2, 900, 0, 0, 400, 1), rectangle(2, 900, 899, 1, 900, 2)]),
+    "boxes without area": scene(
+        [rectangle(50, 70, 5, 5, 6, 9)] * 2, boxes=[(5, 5, 5, 9), (6, 9, 6, 9)]
+    ),
+    "boxes partly outside": scene(
+        [rectangle(50, 70, 0, 0, 9, 9), rectangle(50, 70, 60, 40, 70, 50)],
+        boxes=[(-4, -3, 9, 9), (60, 40, 75.5, 54)],
+    ),
+    "masks without a pixel": scene([np.zeros((50, 70), bool)], boxes=[(5, 6, 25, 30)]),
+    "more objects than slots": scene(blobs(RNG, 50, 70, 30)),
+}
+
+
+def draw(name, changes, needs, seed, **fields):
+    settings = {"resize": (60, 90), "max_objects": 12, "augmentation": changes} | fields
+    config = DataConfig(Shapes(), (CANVAS,), **settings)
+    source = Examples(SCENES[name], SCENES["ordinary"])
+    rng = np.random.default_rng([seed])
+    return train_sample(source, 0, rng, config=config, canvas=CANVAS, needs=needs)
+
+
+@pytest.mark.parametrize("needs", NEEDS)
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("name", SCENES)
+def test_every_augmentation_takes_every_image(name, change, needs):
+    for seed in range(4):
+        sample = draw(name, CHANGES[change], needs, seed)
+        height, width = sample.image_size
+        count = int(sample.valid.sum())
+        assert 1 <= height <= CANVAS[0]
+        assert 1 <= width <= CANVAS[1]
+        assert not sample.images[height:].any()
+        assert not sample.images[:, width:].any()
+        assert sample.valid[:count].all()
+        for field in (sample.boxes, sample.labels, sample.masks, sample.centers):
+            assert field is None or (np.isfinite(field).all() and not field[count:].any())
+        boxes = sample.boxes[:count]
+        if name != "boxes without area":
+            assert (boxes[:, 2:] > boxes[:, :2]).all()
+        if name != "boxes partly outside":
+            assert (boxes >= 0).all()
+            assert (boxes <= np.asarray([width, height, width, height]) * (1 + 1e-6)).all()
+        pasting = change in ("copy_paste", "all")
+        if name in ("empty", "only crowds") and not pasting:
+            assert count == 0
+        if name == "ordinary" and change not in ("jitter", "crop") and not pasting:
+            assert count == 4
+        if name == "more objects than slots" and change in ("none", "flip", "scales", "color"):
+            assert count == 12
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_same_seed_gives_the_same_bytes_and_another_another(change):
+    first, again, other = (draw("ordinary", CHANGES[change], NEEDS[1], s) for s in (1, 1, 2))
+    for name, a, b in zip(first._fields, first, again, strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=name)
+    if change not in ("none", "flip"):
+        assert any(
+            (draw("ordinary", CHANGES[change], NEEDS[1], s).images != first.images).any()
+            for s in (2, 3, 4)
+        )
+    assert other.images.shape == first.images.shape
+
+
+@pytest.mark.parametrize("needs", NEEDS)
+def test_without_changes_a_sample_is_the_plain_one(needs):
+    plain = make_sample(
+        SCENES["ordinary"],
+        canvas=CANVAS,
+        resize=(60, 90),
+        max_objects=12,
+        needs=needs,
+        flipped=False,
+    )
+    for a, b in zip(draw("ordinary", CHANGES["none"], needs, 0), plain, strict=True):
+        if a is not None:
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("resampling", "dtype"), [("torchvision", np.float32), ("pillow", np.uint8)]
+)
+def test_other_ways_of_resizing_take_all_changes(resampling, dtype):
+    for seed in range(5):
+        sample = draw("ordinary", ALL, NEEDS[0], seed, resampling=resampling)
+        assert sample.images.dtype == dtype
+        assert sample.images.min() >= 0
+        assert sample.images.max() <= 255
+
+
+def test_batches_of_augmented_images_are_the_same_with_any_number_of_threads():
+    source = Shapes(size=64, train_images=10)
+    config = DataConfig(source, (CANVAS,), (60, 90), max_objects=8, augmentation=ALL)
+    streams = [
+        train_batches(
+            source.open("train"),
+            dataclasses.replace(config, threads=threads),
+            NEEDS[1],
+            batch_size=2,
+            seed=0,
+        )
+        for threads in (1, 4)
+    ]
+    for _ in range(3):
+        for a, b in zip(*(next(stream) for stream in streams), strict=True):
+            np.testing.assert_array_equal(a, b)
+    for stream in streams:
+        stream.close()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ScaleJitter(0.0, 1.0), "jitter: low 0.0 and high 1.0"),
+        (lambda: ScaleJitter(2.0, 1.0), "0 < low <= high"),
+        (lambda: Crop(1.5), "crop: probability 1.5 is not between 0 and 1"),
+        (lambda: Crop(shorter=()), r"crop: shorter \(\)"),
+        (lambda: Crop(smallest=0), "crop: smallest 0"),
+        (lambda: CopyPaste(least_visible=-0.1), "copy_paste: least_visible -0.1"),
+        (lambda: ColorJitter(hue=0.6), "color: hue 0.6 is not between 0 and 0.5"),
+        (lambda: ColorJitter(contrast=-1.0), "color: contrast -1.0"),
+        (lambda: Augmentation(flip=2.0), "augmentation: flip 2.0"),
+        (lambda: Augmentation(scales=(0,)), r"augmentation: scales \(0,\)"),
+        (lambda: Augmentation(scales=(640,), jitter=ScaleJitter()), "leave one out"),
+        (
+            lambda: DataConfig(
+                Shapes(), (CANVAS,), (60, 90), augmentation=Augmentation(scales=(61,))
+            ),
+            r"scales \(61,\) need a resize",
+        ),
+        (
+            lambda: DataConfig(Shapes(), (CANVAS,), None, augmentation=Augmentation(scales=(61,))),
+            "resize is None",
+        ),
+    ],
+)
+def test_choices_that_mean_nothing_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

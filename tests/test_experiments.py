@@ -1,0 +1,60 @@
+"""Every experiment, made small: dry-run, two steps, and what they leave is evaluated."""
+
+import dataclasses
+
+import jax
+import pytest
+
+from jaxseg import predictor as inference
+from jaxseg.commands import train as jobs
+from jaxseg.commands.dry_run import dry_run
+from jaxseg.data import CocoFolder, Shapes, write_coco
+from jaxseg.experiment import load_experiment
+from tests.conftest import ROOT
+
+FILES = sorted((ROOT / "experiments").glob("*.py"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("coco")
+    shapes = Shapes(size=96, train_images=8, val_images=4)
+    for split in ("train", "val"):
+        write_coco(shapes.open(split), path, split)
+    return path
+
+
+def made_small(experiment, folder):
+    """The same recipe for a model of a few channels on 128x128 pixels, without weights."""
+    backbone = dataclasses.replace(
+        experiment.model.backbone, depth=18, width=8, groups=1, width_per_group=64
+    )
+    model = dataclasses.replace(experiment.model, num_classes=5, backbone=backbone, fpn_channels=16)
+    augmentation = experiment.data.augmentation
+    scales = tuple(dict.fromkeys(min(side // 8, 96) for side in augmentation.scales))
+    data = dataclasses.replace(
+        experiment.data,
+        source=CocoFolder(str(folder)),
+        canvases=((128, 128),),
+        resize=(96, 128),
+        max_objects=20,
+        augmentation=dataclasses.replace(augmentation, scales=scales),
+        workers=0,
+    )
+    train = dataclasses.replace(experiment.train, steps=2, batch_size=4, log_every=1, eval_every=2)
+    return dataclasses.replace(experiment, model=model, data=data, train=train, pretrained=None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_every_experiment_dry_runs_and_makes_two_steps(path, folder, tmp_path, capsys):
+    experiment = made_small(load_experiment(path), folder)
+    dry_run(experiment)
+    told = capsys.readouterr().out
+    assert "parameters: " in told
+    assert "GiB of temporaries" in told
+    jobs.train(experiment, tmp_path)
+    assert "step 2/2" in capsys.readouterr().out
+    assert not (tmp_path / "nonfinite.jsonl").exists()
+    assert inference.load(tmp_path).step == inference.load(tmp_path / "best").step == 2
+    jax.clear_caches()

@@ -1,0 +1,210 @@
+"""A published checkpoint from its file to predictions and AP, by the commands."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxseg import zoo as weights
+from jaxseg.commands import cli
+from jaxseg.data import Shapes
+from jaxseg.data.shapes import write_coco
+from jaxseg.nn.freezing import thaw
+from jaxseg.zoo import mask_rcnn as names
+from jaxseg.zoo import solov2 as solo_names
+from jaxseg.zoo.engine import export_state
+from jaxseg.zoo.published import (
+    BY_NAME,
+    DETECTRON2_R50_FPN,
+    MMDET_R50_FPN,
+    MMDET_SOLOV2_R50,
+    TORCHVISION_R50_FPN_V2,
+)
+from tests.tiny import tiny_solov2_config
+
+SMALL = {
+    "model.num-classes": 4,
+    "model.backbone.depth": 18,
+    "model.backbone.width": 8,
+    "model.backbone.norm-epsilon": 1e-5,
+    "model.fpn-channels": 16,
+    "model.rpn.test-candidates": 20,
+    "model.rpn.test-proposals": 20,
+    "model.box.hidden": 16,
+    "model.box.score-threshold": 0.0,
+    "model.box.detections": 5,
+    "model.mask.channels": 8,
+    "model.mask.convs": 1,
+    "data.canvases": "64 64",
+    "data.resize": "64 64",
+}
+FLAGS = [part for key, value in SMALL.items() for part in (f"--{key}", *str(value).split())]
+
+
+def small(config):
+    """`config` with the fields of SMALL that are the model's."""
+    for key, value in SMALL.items():
+        path = key.replace("-", "_").split(".")
+        if path[0] != "model":
+            continue
+        if len(path) == 2:
+            config = dataclasses.replace(config, **{path[1]: value})
+        else:
+            part = dataclasses.replace(getattr(config, path[1]), **{path[2]: value})
+            config = dataclasses.replace(config, **{path[1]: part})
+    return config
+
+
+def initial(config, seed=0):
+    return jax.jit(config.build().init, static_argnums=1)(jax.random.key(seed), (1, 64, 64, 3))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A file with torchvision's names for a small `maskrcnn_resnet50_fpn_v2`, and its arrays."""
+    config = small(TORCHVISION_R50_FPN_V2)
+    state = weights.to_torchvision(initial(config), config)
+    path = tmp_path_factory.mktemp("weights") / "published.safetensors"
+    weights.write_safetensors(path, state)
+    return path, state
+
+
+def import_checkpoint(path, out):
+    arguments = ["weights", "import", str(path), "--arch", "maskrcnn_resnet50_fpn_v2"]
+    return cli.main([*arguments, "--out", str(out), *FLAGS])
+
+
+def test_an_imported_checkpoint_predicts_evaluates_and_goes_out_again(checkpoint, tmp_path):
+    path, state = checkpoint
+    assert import_checkpoint(path, tmp_path / "imported") == 0
+
+    photo = tmp_path / "photo.jpg"
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 60, 3), np.uint8)
+    Image.fromarray(pixels).save(photo)
+    out = tmp_path / "predicted"
+    assert cli.main(["predict", str(tmp_path / "imported"), str(photo), "--out", str(out)]) == 0
+    assert json.loads((out / "predictions.json").read_text())
+    assert list(out.glob("*.png"))
+
+    exported = tmp_path / "exported.safetensors"
+    arguments = ["weights", "export", str(tmp_path / "imported"), "--out", str(exported)]
+    assert cli.main(arguments) == 0
+    again = weights.read_state_dict(exported)
+    assert again.keys() == state.keys()
+    for name, array in state.items():
+        np.testing.assert_array_equal(again[name], array, err_msg=name)
+
+    assert import_checkpoint(path, tmp_path / "imported") == 1  # it would be written over
+
+
+def test_bad_checkpoints_are_refused_before_anything_is_written(checkpoint, tmp_path, capsys):
+    path, state = checkpoint
+    broken = {name: array for name, array in state.items() if name != "rpn.head.cls_logits.bias"}
+    weights.write_safetensors(tmp_path / "broken.safetensors", broken)
+    assert import_checkpoint(tmp_path / "broken.safetensors", tmp_path / "out") == 1
+    assert "missing: rpn.head.cls_logits.bias" in capsys.readouterr().err
+    arguments = ["weights", "import", str(path), "--arch", "yolo", "--out", str(tmp_path / "out")]
+    assert cli.main(arguments) == 1
+    assert "choose one of maskrcnn_resnet50_fpn" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "table", "load"),
+    [
+        (small(DETECTRON2_R50_FPN), names.detectron2_table, weights.load_detectron2),
+        (small(MMDET_R50_FPN), names.mmdet_table, weights.load_mmdet),
+        (tiny_solov2_config("affine"), solo_names.mmdet_table, weights.load_mmdet),
+        (tiny_solov2_config("affine"), solo_names.authors_table, weights.load_solo),
+        (tiny_solov2_config("frozen"), solo_names.adelaidet_table, weights.load_adelaidet),
+    ],
+)
+def test_the_other_zoos_names_load_too(config, table, load, tmp_path):
+    variables = initial(config, seed=1)
+    state = export_state(thaw(variables), list(table(config)))
+    weights.write_safetensors(tmp_path / "zoo.safetensors", state)
+    extra = {"roi_heads.box_head.fc1.num_batches_tracked": np.zeros(())}
+    for loaded in (
+        load(state | extra, config),
+        weights.load_checkpoint_file(tmp_path / "zoo.safetensors", config),
+    ):
+        jax.tree.map(np.testing.assert_array_equal, loaded, dict(variables))
+
+
+def test_only_models_with_torchvisions_heads_go_out_under_its_names():
+    config = small(DETECTRON2_R50_FPN)
+    with pytest.raises(ValueError, match="background_outputs=True"):
+        weights.to_torchvision(initial(config), config)
+
+
+def test_old_names_of_torchvision():
+    old = {
+        "backbone.fpn.inner_blocks.3.weight": "backbone.fpn.inner_blocks.3.0.weight",
+        "rpn.head.conv.bias": "rpn.head.conv.0.0.bias",
+        "roi_heads.mask_head.mask_fcn4.weight": "roi_heads.mask_head.3.0.weight",
+        "backbone.body.conv1.weight": "backbone.body.conv1.weight",
+    }
+    modern = names.modern_torchvision({name: np.zeros(1) for name in old})
+    assert list(modern) == list(old.values())
+
+
+def test_evaluation_goes_by_the_names_of_classes(checkpoint, tmp_path, capsys):
+    """The imported model's classes are not the data's: the error names both."""
+    path, _ = checkpoint
+    import_checkpoint(path, tmp_path / "imported")
+    source = Shapes(size=64, train_images=2, val_images=2).open("val")
+    write_coco(source, tmp_path / "shapes", "val")
+    arguments = ["eval", str(tmp_path / "imported"), "--data", str(tmp_path / "shapes")]
+    assert cli.main(arguments) == 1
+    assert "does not know; it knows class 1, class 2" in capsys.readouterr().err
+
+
+def test_a_published_solov2_is_imported_and_predicts(tmp_path, monkeypatch, capsys):
+    config = dataclasses.replace(tiny_solov2_config("affine"), num_classes=80)
+    monkeypatch.setitem(BY_NAME, "mmdet_solov2_light_r18_fpn", config)
+    state = export_state(initial(config), list(solo_names.mmdet_table(config)))
+    weights.write_safetensors(tmp_path / "zoo.safetensors", state)
+    arguments = ["weights", "import", str(tmp_path / "zoo.safetensors")]
+    arguments += ["--arch", "mmdet_solov2_light_r18_fpn", "--out", str(tmp_path / "imported")]
+    assert cli.main([*arguments, "--data.canvases", "64", "64", "--data.resize", "64", "64"]) == 0
+    Image.new("RGB", (60, 48), (200, 30, 30)).save(tmp_path / "photo.png")
+    predict = ["predict", str(tmp_path / "imported"), str(tmp_path / "photo.png")]
+    assert cli.main([*predict, "--out", str(tmp_path / "out"), "--threshold", "0"]) == 0
+    results = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert all(result["segmentation"]["size"] == [48, 60] for result in results)
+
+    arguments = ["weights", "export", str(tmp_path / "imported")]
+    assert cli.main([*arguments, "--out", str(tmp_path / "x.safetensors")]) == 1
+    assert "holds a SOLOv2Config, for which torchvision has no names" in capsys.readouterr().err
+
+
+# As the zoos' checkpoints list them, one layer of each kind.
+ZOO_NAMES = {
+    solo_names.adelaidet_table: """
+        backbone.bottom_up.stem.conv1.norm.running_var backbone.bottom_up.res2.0.conv1.weight
+        backbone.fpn_lateral2.weight backbone.fpn_output5.bias
+        ins_head.cate_tower.0.weight ins_head.cate_tower.1.bias ins_head.cate_tower.9.weight
+        ins_head.cate_tower.10.weight ins_head.kernel_tower.0.weight ins_head.cate_pred.bias
+        ins_head.kernel_pred.weight mask_head.convs_all_levels.0.conv0.0.weight
+        mask_head.convs_all_levels.3.conv2.1.weight mask_head.conv_pred.0.weight
+        mask_head.conv_pred.1.bias
+    """,
+    solo_names.authors_table: """
+        backbone.conv1.weight backbone.layer1.0.bn1.running_mean neck.lateral_convs.0.conv.weight
+        neck.fpn_convs.3.conv.bias bbox_head.cate_convs.3.conv.weight
+        bbox_head.cate_convs.0.gn.weight bbox_head.kernel_convs.0.conv.weight
+        bbox_head.solo_cate.bias bbox_head.solo_kernel.weight
+        mask_feat_head.convs_all_levels.0.conv0.conv.weight
+        mask_feat_head.convs_all_levels.3.conv2.gn.bias mask_feat_head.conv_pred.0.conv.weight
+        mask_feat_head.conv_pred.0.gn.weight
+    """,
+}
+
+
+@pytest.mark.parametrize("table", ZOO_NAMES)
+def test_names_are_those_of_the_zoo(table):
+    names = {entry.name for entry in table(MMDET_SOLOV2_R50)}
+    assert set(ZOO_NAMES[table].split()) <= names
