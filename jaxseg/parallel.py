@@ -4,26 +4,24 @@ The images of a global batch are split over the devices along `BATCH_AXIS`; the 
 on all. Callers pass and get ordinary arrays, without a device axis.
 
 Terms:
-    host     one process of `jax.distributed`; a run on one machine has a single one
+    host     one process (see `jaxseg.distributed`)
     share    the part of the global batch that a host feeds: consecutive images, in the order of
              the hosts
 """
 
-import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxseg.model import BATCH_AXIS, Model, Variables
-from jaxseg.training.step import Metrics, TrainState
 from jaxseg.types import Batch, Detections
 
 Tree = TypeVar("Tree")
-Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+Step = Callable[[Any, Batch], tuple[Any, Any]]
+"""`(state, batch) -> (state, metrics)`, see `jaxseg.training.step`."""
 
 
 def parallel_step(step: Step, devices: int) -> Step:
@@ -50,7 +48,7 @@ def shard_step(step: Step, devices: int) -> Step:
     images = NamedSharding(_mesh(devices), PartitionSpec(BATCH_AXIS))
     mapped = _shard_map(step, devices)
 
-    def run(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def run(state: Any, batch: Batch) -> tuple[Any, Any]:
         return mapped(
             state,
             jax.tree.map(lambda x: jax.make_array_from_process_local_data(images, x), batch),
@@ -115,44 +113,6 @@ def check_batch_size(batch_size: int, devices: int, pieces: int = 1) -> None:
             f"batch_size {batch_size} does not divide over {devices} devices{in_pieces}: "
             f"choose a multiple of {devices * pieces}"
         )
-
-
-def connect(coordinator: str | None, hosts: int | None, host: int | None) -> None:
-    """Joins the other processes of a run, before anything else is done with JAX.
-
-    `coordinator` is the `address:port` of host 0, `hosts` their number and `host` this one's. What
-    is not given is taken from the cluster's environment (SLURM, Open MPI, TPU pods).
-    """
-    jax.distributed.initialize(coordinator, hosts, host, heartbeat_timeout_seconds=30)
-
-
-def lost_host(error: RuntimeError) -> bool:
-    """Whether this is how JAX tells that something between the hosts of a run has failed, and not
-    that a device is out of memory or a program wrong."""
-    own = str(error).startswith(("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT"))
-    return jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError) and not own
-
-
-def host_index() -> int:
-    """This process's number among the hosts of the run; 0 is the one that writes and prints."""
-    return jax.process_index()
-
-
-def host_count() -> int:
-    """The number of processes that make up the run."""
-    return jax.process_count()
-
-
-def gather(value: Any) -> list[Any]:
-    """What each host passed (values that JSON can hold), in the order of the hosts."""
-    if jax.process_count() == 1:
-        return [value]
-    data = np.frombuffer(json.dumps(value).encode(), np.uint8)
-    sizes = np.asarray(multihost_utils.process_allgather(np.asarray([data.size]))).reshape(-1)
-    padded = np.zeros(sizes.max(), np.uint8)
-    padded[: data.size] = data
-    everyone = np.asarray(multihost_utils.process_allgather(padded)).reshape(len(sizes), -1)
-    return [json.loads(row[:n].tobytes()) for row, n in zip(everyone, sizes, strict=True)]
 
 
 def split(batch: Tree, devices: int) -> Tree:

@@ -81,7 +81,7 @@ class Batch(NamedTuple):
     labels: Int[Array, "B N"]
     masks: Bool[Array, "B N h w"] | UInt8[Array, "B N h w8"]  # as `needs` says; see below
     valid: Bool[Array, "B N"]
-    place: Int[Array, "B"]
+    place: Int[Array, " B"]
     centers: Float[Array, "B N 2"] | None = None
     """The masks' centres of mass, `(x, y)` in pixel indices of the padded image (the first pixel's
     is 0), for models that need them."""
@@ -104,8 +104,8 @@ class EvalBatch(NamedTuple):
     images: UInt8[np.ndarray, "B H W 3"] | Float[np.ndarray, "B H W 3"]
     image_size: Int[np.ndarray, "B 2"]
     original_size: Int[np.ndarray, "B 2"]  # (height, width) of the image as stored
-    image_id: Int[np.ndarray, "B"]
-    valid: Bool[np.ndarray, "B"]
+    image_id: Int[np.ndarray, " B"]
+    valid: Bool[np.ndarray, " B"]
 
 
 class Detections(NamedTuple):

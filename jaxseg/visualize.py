@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 from pycocotools import mask as mask_api
 
+from jaxseg import data, evaluation
+
 _LEAST_SIDE = 512
 """Smaller images are enlarged to this before drawing, so that text stays readable."""
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -96,3 +98,32 @@ def _with_title(picture: np.ndarray, title: str) -> np.ndarray:
     bar = np.full((_TITLE_HEIGHT, picture.shape[1], 3), 255, np.uint8)
     cv2.putText(bar, title, (8, _TITLE_HEIGHT - 9), _FONT, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
     return np.concatenate([bar, picture], axis=0)
+
+
+def beside_truth(
+    source: data.Source, prediction: evaluation.Prediction, names: Sequence[str]
+) -> np.ndarray:
+    """A prediction beside what is annotated."""
+    place = list(source.image_ids).index(prediction.image_id)
+    example = source[place]
+    truth = draw_instances(example.image, example.boxes, example.labels, names, example.rles)
+    drawn = draw_prediction(example.image, prediction, names)
+    return side_by_side(truth, drawn, ("ground truth", "prediction"))
+
+
+def draw_prediction(
+    image: np.ndarray,
+    prediction: evaluation.Prediction,
+    names: Sequence[str],
+    threshold: float = 0.5,
+) -> np.ndarray:
+    """The instances with at least this score, drawn over the image."""
+    shown = np.flatnonzero(prediction.scores >= threshold)
+    return draw_instances(
+        image,
+        prediction.boxes[shown],
+        prediction.labels[shown],
+        names,
+        [prediction.rles[i] for i in shown],
+        prediction.scores[shown],
+    )

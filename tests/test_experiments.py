@@ -5,8 +5,8 @@ import dataclasses
 import jax
 import pytest
 
-from jaxseg import predictor as inference
-from jaxseg.commands import train as jobs
+from jaxseg import predictor
+from jaxseg.commands import train as train_command
 from jaxseg.commands.dry_run import dry_run
 from jaxseg.data import CocoFolder, Shapes, write_coco
 from jaxseg.experiment import load_experiment
@@ -53,8 +53,8 @@ def test_every_experiment_dry_runs_and_makes_two_steps(path, folder, tmp_path, c
     told = capsys.readouterr().out
     assert "parameters: " in told
     assert "GiB of temporaries" in told
-    jobs.train(experiment, tmp_path)
+    train_command.train(experiment, tmp_path)
     assert "step 2/2" in capsys.readouterr().out
     assert not (tmp_path / "nonfinite.jsonl").exists()
-    assert inference.load(tmp_path).step == inference.load(tmp_path / "best").step == 2
+    assert predictor.load(tmp_path).step == predictor.load(tmp_path / "best").step == 2
     jax.clear_caches()

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxseg import predictor as inference
+from jaxseg import predictor
 from jaxseg.experiment import load_experiment
 from jaxseg.training.checkpoint import open_checkpoints
 from tests.conftest import ROOT
@@ -112,7 +112,7 @@ def curves(workdir):
 def final_state(file, workdir):
     with open_checkpoints(workdir) as checkpoints:
         assert checkpoints.latest_step() == STEPS
-        state = checkpoints.restore(inference.state_shapes(load_experiment(file)))
+        state = checkpoints.restore(predictor.state_shapes(load_experiment(file)))
     return jax.tree.map(np.asarray, state)
 
 
@@ -184,7 +184,7 @@ def test_a_run_goes_on_with_another_number_of_devices(tmp_path, file):
         assert process.returncode == 0, out
         assert ("going on from step" in out) == (workdir == moved)
     found, expected = (
-        inference.load(workdir, average=False).variables["params"] for workdir in (moved, stayed)
+        predictor.load(workdir, average=False).variables["params"] for workdir in (moved, stayed)
     )
     worst = max(jax.tree.leaves(jax.tree.map(lambda a, b: np.abs(a - b).max(), found, expected)))
     print(f"largest difference of a parameter after 12 steps: {worst:.1e}")
@@ -247,7 +247,7 @@ def test_two_hosts_train_as_one(tmp_path, file):
     assert [host.returncode for host in hosts] == [0, 0], outs
     assert f"step {STEPS}/{STEPS}" in outs[0]
     assert "img/s" not in outs[1]
-    assert inference.load(tmp_path).step == STEPS
+    assert predictor.load(tmp_path).step == STEPS
 
 
 @pytest.mark.slow
@@ -257,7 +257,7 @@ def test_two_hosts_evaluate_and_keep_the_best(tmp_path, file):
     assert [host.returncode for host in hosts] == [0, 0], outs
     assert outs[0].count("evaluating step") == 3
     assert "is the best so far" in outs[0]
-    assert inference.load(tmp_path / "best").step in (6, 12, 18)
+    assert predictor.load(tmp_path / "best").step in (6, 12, 18)
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """The command `jaxseg`: which job a command is, and what its exit status means.
 
-Flags are in `jaxseg.commands.flags`; the jobs' modules are imported where they are used, since JAX
-takes seconds and `--help` should not.
+Flags are in `jaxseg.commands.flags`; the commands' modules are imported where they are used, since
+JAX takes seconds and `--help` should not.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(name: str, options: argparse.Namespace, *, several: bool = False) -> int:
     """Does the job and turns what may go wrong into a message and an exit status."""
-    from jaxseg.parallel import connect, lost_host
+    from jaxseg.distributed import connect, lost_host
     from jaxseg.training.preemption import EXIT_STATUS, Preempted
 
     try:
@@ -80,7 +80,7 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from jaxseg.commands import train as jobs
+    from jaxseg.commands import train as train_command
     from jaxseg.commands.dry_run import dry_run
     from jaxseg.experiment import load_experiment, override
 
@@ -90,13 +90,13 @@ def _train(options: argparse.Namespace) -> None:
     elif options.workdir is None:
         raise ValueError("give --workdir DIR, a folder for checkpoints and curves (or --dry-run)")
     else:
-        jobs.train(experiment, options.workdir)
+        train_command.train(experiment, options.workdir)
 
 
 def _eval(options: argparse.Namespace) -> None:
-    from jaxseg import predictor as inference
+    from jaxseg.commands.eval import evaluate
 
-    inference.evaluate(
+    evaluate(
         options.workdir,
         options.out or options.workdir / "eval",
         data_folder=options.data,
@@ -107,9 +107,9 @@ def _eval(options: argparse.Namespace) -> None:
 
 
 def _predict(options: argparse.Namespace) -> None:
-    from jaxseg import predictor as inference
+    from jaxseg.commands.predict import predict
 
-    inference.predict(options.workdir, options.images, options.out, options.threshold)
+    predict(options.workdir, options.images, options.out, options.threshold)
 
 
 def _data_check(options: argparse.Namespace) -> int:
@@ -134,15 +134,15 @@ def _data_build(options: argparse.Namespace) -> None:
 
 
 def _weights_import(options: argparse.Namespace) -> None:
-    from jaxseg.commands import weights as zoo
+    from jaxseg.commands import weights
 
-    zoo.import_weights(options.file, options.arch, options.out, options.fields)
+    weights.import_weights(options.file, options.arch, options.out, options.fields)
 
 
 def _weights_export(options: argparse.Namespace) -> None:
-    from jaxseg.commands import weights as zoo
+    from jaxseg.commands import weights
 
-    zoo.export_weights(options.workdir, options.out)
+    weights.export_weights(options.workdir, options.out)
 
 
 _JOBS: dict[str, Callable[[argparse.Namespace], Any]] = {

@@ -8,8 +8,8 @@ import dataclasses
 import pathlib
 import time
 
-from jaxseg import predictor as inference
-from jaxseg.commands import train as jobs
+from jaxseg.commands import eval as eval_command
+from jaxseg.commands import train as train_command
 from jaxseg.data import DataConfig, Shapes
 from jaxseg.experiment import Experiment
 from jaxseg.heads.box_head import BoxHeadConfig
@@ -94,9 +94,9 @@ EXPERIMENTS = {"mask_rcnn": MASK_RCNN, "solov2": SOLOV2}
 def run_demo(out: pathlib.Path, model: str = "mask_rcnn") -> None:
     """Trains one of `EXPERIMENTS` in `out/run-<model>`; writes `metrics.json` and `overlays`."""
     started, workdir = time.monotonic(), out / f"run-{model}"
-    jobs.train(EXPERIMENTS[model], workdir)
+    train_command.train(EXPERIMENTS[model], workdir)
     trained = time.monotonic()
-    inference.evaluate(workdir, out)
+    eval_command.evaluate(workdir, out)
     done = time.monotonic()
     print(
         f"trained in {trained - started:.0f} s, evaluated in {done - trained:.0f} s; "

@@ -8,16 +8,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxseg import data
-from jaxseg import zoo as weights
+from jaxseg import data, zoo
+from jaxseg.distributed import gather, host_count, host_index
 from jaxseg.experiment import Experiment, from_json, to_json
+from jaxseg.log import say
 from jaxseg.model import Variables
-from jaxseg.parallel import gather, host_count, host_index
-from jaxseg.predictor import make_validate
 from jaxseg.training import loop
 from jaxseg.training.checkpoint import Checkpoints
 from jaxseg.training.preemption import leave_at_once
-from jaxseg.training.progress import say
+from jaxseg.validation import make_validate
 
 
 def train(experiment: Experiment, workdir: pathlib.Path) -> None:
@@ -85,8 +84,8 @@ def _pretrained(experiment: Experiment) -> Callable[[Variables], Variables] | No
     if experiment.pretrained is None:
         return None
     path, config = pathlib.Path(experiment.pretrained).expanduser(), experiment.model
-    return lambda variables: weights.with_backbone(
-        variables, weights.load_resnet_file(path, config.backbone)
+    return lambda variables: zoo.with_backbone(
+        variables, zoo.load_resnet_file(path, config.backbone)
     )
 
 

@@ -12,17 +12,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxseg import data
-from jaxseg import zoo as weights
+from jaxseg import data, zoo
 from jaxseg.commands.train import run_record
 from jaxseg.data.coco.categories import COCO_CATEGORIES, COCO_IDS
 from jaxseg.experiment import Experiment, override
+from jaxseg.log import say
 from jaxseg.models.mask_rcnn import MaskRCNNConfig
 from jaxseg.predictor import load
 from jaxseg.training import loop
 from jaxseg.training.checkpoint import Checkpoints
 from jaxseg.training.optimizer import make_optimizer
-from jaxseg.training.progress import say
 from jaxseg.training.step import start_state
 from jaxseg.zoo.published import BY_NAME, RESNETS
 
@@ -59,17 +58,17 @@ def import_weights(
 def _import_resnet(file: pathlib.Path, architecture: str, out: pathlib.Path) -> None:
     if out.suffix != ".safetensors" or out.exists():
         raise ValueError(f"{out} must be a new file that ends in .safetensors")
-    state, config = weights.read_state_dict(file), RESNETS[architecture]
+    state, config = zoo.read_state_dict(file), RESNETS[architecture]
     stated = {name: state[name] for name in ("bn_eps",) if name in state}
     if stated:
         config = dataclasses.replace(config, norm_epsilon=float(stated["bn_eps"]))
     try:
-        variables = weights.load_resnet(state, config)
+        variables = zoo.load_resnet(state, config)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
-    arrays = weights.resnet_to_torchvision(variables, config) | stated
+    arrays = zoo.resnet_to_torchvision(variables, config) | stated
     out.parent.mkdir(parents=True, exist_ok=True)
-    weights.write_safetensors(out, arrays)
+    zoo.write_safetensors(out, arrays)
     say(f"imported {architecture}, {sum(map(np.size, arrays.values())):,} numbers, into {out}")
 
 
@@ -82,7 +81,7 @@ def _import_detector(
     if experiment.pretrained is not None:
         raise ValueError("--pretrained is for training; the weights imported are those of the file")
     config: Any = experiment.model
-    variables = weights.load_checkpoint_file(file, config)
+    variables = zoo.load_checkpoint_file(file, config)
     optimizer = make_optimizer(experiment.train.optimizer, experiment.train.steps)
     record = run_record(experiment, _published_categories(config.num_classes))
     with Checkpoints(out) as checkpoints:
@@ -122,5 +121,5 @@ def export_weights(workdir: pathlib.Path, out: pathlib.Path) -> None:
             f"{workdir} holds a {type(config).__name__}, for which torchvision has no names; only "
             "a Mask R-CNN can be exported"
         )
-    weights.write_safetensors(out, weights.to_torchvision(trained.variables, config))
+    zoo.write_safetensors(out, zoo.to_torchvision(trained.variables, config))
     say(f"wrote step {trained.step} of {workdir} to {out}")

@@ -23,8 +23,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxseg.parallel import gather, host_index
-from jaxseg.training.progress import say
+from jaxseg.distributed import gather, host_index
+from jaxseg.log import say
 from jaxseg.training.step import TrainState
 
 

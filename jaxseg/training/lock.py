@@ -6,8 +6,8 @@ import pathlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from jaxseg.parallel import host_index
-from jaxseg.training.progress import say
+from jaxseg.distributed import host_index
+from jaxseg.log import say
 
 
 @contextmanager

@@ -14,21 +14,16 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
+from jaxseg.distributed import gather
+from jaxseg.log import say
 from jaxseg.model import Model, Variables
-from jaxseg.parallel import (
-    check_batch_size,
-    gather,
-    parallel_step,
-    replicate,
-    shard_step,
-    shared_by_hosts,
-)
+from jaxseg.parallel import check_batch_size, parallel_step, replicate, shard_step, shared_by_hosts
 from jaxseg.training.checkpoint import Checkpoints, set_workdir_aside
 from jaxseg.training.lock import locked
 from jaxseg.training.nonfinite import NonFiniteSteps
 from jaxseg.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from jaxseg.training.preemption import Preempted, leave_at_once, watch_for_notice
-from jaxseg.training.progress import Progress, say
+from jaxseg.training.progress import Progress
 from jaxseg.training.step import Metrics, TrainState, init_variables, make_step, start_state
 from jaxseg.types import Batch
 

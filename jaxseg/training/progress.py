@@ -5,14 +5,13 @@ Of several hosts only the first one speaks and writes.
 
 import math
 import pathlib
-import sys
 import time
 from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 
-from jaxseg.parallel import host_index
+from jaxseg.distributed import host_index
 from jaxseg.training.curves import Curves
 
 
@@ -104,9 +103,3 @@ def format_line(
         f"step {step:>{len(str(steps))}}/{steps}  loss {metrics['loss']:.3f} ({terms})  "
         f"lr {learning_rate:.2g}  {images_per_second:.1f} img/s  {clock} left"
     )
-
-
-def say(text: str) -> None:
-    """A message of the run beside its progress lines, from the first host."""
-    if host_index() == 0:
-        print(text, file=sys.stderr, flush=True)

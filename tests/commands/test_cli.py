@@ -9,9 +9,10 @@ import jax
 import numpy as np
 import pytest
 
-from jaxseg import predictor as inference
+from jaxseg import evaluation, predictor, validation
 from jaxseg.commands import dry_run
-from jaxseg.commands import train as jobs
+from jaxseg.commands import eval as eval_command
+from jaxseg.commands import train as train_command
 from jaxseg.commands.cli import main
 from jaxseg.data import CocoFolder, DataConfig, Shapes, write_coco
 from jaxseg.experiment import Experiment
@@ -38,12 +39,12 @@ EXPERIMENT = Experiment(
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     path = tmp_path_factory.mktemp("run")
-    jobs.train(EXPERIMENT, path)
+    train_command.train(EXPERIMENT, path)
     return path
 
 
 def final_state(workdir):
-    trained = inference.load(workdir)
+    trained = predictor.load(workdir)
     return trained.step, jax.tree.map(np.asarray, trained.variables)
 
 
@@ -52,7 +53,7 @@ class PulledPlug(Exception):
 
 
 def test_an_interrupted_run_goes_on_and_ends_as_if_never_stopped(workdir, tmp_path, monkeypatch):
-    real = jobs.data.train_batches
+    real = train_command.data.train_batches
 
     def batches_until_the_plug_is_pulled(*args, **kwargs):
         stream = real(*args, **kwargs)
@@ -60,13 +61,13 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_never_stopped(workdir, tmp_pa
             yield next(stream)
         raise PulledPlug
 
-    monkeypatch.setattr(jobs.data, "train_batches", batches_until_the_plug_is_pulled)
+    monkeypatch.setattr(train_command.data, "train_batches", batches_until_the_plug_is_pulled)
     with pytest.raises(PulledPlug):
-        jobs.train(EXPERIMENT, tmp_path)
+        train_command.train(EXPERIMENT, tmp_path)
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest_step() == 4
     monkeypatch.undo()
-    jobs.train(EXPERIMENT, tmp_path)
+    train_command.train(EXPERIMENT, tmp_path)
     step, resumed = final_state(tmp_path)
     _, straight = final_state(workdir)
     assert step == 6
@@ -74,7 +75,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_never_stopped(workdir, tmp_pa
 
 
 def test_a_finished_run_has_nothing_left_to_do(workdir, capsys):
-    jobs.train(EXPERIMENT, workdir)
+    train_command.train(EXPERIMENT, workdir)
     assert "going on from step 6" in capsys.readouterr().err
     assert list((workdir / "tensorboard").glob("events*"))
 
@@ -84,34 +85,34 @@ def test_a_run_whose_data_has_changed_is_refused(workdir, monkeypatch):
     source.image_ids = list(source.image_ids)[::-1]
     monkeypatch.setattr(Shapes, "open", lambda self, split: source)
     with pytest.raises(ValueError, match=r"other choices: data.checksum \(\d+ -> \d+\)\."):
-        jobs.train(EXPERIMENT, workdir)
+        train_command.train(EXPERIMENT, workdir)
 
 
 def test_images_with_more_objects_than_slots_are_told_of(workdir, monkeypatch, capsys):
     source = SHAPES.open("train")
     source.object_counts = np.arange(len(source))
     monkeypatch.setattr(Shapes, "open", lambda self, split: source)
-    jobs.train(EXPERIMENT, workdir)
+    train_command.train(EXPERIMENT, workdir)
     assert "image id 8 has 7: --data.max-objects 7 sees all" in capsys.readouterr().err
 
 
 def test_a_workdir_with_another_run_is_refused_by_field(workdir):
     train = dataclasses.replace(EXPERIMENT.train, seed=9, log_every=1)
     with pytest.raises(ValueError, match=r"other choices: train.seed \(0 -> 9\)\."):
-        jobs.train(dataclasses.replace(EXPERIMENT, train=train), workdir)
+        train_command.train(dataclasses.replace(EXPERIMENT, train=train), workdir)
 
 
 def test_the_number_of_classes_must_be_that_of_the_data(tmp_path):
     wrong = dataclasses.replace(EXPERIMENT, model=tiny_config())
     with pytest.raises(ValueError, match=r"data has 5 categories and the model.num_classes is 3"):
-        jobs.train(wrong, tmp_path)
+        train_command.train(wrong, tmp_path)
 
 
 def test_non_finite_losses_name_the_step_and_the_terms(tmp_path):
     optimizer = OptimizerConfig(warmup_steps=0, learning_rate=1e30, clip_norm=1e30)
     train = dataclasses.replace(EXPERIMENT.train, optimizer=optimizer, skipped_in_a_row=2)
     with pytest.raises(FloatingPointError, match=r"step \d: .*rpn_class = nan"):
-        jobs.train(dataclasses.replace(EXPERIMENT, train=train), tmp_path)
+        train_command.train(dataclasses.replace(EXPERIMENT, train=train), tmp_path)
 
 
 def test_eval_writes_metrics_predictions_and_overlays(workdir, tmp_path, capsys):
@@ -129,7 +130,7 @@ def test_eval_on_a_folder_of_ones_own(workdir, tmp_path):
     write_coco(SHAPES.open("val"), tmp_path, "mine")
     arguments = ["--data", str(tmp_path), "--split", "mine", "--out", str(tmp_path / "out")]
     assert main(["eval", str(workdir), *arguments]) == 0
-    ours = inference.evaluate(workdir, tmp_path / "direct")
+    ours = eval_command.evaluate(workdir, tmp_path / "direct")
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == ours
 
 
@@ -150,8 +151,8 @@ def write_other_categories(folder):
 
 def test_eval_goes_by_the_names_of_categories(workdir, tmp_path):
     lacking = write_other_categories(tmp_path)
-    inference.evaluate(workdir, tmp_path / "direct")
-    inference.evaluate(workdir, tmp_path / "named", data_folder=tmp_path)
+    eval_command.evaluate(workdir, tmp_path / "direct")
+    eval_command.evaluate(workdir, tmp_path / "named", data_folder=tmp_path)
     direct = json.loads((tmp_path / "direct" / "predictions.json").read_text())
     named = json.loads((tmp_path / "named" / "predictions.json").read_text())
     assert {result["category_id"] for result in direct} - {lacking}
@@ -170,8 +171,8 @@ def judged(monkeypatch, experiment, state):
         found.append(results)
         return {"segm/AP": 0.5}
 
-    monkeypatch.setattr(inference.evaluation, "evaluate", evaluate)
-    inference.make_validate(experiment, SHAPES.open("train").categories)(state, 6)
+    monkeypatch.setattr(evaluation, "evaluate", evaluate)
+    validation.make_validate(experiment, SHAPES.open("train").categories)(state, 6)
     return found
 
 
@@ -182,16 +183,16 @@ def state_of(variables, ema=None):
 
 def test_an_evaluation_in_mid_training_goes_by_names_too(workdir, tmp_path, monkeypatch):
     write_other_categories(tmp_path)
-    inference.evaluate(workdir, tmp_path / "out", data_folder=tmp_path)
+    eval_command.evaluate(workdir, tmp_path / "out", data_folder=tmp_path)
     expected = json.loads((tmp_path / "out" / "predictions.json").read_text())
     data = dataclasses.replace(EXPERIMENT.data, source=CocoFolder(str(tmp_path)))
     experiment = dataclasses.replace(EXPERIMENT, data=data)
-    found = judged(monkeypatch, experiment, state_of(inference.load(workdir).variables))
+    found = judged(monkeypatch, experiment, state_of(predictor.load(workdir).variables))
     assert json.loads(json.dumps(found)) == [expected]
 
 
 def test_the_average_is_judged_and_the_weights_beside_it(workdir, monkeypatch):
-    trained = inference.load(workdir).variables
+    trained = predictor.load(workdir).variables
     zeros = jax.tree.map(np.zeros_like, trained["params"])
     (alone,) = judged(monkeypatch, EXPERIMENT, state_of(trained))
     state = state_of(trained | {"params": zeros}, ema=trained["params"])
@@ -284,8 +285,8 @@ def test_an_earlier_checkpoint_is_evaluated_by_its_step(workdir, tmp_path, capsy
 
 def test_the_demo_trains_either_model(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(jobs, "train", lambda *given: asked.append(given))
-    monkeypatch.setattr(inference, "evaluate", lambda workdir, out: None)
+    monkeypatch.setattr(train_command, "train", lambda *given: asked.append(given))
+    monkeypatch.setattr(eval_command, "evaluate", lambda workdir, out: None)
     assert main(["demo", "--out", str(tmp_path)]) == 0
     assert main(["demo", "--model", "solov2", "--out", str(tmp_path)]) == 0
     assert [(type(experiment.model).__name__, workdir.name) for experiment, workdir in asked] == [
@@ -307,16 +308,18 @@ def test_a_run_may_go_on_with_what_only_changes_how_it_is_computed(workdir):
     backbone = dataclasses.replace(EXPERIMENT.model.backbone, remat=True)
     model = dataclasses.replace(EXPERIMENT.model, backbone=backbone)
     changed = dataclasses.replace(EXPERIMENT, model=model, train=train, pretrained="absent.pth")
-    record = jobs.run_record(changed, SHAPES.open("train").categories)
-    jobs._check_same_run(workdir, record | {"data": jobs._fingerprint(SHAPES.open("train"))})
+    record = train_command.run_record(changed, SHAPES.open("train").categories)
+    train_command._check_same_run(
+        workdir, record | {"data": train_command._fingerprint(SHAPES.open("train"))}
+    )
 
 
 def test_a_run_may_go_on_from_its_best_checkpoint(tmp_path):
-    record = jobs.run_record(EXPERIMENT, SHAPES.open("train").categories)
+    record = train_command.run_record(EXPERIMENT, SHAPES.open("train").categories)
     state = TrainState(np.asarray(2), {"w": np.ones(2)}, {}, ())
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(2, state, record | {"best": {"step": 2, "score": 0.5}})
-    jobs._check_same_run(tmp_path, record)
+    train_command._check_same_run(tmp_path, record)
 
 
 @pytest.mark.parametrize(
@@ -343,7 +346,7 @@ def test_a_record_that_fails_is_named(tmp_path, capsys, monkeypatch):
 
     path = tmp_path / "experiment.py"
     path.write_text("from tests.commands.test_cli import EXPERIMENT as experiment")
-    monkeypatch.setattr(jobs, "train", fails)
+    monkeypatch.setattr(train_command, "train", fails)
     assert main(["train", str(path), "--workdir", str(tmp_path)]) == 1
     assert "it is broken (image id 7, epoch 0)" in capsys.readouterr().err
 

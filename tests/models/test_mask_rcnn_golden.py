@@ -11,8 +11,7 @@ import pytest
 from flax import linen as nn
 from flax import traverse_util
 
-from jaxseg import ops
-from jaxseg import zoo as weights
+from jaxseg import ops, zoo
 from jaxseg.heads import rpn
 from jaxseg.heads.box_head import BoxHeadConfig, RoIs
 from jaxseg.heads.mask_head import MaskHeadConfig
@@ -74,7 +73,7 @@ class Golden:
     def __init__(self, shared, name):
         self.state, self.meta, self.arrays = load_model(shared, name)
         self.config = golden_config(self.meta)
-        self.variables = weights.load_torchvision(self.state, self.config)
+        self.variables = zoo.load_torchvision(self.state, self.config)
         self.net = MaskRCNN(self.config)
         self.sizes = np.asarray(self.meta["eval"]["image_sizes"], np.int32)
         x = self.arrays["eval__input_batch"].transpose(0, 2, 3, 1)
@@ -279,7 +278,7 @@ def test_losses_and_gradients(golden, mode):
         expected = golden[f"{mode}__{theirs}"]
         np.testing.assert_allclose(means[ours], expected, rtol=1e-4, err_msg=ours)
 
-    exported = weights.to_torchvision({**state, "params": grads}, config)
+    exported = zoo.to_torchvision({**state, "params": grads}, config)
     names = golden.meta["train"]["all"]["grad_names"]
     norms = np.asarray([np.linalg.norm(exported[name].astype(np.float64)) for name in names])
     expected = golden[f"{mode}__grad_l2"]
@@ -297,7 +296,7 @@ def test_losses_and_gradients(golden, mode):
 
 
 def test_weights_go_out_as_they_came_in(golden):
-    exported = weights.to_torchvision(golden.variables, golden.config)
+    exported = zoo.to_torchvision(golden.variables, golden.config)
     assert exported.keys() == golden.state.keys()
     for name, array in golden.state.items():
         np.testing.assert_array_equal(exported[name], array, err_msg=name)
@@ -309,7 +308,7 @@ def test_names_are_strict(golden):
     del state["rpn.head.cls_logits.bias"]
     state["backbone.body.conv1.weight"] = state["backbone.body.conv1.weight"][:8]
     with pytest.raises(ValueError, match=r"missing: rpn\.head\.cls_logits\.bias") as error:
-        weights.load_torchvision(state, golden.config)
+        zoo.load_torchvision(state, golden.config)
     assert "not used: roi_heads.extra" in str(error.value)
     assert "backbone.body.conv1.weight is (8, 3, 7, 7), the model's is (64, 3, 7, 7)" in str(
         error.value
@@ -321,13 +320,13 @@ def test_a_frozen_backbone_predicts_the_same(golden):
     config = dataclasses.replace(
         golden.config, backbone=dataclasses.replace(golden.config.backbone, freeze_at=2)
     )
-    variables = weights.load_torchvision(golden.state, config)
+    variables = zoo.load_torchvision(golden.state, config)
     layers = {path[1] for path in traverse_util.flatten_dict(variables["frozen"])}
     assert "stem_conv" in layers
     assert layers == {n for n in golden.variables["params"]["backbone"] if n[:6] in FROZEN_LAYERS}
     found = jax.jit(mask_rcnn(config).predict)(variables, golden.images, golden.sizes)
     np.testing.assert_allclose(found.scores, golden.prediction[0].scores, atol=1e-6)
-    assert weights.to_torchvision(variables, config).keys() == golden.state.keys()
+    assert zoo.to_torchvision(variables, config).keys() == golden.state.keys()
 
 
 FROZEN_LAYERS = ("stem_c", "stage2")

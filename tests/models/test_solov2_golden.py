@@ -10,7 +10,7 @@ import pytest
 from flax import linen as nn
 from pycocotools import mask as mask_api
 
-from jaxseg import zoo as weights
+from jaxseg import zoo
 from jaxseg.evaluation import to_predictions
 from jaxseg.models import solov2 as module
 from jaxseg.models.solov2 import SOLOv2, SOLOv2Config
@@ -62,7 +62,7 @@ class Golden:
         self.state, self.meta, self.arrays = load_model(shared, name)
         self.canvas = tuple(self.meta["batch"])
         self.config = golden_config(self.meta, self.canvas)
-        self.variables = weights.load_mmdet(self.state, self.config)
+        self.variables = zoo.load_mmdet(self.state, self.config)
         self.net = SOLOv2(self.config)
         self.sizes = np.asarray(self.meta["sizes"], np.int32)
         x = self.arrays["input_batch"].transpose(0, 2, 3, 1)

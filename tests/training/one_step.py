@@ -14,14 +14,8 @@ import jax
 import numpy as np
 import optax
 
-from jaxseg.parallel import (
-    connect,
-    host_count,
-    host_index,
-    parallel_step,
-    replicate,
-    shard_step,
-)
+from jaxseg.distributed import connect, host_count, host_index
+from jaxseg.parallel import parallel_step, replicate, shard_step
 from jaxseg.training.step import init_state, make_step
 from tests.tiny import make_batch, tiny_config, tiny_solov2_config
 

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxseg.parallel import lost_host
+from jaxseg.distributed import lost_host
 from jaxseg.training import checkpoint, lock, loop
 from jaxseg.training.checkpoint import Checkpoints, open_checkpoints
 from jaxseg.training.loop import TrainConfig, TrainData, Validation

@@ -15,7 +15,8 @@ import time
 
 import jax.numpy as jnp
 
-from jaxseg.parallel import connect, host_index, shared_by_hosts
+from jaxseg.distributed import connect, host_index
+from jaxseg.parallel import shared_by_hosts
 from jaxseg.training.checkpoint import Checkpoints
 from jaxseg.training.preemption import watch_for_notice
 from jaxseg.training.step import TrainState

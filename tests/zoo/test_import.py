@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxseg import zoo as weights
+from jaxseg import zoo
 from jaxseg.commands import cli
 from jaxseg.data import Shapes
-from jaxseg.data.shapes import write_coco
+from jaxseg.data.coco.write import write_coco
 from jaxseg.nn.freezing import thaw
 from jaxseg.zoo import mask_rcnn as names
 from jaxseg.zoo import solov2 as solo_names
@@ -66,9 +66,9 @@ def initial(config, seed=0):
 def checkpoint(tmp_path_factory):
     """A file with torchvision's names for a small `maskrcnn_resnet50_fpn_v2`, and its arrays."""
     config = small(TORCHVISION_R50_FPN_V2)
-    state = weights.to_torchvision(initial(config), config)
+    state = zoo.to_torchvision(initial(config), config)
     path = tmp_path_factory.mktemp("weights") / "published.safetensors"
-    weights.write_safetensors(path, state)
+    zoo.write_safetensors(path, state)
     return path, state
 
 
@@ -92,7 +92,7 @@ def test_an_imported_checkpoint_predicts_evaluates_and_goes_out_again(checkpoint
     exported = tmp_path / "exported.safetensors"
     arguments = ["weights", "export", str(tmp_path / "imported"), "--out", str(exported)]
     assert cli.main(arguments) == 0
-    again = weights.read_state_dict(exported)
+    again = zoo.read_state_dict(exported)
     assert again.keys() == state.keys()
     for name, array in state.items():
         np.testing.assert_array_equal(again[name], array, err_msg=name)
@@ -103,7 +103,7 @@ def test_an_imported_checkpoint_predicts_evaluates_and_goes_out_again(checkpoint
 def test_bad_checkpoints_are_refused_before_anything_is_written(checkpoint, tmp_path, capsys):
     path, state = checkpoint
     broken = {name: array for name, array in state.items() if name != "rpn.head.cls_logits.bias"}
-    weights.write_safetensors(tmp_path / "broken.safetensors", broken)
+    zoo.write_safetensors(tmp_path / "broken.safetensors", broken)
     assert import_checkpoint(tmp_path / "broken.safetensors", tmp_path / "out") == 1
     assert "missing: rpn.head.cls_logits.bias" in capsys.readouterr().err
     arguments = ["weights", "import", str(path), "--arch", "yolo", "--out", str(tmp_path / "out")]
@@ -115,21 +115,21 @@ def test_bad_checkpoints_are_refused_before_anything_is_written(checkpoint, tmp_
 @pytest.mark.parametrize(
     ("config", "table", "load"),
     [
-        (small(DETECTRON2_R50_FPN), names.detectron2_table, weights.load_detectron2),
-        (small(MMDET_R50_FPN), names.mmdet_table, weights.load_mmdet),
-        (tiny_solov2_config("affine"), solo_names.mmdet_table, weights.load_mmdet),
-        (tiny_solov2_config("affine"), solo_names.authors_table, weights.load_solo),
-        (tiny_solov2_config("frozen"), solo_names.adelaidet_table, weights.load_adelaidet),
+        (small(DETECTRON2_R50_FPN), names.detectron2_table, zoo.load_detectron2),
+        (small(MMDET_R50_FPN), names.mmdet_table, zoo.load_mmdet),
+        (tiny_solov2_config("affine"), solo_names.mmdet_table, zoo.load_mmdet),
+        (tiny_solov2_config("affine"), solo_names.authors_table, zoo.load_solo),
+        (tiny_solov2_config("frozen"), solo_names.adelaidet_table, zoo.load_adelaidet),
     ],
 )
 def test_the_other_zoos_names_load_too(config, table, load, tmp_path):
     variables = initial(config, seed=1)
     state = export_state(thaw(variables), list(table(config)))
-    weights.write_safetensors(tmp_path / "zoo.safetensors", state)
+    zoo.write_safetensors(tmp_path / "zoo.safetensors", state)
     extra = {"roi_heads.box_head.fc1.num_batches_tracked": np.zeros(())}
     for loaded in (
         load(state | extra, config),
-        weights.load_checkpoint_file(tmp_path / "zoo.safetensors", config),
+        zoo.load_checkpoint_file(tmp_path / "zoo.safetensors", config),
     ):
         jax.tree.map(np.testing.assert_array_equal, loaded, dict(variables))
 
@@ -137,7 +137,7 @@ def test_the_other_zoos_names_load_too(config, table, load, tmp_path):
 def test_only_models_with_torchvisions_heads_go_out_under_its_names():
     config = small(DETECTRON2_R50_FPN)
     with pytest.raises(ValueError, match="background_outputs=True"):
-        weights.to_torchvision(initial(config), config)
+        zoo.to_torchvision(initial(config), config)
 
 
 def test_old_names_of_torchvision():
@@ -166,7 +166,7 @@ def test_a_published_solov2_is_imported_and_predicts(tmp_path, monkeypatch, caps
     config = dataclasses.replace(tiny_solov2_config("affine"), num_classes=80)
     monkeypatch.setitem(BY_NAME, "mmdet_solov2_light_r18_fpn", config)
     state = export_state(initial(config), list(solo_names.mmdet_table(config)))
-    weights.write_safetensors(tmp_path / "zoo.safetensors", state)
+    zoo.write_safetensors(tmp_path / "zoo.safetensors", state)
     arguments = ["weights", "import", str(tmp_path / "zoo.safetensors")]
     arguments += ["--arch", "mmdet_solov2_light_r18_fpn", "--out", str(tmp_path / "imported")]
     assert cli.main([*arguments, "--data.canvases", "64", "64", "--data.resize", "64", "64"]) == 0

@@ -9,7 +9,7 @@ import pytest
 from flax import traverse_util
 from PIL import Image
 
-from jaxseg import zoo as weights
+from jaxseg import zoo
 from jaxseg.commands import cli
 from jaxseg.data import Shapes, write_coco
 from jaxseg.models.mask_rcnn import mask_rcnn
@@ -30,7 +30,7 @@ CAFFE_PIXELS = PixelConfig((123.68, 116.779, 103.939), (1.0, 1.0, 1.0), "bgr")
 def real(shared):
     """The file of a real ImageNet ResNet-50, and its variables."""
     path = shared / "weights" / "resnet50_imagenet_caffe_f16.npz"
-    return path, weights.load_resnet_file(path, CAFFE)
+    return path, zoo.load_resnet_file(path, CAFFE)
 
 
 @jax.jit
@@ -45,7 +45,7 @@ def test_features_of_the_real_resnet_are_those_of_a_plain_forward(real):
     image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
     means = np.asarray([103.939, 116.779, 123.68])
     expected = resnet(
-        weights.read_state_dict(path),
+        zoo.read_state_dict(path),
         (image[..., ::-1] - means).transpose(2, 0, 1),
         blocks=(3, 4, 6, 3),
         epsilon=1e-3,
@@ -70,7 +70,7 @@ def test_the_real_resnet_names_photographs(real, photograph, expected):
     image = image.resize([round(side * scale) for side in image.size], Image.Resampling.BILINEAR)
     left, top = ((side - 224) // 2 for side in image.size)
     pixels = np.asarray(image)[top : top + 224, left : left + 224]
-    state = weights.read_state_dict(path)
+    state = zoo.read_state_dict(path)
     pooled = features(variables, pixels[None])[32].mean((1, 2))
     logits = pooled @ state["fc.weight"].T.astype(np.float32) + state["fc.bias"][None]
     probability = np.asarray(jax.nn.softmax(logits))[0]
@@ -89,23 +89,23 @@ def small_resnet(norm="frozen", seed=0):
 @pytest.mark.parametrize("norm", ["frozen", "batch"])
 def test_a_resnet_goes_out_and_comes_in_the_same(norm):
     config, variables = small_resnet(norm)
-    state = weights.resnet_to_torchvision(variables, config)
+    state = zoo.resnet_to_torchvision(variables, config)
     classifier = {"fc.weight": np.zeros((10, 64)), "fc.bias": np.zeros(10)}
-    again = weights.load_resnet(state | classifier, config)
+    again = zoo.load_resnet(state | classifier, config)
     jax.tree.map(np.testing.assert_array_equal, again, dict(variables))
 
 
 def test_wrong_resnets_are_refused():
     config, variables = small_resnet()
-    state = weights.resnet_to_torchvision(variables, config)
+    state = zoo.resnet_to_torchvision(variables, config)
     with pytest.raises(ValueError, match=r"missing: layer1\.2"):
-        weights.load_resnet(state, dataclasses.replace(config, depth=34))
+        zoo.load_resnet(state, dataclasses.replace(config, depth=34))
     with pytest.raises(ValueError, match=r"not used: layer1\.0\.se\.weight"):
-        weights.load_resnet(state | {"layer1.0.se.weight": np.zeros(3)}, config)
+        zoo.load_resnet(state | {"layer1.0.se.weight": np.zeros(3)}, config)
     with pytest.raises(ValueError, match=r"set it to 0\.001"):
-        weights.load_resnet(state | {"bn_eps": np.asarray(1e-3)}, config)
+        zoo.load_resnet(state | {"bn_eps": np.asarray(1e-3)}, config)
     with pytest.raises(ValueError, match="norm='group'"):
-        weights.load_resnet(state, dataclasses.replace(config, norm="group"))
+        zoo.load_resnet(state, dataclasses.replace(config, norm="group"))
 
 
 def test_a_detector_starts_from_the_backbone_and_keeps_its_own_heads():
@@ -113,7 +113,7 @@ def test_a_detector_starts_from_the_backbone_and_keeps_its_own_heads():
     frozen = dataclasses.replace(config, freeze_at=2)
     detector = dataclasses.replace(tiny_config(norm="batch"), backbone=frozen)
     before = jax.jit(mask_rcnn(detector).init, static_argnums=1)(jax.random.key(0), (1, 64, 64, 3))
-    after = weights.with_backbone(before, backbone)
+    after = zoo.with_backbone(before, backbone)
     assert jax.tree.structure(after) == jax.tree.structure(dict(before))
     ours, given = thaw(after), traverse_util.flatten_dict(dict(backbone))
     for (collection, *path), value in given.items():
@@ -136,8 +136,8 @@ FLAGS = """
 def test_training_starts_from_an_imported_resnet(tmp_path, monkeypatch, capsys):
     config, backbone = small_resnet(seed=7)
     monkeypatch.setitem(RESNETS, "resnet18", config)
-    weights.write_safetensors(
-        tmp_path / "published.safetensors", weights.resnet_to_torchvision(backbone, config)
+    zoo.write_safetensors(
+        tmp_path / "published.safetensors", zoo.resnet_to_torchvision(backbone, config)
     )
     imported = tmp_path / "new" / "resnet18.safetensors"
     arguments = ["weights", "import", str(tmp_path / "published.safetensors"), "--arch", "resnet18"]
