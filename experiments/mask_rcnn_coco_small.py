@@ -19,29 +19,30 @@ from jaxseg.training.optimizer import OptimizerConfig
 experiment = Experiment(
     model=MaskRCNNConfig(
         num_classes=80,
-        backbone=ResNetConfig(depth=18, width=32, norm="batch"),
+        backbone=ResNetConfig(depth=18, width=32, norm="sync_batch"),
         fpn_channels=64,
-        head_norm="batch",
+        head_norm="sync_batch",
         rpn=RPNConfig(
             anchor_sizes=(16.0, 32.0, 64.0, 128.0, 256.0),
-            train_candidates=400,
-            test_candidates=500,
-            train_proposals=300,
-            test_proposals=300,
+            pre_nms_topk_train=400,
+            pre_nms_topk_test=500,
+            post_nms_topk_train=300,
+            post_nms_topk_test=300,
         ),
-        box=BoxHeadConfig(hidden=256, samples=64, nms_candidates=1000),
-        mask=MaskHeadConfig(convs=2, channels=64),
+        box=BoxHeadConfig(fc_dim=256, batch_size_per_image=64, pre_nms_topk=1000),
+        mask=MaskHeadConfig(num_convs=2, conv_dim=64),
     ),
     data=DataConfig(
         source=CocoFolder("coco", train="train2017", val="val2017"),
-        canvases=((320, 320),),
-        resize=(256, 320),
+        buckets=((320, 320),),
+        min_size=256,
+        max_size=320,
     ),
     train=TrainConfig(
         steps=100,
         batch_size=4,
         optimizer=OptimizerConfig(
-            kind="adamw", learning_rate=5e-4, warmup_steps=50, weight_decay=1e-2
+            name="adamw", learning_rate=5e-4, warmup_steps=50, weight_decay=1e-2
         ),
         log_every=10,
         checkpoint_every=50,

@@ -20,32 +20,31 @@ from jaxseg.training.optimizer import OptimizerConfig
 experiment = Experiment(
     model=MaskRCNNConfig(
         num_classes=1,
-        backbone=ResNetConfig(depth=18, width=32, norm="batch"),
+        backbone=ResNetConfig(depth=18, width=32, norm="sync_batch"),
         fpn_channels=64,
-        head_norm="batch",
+        head_norm="sync_batch",
         rpn=RPNConfig(
             # Most nuclei are 8 to 20 pixels across.
             anchor_sizes=(12.0, 24.0, 48.0, 96.0, 192.0),
-            samples=128,
-            train_candidates=400,
-            test_candidates=500,
-            train_proposals=200,
-            test_proposals=300,
+            batch_size_per_image=128,
+            pre_nms_topk_train=400,
+            pre_nms_topk_test=500,
+            post_nms_topk_train=200,
+            post_nms_topk_test=300,
         ),
-        box=BoxHeadConfig(hidden=256, samples=64, nms_candidates=500),
-        mask=MaskHeadConfig(convs=4, channels=64, crop_size=56),
+        box=BoxHeadConfig(fc_dim=256, batch_size_per_image=64, pre_nms_topk=500),
+        mask=MaskHeadConfig(num_convs=4, conv_dim=64, gt_mask_size=56),
     ),
     data=DataConfig(
         source=CocoFolder("nuclei", train="mini_train", val="mini_val"),
-        canvases=((256, 256),),
-        resize=None,
+        buckets=((256, 256),),
         max_objects=128,
     ),
     train=TrainConfig(
         steps=1200,
         batch_size=4,
         optimizer=OptimizerConfig(
-            kind="adamw", learning_rate=2e-3, warmup_steps=100, weight_decay=1e-2
+            name="adamw", learning_rate=2e-3, warmup_steps=100, weight_decay=1e-2
         ),
         checkpoint_every=200,
     ),

@@ -22,24 +22,25 @@ EPOCH = 7330
 
 experiment = Experiment(
     # Masks of the whole image would be 180 MB for each image of 100 objects.
-    model=dataclasses.replace(MMDET_R50_FPN, mask=MaskHeadConfig(logit_std=None)),
+    model=dataclasses.replace(MMDET_R50_FPN, mask=MaskHeadConfig(logit_init_std=None)),
     data=DataConfig(
         source=CocoFolder("coco", train="train2017", val="val2017"),
-        canvases=((800, 1344), (1344, 800)),
-        resize=(800, 1333),
-        workers=8,
+        buckets=((800, 1344), (1344, 800)),
+        min_size=800,
+        max_size=1333,
+        num_workers=8,
     ),
     train=TrainConfig(
         steps=12 * EPOCH,
         batch_size=16,
         optimizer=OptimizerConfig(
-            kind="sgd",
+            name="sgd",
             learning_rate=0.02,
             warmup_steps=500,
-            decay="steps",
+            schedule="step",
             milestones=(8 * EPOCH, 11 * EPOCH),
-            decayed="all",
-            clip_norm=None,
+            decay_norm_and_bias=True,
+            grad_clip_norm=None,
         ),
     ),
     pretrained="resnet50.safetensors",

@@ -5,8 +5,9 @@
 Expected: mask / box AP 40.3 / 44.6 on val2017 or a little more: those are Detectron2's figures
 without copy-paste (new_baselines, mask_rcnn_R_50_FPN_100ep_LSJ), to which Ghiasi et al. 2021 found
 copy-paste to add. Not measured: nobody has run it to its end. Hardware of the reference: 64 GPUs,
-one image each, in half precision; `--train.pieces 4` makes it fit 16, batch norm's statistics then
-being those of a piece. Where it differs from the reference: copy-paste, mask targets from crops,
+one image each, in half precision; `--train.grad-accum-steps 4` makes it fit 16, batch norm's
+statistics then being those of a microbatch. Where it differs from the reference: copy-paste, mask
+targets from crops,
 images without objects are seen too, biases are not decayed.
 """
 
@@ -26,34 +27,35 @@ STEPS = 184_375
 experiment = Experiment(
     model=dataclasses.replace(
         DETECTRON2_R50_FPN,
-        backbone=ResNetConfig(depth=50, norm="batch", stride_in_1x1=True),
-        head_norm="batch",
-        rpn=dataclasses.replace(DETECTRON2_R50_FPN.rpn, convs=2),
-        box=dataclasses.replace(DETECTRON2_R50_FPN.box, convs=4, hidden_layers=1),
+        backbone=ResNetConfig(depth=50, norm="sync_batch", stride_in_1x1=True),
+        head_norm="sync_batch",
+        rpn=dataclasses.replace(DETECTRON2_R50_FPN.rpn, num_convs=2),
+        box=dataclasses.replace(DETECTRON2_R50_FPN.box, num_convs=4, num_fc=1),
         # Masks of the whole image would be 100 MB for each image of 100 objects.
         mask=MaskHeadConfig(),
         compute_dtype="bfloat16",
     ),
     data=DataConfig(
         source=CocoFolder("coco", train="train2017", val="val2017"),
-        canvases=((1024, 1024),),
-        resize=(1024, 1024),
-        resampling="pillow",
-        augmentation=Augmentation(jitter=ScaleJitter(0.1, 2.0), copy_paste=CopyPaste()),
-        workers=8,
+        buckets=((1024, 1024),),
+        min_size=1024,
+        max_size=1024,
+        resize_backend="pillow",
+        augmentation=Augmentation(lsj=ScaleJitter(0.1, 2.0), copy_paste=CopyPaste()),
+        num_workers=8,
     ),
     train=TrainConfig(
         steps=STEPS,
         batch_size=64,
         optimizer=OptimizerConfig(
-            kind="sgd",
+            name="sgd",
             learning_rate=0.1,
             warmup_steps=500,
-            warmup_start=0.067,
-            decay="steps",
+            warmup_factor=0.067,
+            schedule="step",
             milestones=(163_889, 177_546),
             weight_decay=4e-5,
-            clip_norm=None,
+            grad_clip_norm=None,
         ),
     ),
 )

@@ -7,8 +7,8 @@ Expected: mask / box AP 41.8 / 47.4 on val2017 (torchvision, weights COCO_V1 of 
 measured: nobody has run it to its end. Torchvision does not state this recipe in full: the model
 is theirs exactly, the training is that of Li et al. 2021 (arXiv 2111.11429), on which it is built,
 as far as they tell: large-scale jitter at 1024 pixels, 100 epochs of 64 images, AdamW, cosine
-decay. Hardware of the reference: 64 GPUs; `--train.pieces 4` makes it fit 16. Neither norms nor
-biases are decayed.
+decay. Hardware of the reference: 64 GPUs; `--train.grad-accum-steps 4` makes it fit 16. Neither
+norms nor biases are decayed.
 """
 
 import dataclasses
@@ -25,27 +25,28 @@ experiment = Experiment(
         TORCHVISION_R50_FPN_V2,
         num_classes=80,
         # Masks of the whole image would be 100 MB for each image of 100 objects.
-        mask=MaskHeadConfig(logit_std=None, paste="whole_pixel_box"),
+        mask=MaskHeadConfig(logit_init_std=None, paste="integer"),
         compute_dtype="bfloat16",
     ),
     data=DataConfig(
         source=CocoFolder("coco", train="train2017", val="val2017"),
-        canvases=((1024, 1024),),
-        resize=(1024, 1024),
-        resampling="torchvision",
-        augmentation=Augmentation(jitter=ScaleJitter(0.1, 2.0)),
-        workers=8,
+        buckets=((1024, 1024),),
+        min_size=1024,
+        max_size=1024,
+        resize_backend="torch",
+        augmentation=Augmentation(lsj=ScaleJitter(0.1, 2.0)),
+        num_workers=8,
     ),
     train=TrainConfig(
         steps=184_375,
         batch_size=64,
         optimizer=OptimizerConfig(
-            kind="adamw",
+            name="adamw",
             learning_rate=8e-5,
             warmup_steps=460,
-            decay="cosine",
+            schedule="cosine",
             weight_decay=0.1,
-            clip_norm=None,
+            grad_clip_norm=None,
         ),
     ),
     pretrained="resnet50.safetensors",

@@ -2,10 +2,10 @@
 
 import sys
 
-from jaxseg.distributed import host_index
+from jaxseg.distributed import process_index
 
 
 def say(text: str) -> None:
     """A message of the run beside its progress lines, from the first host."""
-    if host_index() == 0:
+    if process_index() == 0:
         print(text, file=sys.stderr, flush=True)

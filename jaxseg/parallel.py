@@ -24,7 +24,7 @@ Step = Callable[[Any, Batch], tuple[Any, Any]]
 """`(state, batch) -> (state, metrics)`, see `jaxseg.training.step`."""
 
 
-def parallel_step(step: Step, devices: int) -> Step:
+def pmap_step(step: Step, devices: int) -> Step:
     """`step` over the first `devices` devices of all hosts by `pmap`; takes this host's share of
     the global batch, donates the state."""
     mapped = jax.pmap(
@@ -39,7 +39,7 @@ def parallel_step(step: Step, devices: int) -> Step:
     return lambda state, batch: mapped(state, split(batch, local))
 
 
-def shard_step(step: Step, devices: int) -> Step:
+def shard_map_step(step: Step, devices: int) -> Step:
     """The same by `shard_map`.
 
     `check_vma=False` keeps the gradients of the replicated parameters apart for each device, as
@@ -62,7 +62,7 @@ def compile_step(step: Step, devices: int, state: Any, batch: Any) -> Any:
     return _shard_map(step, devices).lower(state, batch).compile()
 
 
-def parallel_predict(model: Model, devices: int) -> Callable[[Variables, Any, Any], Detections]:
+def pmap_predict(model: Model, devices: int) -> Callable[[Variables, Any, Any], Detections]:
     """`model.predict` over the first `devices` devices of this host.
 
     Takes images and their sizes as NumPy arrays, of this host alone, and gives NumPy arrays back.
@@ -82,13 +82,13 @@ def parallel_predict(model: Model, devices: int) -> Callable[[Variables, Any, An
 
 def replicate(tree: Tree, devices: int) -> Tree:
     """A copy of `tree` on each of the first `devices` devices of all hosts, laid out as
-    `parallel_step` returns it: a step that is given another layout is compiled once more."""
+    `pmap_step` returns it: a step that is given another layout is compiled once more."""
     if jax.process_count() > 1:
         tree = jax.tree.map(np.asarray, tree)
     return jax.device_put(tree, NamedSharding(_mesh(devices), PartitionSpec()))
 
 
-def shared_by_hosts(tree: Tree, devices: int) -> Tree:
+def to_global(tree: Tree, devices: int) -> Tree:
     """The same values as arrays of all hosts, which is how several of them write a checkpoint;
     `pmap` leaves each host with arrays of its own."""
     if jax.process_count() == 1:
@@ -99,7 +99,7 @@ def shared_by_hosts(tree: Tree, devices: int) -> Tree:
     )
 
 
-def replicate_here(tree: Tree, devices: int) -> Tree:
+def replicate_local(tree: Tree, devices: int) -> Tree:
     """A copy of `tree` on each of the first `devices` devices of this host, for its predictions."""
     mesh = Mesh(np.asarray(jax.local_devices()[:devices]), (BATCH_AXIS,))
     return jax.device_put(jax.tree.map(np.asarray, tree), NamedSharding(mesh, PartitionSpec()))

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 
 from jaxseg import data, evaluation
-from jaxseg.distributed import host_count, host_index
+from jaxseg.distributed import process_count, process_index
 from jaxseg.experiment import Experiment, from_json
 from jaxseg.model import Model, Variables
-from jaxseg.parallel import parallel_predict, replicate_here
+from jaxseg.parallel import pmap_predict, replicate_local
 from jaxseg.training.checkpoint import open_checkpoints
 from jaxseg.training.optimizer import make_optimizer
 from jaxseg.training.step import TrainState, init_state
@@ -19,7 +19,7 @@ from jaxseg.training.step import TrainState, init_state
 EVAL_BATCH_PER_DEVICE = 4
 
 
-class Trained(NamedTuple):
+class TrainedModel(NamedTuple):
     """A model out of a checkpoint, with all that is needed to use it."""
 
     experiment: Experiment
@@ -29,7 +29,7 @@ class Trained(NamedTuple):
     step: int
 
 
-def load(workdir: pathlib.Path, step: int | None = None, *, average: bool = True) -> Trained:
+def load(workdir: pathlib.Path, step: int | None = None, *, average: bool = True) -> TrainedModel:
     """The checkpoint of a run at `step`, or the newest. Its parameters are their moving average,
     where the run keeps one and `average` is asked for."""
     with open_checkpoints(workdir) as checkpoints:
@@ -38,14 +38,16 @@ def load(workdir: pathlib.Path, step: int | None = None, *, average: bool = True
         state = checkpoints.restore(state_shapes(experiment), step)
     categories = [data.Category(**category) for category in record["categories"]]
     variables = variables_of(state, average=average)
-    return Trained(experiment, categories, experiment.model.build(), variables, int(state.step))
+    return TrainedModel(
+        experiment, categories, experiment.model.build(), variables, int(state.step)
+    )
 
 
 def state_shapes(experiment: Experiment) -> TrainState:
     """The state of a run, as shapes and dtypes."""
     model, config = experiment.model.build(), experiment.train
     optimizer = make_optimizer(config.optimizer, config.steps)
-    shape, ema = (1, *experiment.data.canvases[0], 3), config.ema_decay is not None
+    shape, ema = (1, *experiment.data.buckets[0], 3), config.ema_decay is not None
     return jax.eval_shape(lambda: init_state(model, optimizer, shape, config.seed, ema=ema))
 
 
@@ -62,18 +64,18 @@ def make_predict(model: Model) -> Predict:
     """A function that predicts on every image of a source, in its order within each canvas, on all
     devices of this host; of several hosts each does its part of the images."""
     devices = jax.local_device_count()
-    predict_batch = parallel_predict(model, devices)
+    predict_batch = pmap_predict(model, devices)
 
     def predict(
         variables: Variables, source: data.Source, config: data.DataConfig
     ) -> Iterator[evaluation.Prediction]:
-        variables = replicate_here(variables, devices)
+        variables = replicate_local(variables, devices)
         batches = data.eval_batches(
             source,
             config,
             batch_size=EVAL_BATCH_PER_DEVICE * devices,
-            shard_index=host_index(),
-            shard_count=host_count(),
+            shard_index=process_index(),
+            shard_count=process_count(),
         )
         for batch in batches:
             detections = predict_batch(variables, batch.images, batch.image_size)
@@ -83,7 +85,7 @@ def make_predict(model: Model) -> Predict:
                 batch.original_size,
                 batch.image_id,
                 batch.valid,
-                canvas=(batch.images.shape[1], batch.images.shape[2]),
+                bucket=(batch.images.shape[1], batch.images.shape[2]),
             )
 
     return predict

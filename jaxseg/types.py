@@ -30,8 +30,8 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 class MaskFrame(enum.Enum):
     """What the pixels of a mask array are laid over.
 
-    BOX: the instance's own box, `[..., M, M]` whatever its size (Mask R-CNN family).
-    WHOLE_PIXEL_BOX: the same, but the box is grown by one cell of the grid on every side and
+    GRID_SAMPLE: the instance's own box, `[..., M, M]` whatever its size (Mask R-CNN family).
+    INTEGER: the same, but the box is grown by one cell of the grid on every side and
         cut to whole pixels before the mask is laid over it, as torchvision does.
     IMAGE: the padded image at a stride, `[..., H/s, W/s]` (SOLO family).
 
@@ -39,15 +39,15 @@ class MaskFrame(enum.Enum):
     an array.
     """
 
-    BOX = "box"
-    WHOLE_PIXEL_BOX = "whole_pixel_box"
+    GRID_SAMPLE = "grid_sample"
+    INTEGER = "integer"
     IMAGE = "image"
 
 
 class MaskSpec(NamedTuple):
     """The ground-truth masks a model wants in its batches.
 
-    `size` is M, the side of the crop, for `MaskFrame.BOX` and the stride for
+    `size` is M, the side of the crop, for `MaskFrame.GRID_SAMPLE` and the stride for
     `MaskFrame.IMAGE`. With `centers` the batch brings `Batch.centers`, and no objects whose masks
     are empty, since these have none.
     """
@@ -56,13 +56,13 @@ class MaskSpec(NamedTuple):
     size: int
     centers: bool = False
 
-    def shape(self, canvas: tuple[int, int]) -> tuple[int, int]:
-        """`(height, width)` of each mask in a batch whose images are padded to `canvas`."""
+    def shape(self, bucket: tuple[int, int]) -> tuple[int, int]:
+        """`(height, width)` of each mask in a batch whose images are padded to `bucket`."""
         if self.frame is not MaskFrame.IMAGE:
             return self.size, self.size
-        if canvas[0] % self.size or canvas[1] % self.size:
-            raise ValueError(f"canvas {canvas} is not a multiple of the mask stride {self.size}")
-        return canvas[0] // self.size, canvas[1] // self.size
+        if bucket[0] % self.size or bucket[1] % self.size:
+            raise ValueError(f"canvas {bucket} is not a multiple of the mask stride {self.size}")
+        return bucket[0] // self.size, bucket[1] // self.size
 
 
 class Batch(NamedTuple):
@@ -81,7 +81,7 @@ class Batch(NamedTuple):
     labels: Int[Array, "B N"]
     masks: Bool[Array, "B N h w"] | UInt8[Array, "B N h w8"]  # as `needs` says; see below
     valid: Bool[Array, "B N"]
-    place: Int[Array, " B"]
+    index: Int[Array, " B"]  # type: ignore[assignment]  # shadows tuple.index
     centers: Float[Array, "B N 2"] | None = None
     """The masks' centres of mass, `(x, y)` in pixel indices of the padded image (the first pixel's
     is 0), for models that need them."""

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxseg import data, evaluation, visualize
-from jaxseg.distributed import gather, host_index
+from jaxseg.distributed import allgather_json, process_index
 from jaxseg.experiment import Experiment
 from jaxseg.log import say
 from jaxseg.model import Variables
@@ -35,23 +35,23 @@ def make_validate(
 
     def validate(state: TrainState, step: int) -> Validation:
         say(f"evaluating step {step} on {len(source)} images")
-        predictions, figures = judge(variables_of(state, average=True))
+        predictions, figures = evaluate_variables(variables_of(state, average=True))
         if state.ema is not None:
-            _, raw = judge(variables_of(state, average=False))
+            _, raw = evaluate_variables(variables_of(state, average=False))
             figures |= {f"last/{name}": value for name, value in raw.items()}
-        shown = predictions[:PICTURES] if host_index() == 0 else []
+        shown = predictions[:PICTURES] if process_index() == 0 else []
         pictures = [visualize.beside_truth(source, prediction, names) for prediction in shown]
         return Validation(figures["segm/AP"] or 0.0, figures, pictures)
 
-    def judge(
+    def evaluate_variables(
         variables: Variables,
     ) -> tuple[list[evaluation.Prediction], dict[str, float | None]]:
         predictions = [relabel(p, labels) for p in predict(variables, source, config)]
         results = gather_results(predictions, source)
         metrics = None
-        if host_index() == 0:
+        if process_index() == 0:
             metrics = evaluation.evaluate(source.ground_truth(), results)
-        return predictions, gather(metrics)[0]
+        return predictions, allgather_json(metrics)[0]
 
     return validate
 
@@ -61,7 +61,7 @@ def gather_results(
 ) -> list[dict[str, Any]]:
     """The predictions of all hosts as a COCO result list."""
     own = evaluation.coco_results(predictions, [c.id for c in source.categories])
-    return [result for part in gather(own) for result in part]
+    return [result for part in allgather_json(own) for result in part]
 
 
 def labels_in(source: data.Source, learned: Sequence[data.Category], split: str) -> np.ndarray:

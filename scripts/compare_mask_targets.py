@@ -37,7 +37,7 @@ def main(folder: str, split: str) -> None:
         def sample(frame: MaskFrame, size: int, example=example):  # type: ignore[no-untyped-def]
             return make_sample(
                 example,
-                canvas=CANVAS,
+                bucket=CANVAS,
                 resize=None,
                 max_objects=SLOTS,
                 needs=MaskSpec(frame, size),
@@ -52,7 +52,7 @@ def main(folder: str, split: str) -> None:
         reference = np.asarray(pooled_masks) >= 0.5
         used = whole.valid[:, None, None]
         for size in crop_sizes:
-            crops = sample(MaskFrame.BOX, size).masks
+            crops = sample(MaskFrame.GRID_SAMPLE, size).masks
             targets = production(crops, whole.boxes, rois, gt, size=SIZE) >= 0.5
             differing[size] += int(((np.asarray(targets) != reference) & used).sum())
         objects += int(whole.valid.sum())

@@ -27,16 +27,17 @@ from jaxseg.data.source import Category
 from jaxseg.types import MaskFrame, MaskSpec
 
 EPOCHS, BATCH, OBJECTS = 10, 4, 1000
-CHANGES = Augmentation(jitter=ScaleJitter(), copy_paste=CopyPaste(), color=ColorJitter())
+CHANGES = Augmentation(lsj=ScaleJitter(), copy_paste=CopyPaste(), color=ColorJitter())
 
 
 def main(folder: str, split: str, workers: str = "2") -> None:
     config = DataConfig(
         CocoFolder(folder),
-        canvases=((1024, 1024),),
-        resize=(1024, 1024),
+        buckets=((1024, 1024),),
+        min_size=1024,
+        max_size=1024,
         augmentation=CHANGES,
-        workers=int(workers),
+        num_workers=int(workers),
     )
     source = CocoFolder(folder).open(split)
     print(f"{folder} {split}, {len(source)} images, {workers} workers")
@@ -48,7 +49,7 @@ def main(folder: str, split: str, workers: str = "2") -> None:
 
 def measure(source, config, batches):
     """Prints the memory after each epoch."""
-    needs = MaskSpec(MaskFrame.BOX, 28)
+    needs = MaskSpec(MaskFrame.GRID_SAMPLE, 28)
     stream = train_batches(source, config, needs, batch_size=BATCH, seed=0)
     print("| epoch | MiB |\n| --- | --- |")
     for epoch in range(1, EPOCHS + 1):

@@ -34,12 +34,12 @@ from jaxseg.data import (
     transforms,
 )
 from jaxseg.data.coco.folder import CocoSource
-from jaxseg.data.transforms.resize import choose_canvases, scaled_size
+from jaxseg.data.transforms.resize import choose_buckets, scaled_size
 from jaxseg.data.transforms.view import View
 from jaxseg.types import MaskFrame, MaskSpec
 
 IMAGES, ROUNDS, BATCH = 160, 3, 8
-CROPS = MaskSpec(MaskFrame.BOX, 28)
+CROPS = MaskSpec(MaskFrame.GRID_SAMPLE, 28)
 WHOLE = MaskSpec(MaskFrame.IMAGE, 4, centers=True)
 ONCE = ((800, 1344), (1344, 800)), (800, 1333), Augmentation()
 LARGE = ((1024, 1024),), (1024, 1024)
@@ -48,10 +48,10 @@ RECIPES: dict[str, tuple[Any, MaskSpec]] = {
     "1x, masks cropped": (ONCE, CROPS),
     "1x, masks of the image": (ONCE, WHOLE),
     "1x with colours": ((*ONCE[:2], Augmentation(color=ColorJitter())), CROPS),
-    "LSJ 1024": ((*LARGE, Augmentation(jitter=JITTER)), CROPS),
-    "LSJ 1024, copy-paste": ((*LARGE, Augmentation(jitter=JITTER, copy_paste=PASTE)), CROPS),
+    "LSJ 1024": ((*LARGE, Augmentation(lsj=JITTER)), CROPS),
+    "LSJ 1024, copy-paste": ((*LARGE, Augmentation(lsj=JITTER, copy_paste=PASTE)), CROPS),
     "the same, masks of the image": (
-        (*LARGE, Augmentation(jitter=JITTER, copy_paste=PASTE)),
+        (*LARGE, Augmentation(lsj=JITTER, copy_paste=PASTE)),
         WHOLE,
     ),
 }
@@ -105,9 +105,11 @@ def main(folder: str, split: str) -> None:
 
 
 def _config(folder: str, recipe: Any, workers: int = 0) -> DataConfig:
-    canvases, resize, changes = recipe
+    buckets, (min_size, max_size), changes = recipe
     data = CocoFolder(folder)
-    return DataConfig(data, canvases, resize, augmentation=changes, workers=workers, threads=1)
+    return DataConfig(
+        data, buckets, min_size, max_size, augmentation=changes, num_workers=workers, num_threads=1
+    )
 
 
 def _each(indices: list[int], do: Callable[[int], Any]) -> None:
@@ -123,13 +125,13 @@ def _decode(path: pathlib.Path) -> np.ndarray:
 def _shrink(path: pathlib.Path) -> np.ndarray:
     with Image.open(path) as image:
         height, width = scaled_size((image.height, image.width), (1344, 1344), (800, 1333))
-        resized = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+        resized = image.convert("RGB").resize((width, height), Image.ResizeBackend.BILINEAR)
         return np.asarray(resized)
 
 
 def _prepare(source: CocoSource, config: DataConfig, needs: MaskSpec) -> None:
     """Batches as the pipeline makes them, in this thread."""
-    groups = choose_canvases(source.image_sizes, config.canvases, config.resize)
+    groups = choose_buckets(source.image_sizes, config.buckets, config.min_max_size)
     order = pipeline.Order(groups, seed=0, batch_size=BATCH)
     batches = pipeline._TrainBatches(
         source, config, needs, order, seed=0, places=range(BATCH), start_step=0

@@ -16,20 +16,20 @@ from PIL import Image
 
 from jaxseg.data import Augmentation, CocoFolder, DataConfig, Shapes
 from jaxseg.data.source import Source, SourceConfig
-from jaxseg.data.transforms.augmentation import ColorJitter, CopyPaste, Crop, ScaleJitter
+from jaxseg.data.transforms.augmentation import ColorJitter, CopyPaste, RandomSizeCrop, ScaleJitter
 from jaxseg.data.transforms.sample import train_sample
 from jaxseg.types import MaskFrame, MaskSpec
 
 SIDE, DRAWS, SHOWN = 320, 4, 176
 TINTS = np.random.default_rng(4).uniform(60, 255, (100, 3))
-NOTHING = Augmentation(flip=0.0)
+NOTHING = Augmentation(hflip_prob=0.0)
 CHANGES = {
-    "flip": Augmentation(flip=0.5),
-    "scales": Augmentation(flip=0.0, scales=(160, 200, 240, 280, 320)),
-    "jitter": Augmentation(flip=0.0, jitter=ScaleJitter()),
-    "crop": Augmentation(flip=0.0, crop=Crop(probability=1.0)),
-    "copy_paste": Augmentation(jitter=ScaleJitter(0.5, 1.5), copy_paste=CopyPaste(1.0)),
-    "color": Augmentation(flip=0.0, color=ColorJitter()),
+    "flip": Augmentation(hflip_prob=0.5),
+    "scales": Augmentation(hflip_prob=0.0, min_sizes=(160, 200, 240, 280, 320)),
+    "jitter": Augmentation(hflip_prob=0.0, lsj=ScaleJitter()),
+    "crop": Augmentation(hflip_prob=0.0, crop=RandomSizeCrop(prob=1.0)),
+    "copy_paste": Augmentation(lsj=ScaleJitter(0.5, 1.5), copy_paste=CopyPaste(1.0)),
+    "color": Augmentation(hflip_prob=0.0, color=ColorJitter()),
 }
 
 
@@ -62,7 +62,7 @@ def draw(source: Source, index: int, config: DataConfig, seed: int) -> np.ndarra
         index,
         np.random.default_rng([seed, 5]),
         config=config,
-        canvas=config.canvases[0],
+        bucket=config.buckets[0],
         needs=MaskSpec(MaskFrame.IMAGE, 1),
     )
     picture = sample.images.astype(np.float32)

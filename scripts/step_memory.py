@@ -19,7 +19,7 @@ from jaxseg.training.step import init_state, make_step
 from jaxseg.zoo.published import DETECTRON2_R50_FPN, MMDET_SOLOV2_R50
 
 IMAGES, CANVAS = 2, (800, 1344)
-DATA = DataConfig(Shapes(), canvases=(CANVAS,), resize=None, max_objects=100)
+DATA = DataConfig(Shapes(), buckets=(CANVAS,), max_objects=100)
 MODELS = {
     "Mask R-CNN": dataclasses.replace(DETECTRON2_R50_FPN, mask=MaskHeadConfig()),
     "SOLOv2": MMDET_SOLOV2_R50,

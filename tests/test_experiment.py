@@ -16,16 +16,16 @@ def test_every_experiment_builds_and_survives_being_written_down(path):
 
 def test_fields_can_be_overridden_at_any_depth():
     arguments = (
-        "--train.steps 7 --model.backbone.depth 34 --model.head_norm None "
-        "--data.source.size 64 --data.canvases 64 96 --data.resize 48 64"
+        "--train.steps 7 --model.backbone.depth 34 --model.head-norm None "
+        "--data.source.size 64 --data.buckets 64 96 --data.min-size 48 --data.max-size 64"
     )
     changed = override(experiment, arguments.split())
     assert changed.train.steps == 7
     assert changed.model.backbone.depth == 34
     assert changed.model.head_norm is None
     assert changed.data.source.size == 64
-    assert changed.data.canvases == ((64, 96),)
-    assert changed.data.resize == (48, 64)
+    assert changed.data.buckets == ((64, 96),)
+    assert changed.data.min_max_size == (48, 64)
     assert type(changed.model) is type(experiment.model)
     assert override(experiment, []) == experiment
 

@@ -31,15 +31,16 @@ def made_small(experiment, folder):
     )
     model = dataclasses.replace(experiment.model, num_classes=5, backbone=backbone, fpn_channels=16)
     augmentation = experiment.data.augmentation
-    scales = tuple(dict.fromkeys(min(side // 8, 96) for side in augmentation.scales))
+    scales = tuple(dict.fromkeys(min(side // 8, 96) for side in augmentation.min_sizes))
     data = dataclasses.replace(
         experiment.data,
         source=CocoFolder(str(folder)),
-        canvases=((128, 128),),
-        resize=(96, 128),
+        buckets=((128, 128),),
+        min_size=96,
+        max_size=128,
         max_objects=20,
-        augmentation=dataclasses.replace(augmentation, scales=scales),
-        workers=0,
+        augmentation=dataclasses.replace(augmentation, min_sizes=scales),
+        num_workers=0,
     )
     train = dataclasses.replace(experiment.train, steps=2, batch_size=4, log_every=1, eval_every=2)
     return dataclasses.replace(experiment, model=model, data=data, train=train, pretrained=None)

@@ -32,7 +32,7 @@ small = dataclasses.replace(demo.model, backbone=dataclasses.replace(demo.model.
 experiment = dataclasses.replace(
     demo,
     model=small,
-    data=dataclasses.replace(demo.data, canvases=((64, 64),), resize=(64, 64)),
+    data=dataclasses.replace(demo.data, buckets=((64, 64),), min_size=64, max_size=64),
     train=dataclasses.replace(
         demo.train,
         steps={STEPS},
@@ -194,7 +194,7 @@ def test_a_run_goes_on_with_another_number_of_devices(tmp_path, file):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_notice_to_all_processes_leaves_those_that_prepare_data_alone(tmp_path, file, number):
-    flags = ["--data.workers", "1"]
+    flags = ["--data.num-workers", "1"]
     process = start(file, tmp_path, *flags, start_new_session=True)
     wait_for_checkpoint(process, tmp_path, 3)
     os.killpg(process.pid, number)
@@ -206,7 +206,7 @@ def test_a_notice_to_all_processes_leaves_those_that_prepare_data_alone(tmp_path
 
 @pytest.mark.slow
 def test_processes_that_prepare_data_end_with_a_training_that_was_killed(tmp_path, file):
-    process = start(file, tmp_path, "--data.workers", "1", start_new_session=True)
+    process = start(file, tmp_path, "--data.num-workers", "1", start_new_session=True)
     wait_for_checkpoint(process, tmp_path, 3)
     assert len(members(process.pid)) > 1
     process.kill()
@@ -236,7 +236,7 @@ def start_hosts(file, workdir, *arguments):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    flags = ["--coordinator", address, "--hosts", "2", "--host"]
+    flags = ["--coordinator-address", address, "--num-processes", "2", "--process-id"]
     return [start(files[host], workdir, *flags, str(host), *arguments) for host in range(2)]
 
 

@@ -15,7 +15,7 @@ from jaxseg.types import Batch, LossTerm, MaskFrame, MaskSpec
 
 SLOTS = 6
 MASK_SIZE = 16
-CROPS = MaskSpec(MaskFrame.BOX, MASK_SIZE)
+CROPS = MaskSpec(MaskFrame.GRID_SAMPLE, MASK_SIZE)
 
 
 def tiny_config(norm="group") -> MaskRCNNConfig:
@@ -26,16 +26,20 @@ def tiny_config(norm="group") -> MaskRCNNConfig:
         head_norm=norm,
         rpn=RPNConfig(
             anchor_sizes=(8.0, 16.0, 32.0, 48.0, 64.0),
-            samples=256,
-            train_candidates=24,
-            test_candidates=24,
-            train_proposals=20,
-            test_proposals=20,
+            batch_size_per_image=256,
+            pre_nms_topk_train=24,
+            pre_nms_topk_test=24,
+            post_nms_topk_train=20,
+            post_nms_topk_test=20,
         ),
         box=BoxHeadConfig(
-            hidden=32, samples=32, detections=8, nms_candidates=40, score_threshold=0.0
+            fc_dim=32,
+            batch_size_per_image=32,
+            detections_per_image=8,
+            pre_nms_topk=40,
+            score_threshold=0.0,
         ),
-        mask=MaskHeadConfig(convs=1, channels=16, pool_size=7, crop_size=MASK_SIZE),
+        mask=MaskHeadConfig(num_convs=1, conv_dim=16, pooler_resolution=7, gt_mask_size=MASK_SIZE),
     )
 
 
@@ -44,19 +48,19 @@ def tiny_solov2_config(norm="group") -> SOLOv2Config:
         num_classes=3,
         backbone=ResNetConfig(depth=18, width=8, norm=norm),
         fpn_channels=16,
-        grids=(8, 6, 5, 4, 3),
+        num_grids=(8, 6, 5, 4, 3),
         scale_ranges=((1.0, 16.0), (8.0, 24.0), (16.0, 32.0), (24.0, 48.0), (40.0, 64.0)),
-        head_convs=1,
+        num_head_convs=1,
         head_channels=16,
-        mask_hidden=16,
-        mask_channels=16,
+        mask_feat_channels=16,
+        mask_out_channels=16,
         norm_groups=4,
-        pairs=64,
+        max_positives=64,
         score_threshold=0.0,
-        candidates=40,
-        min_cells=(0, 0, 0, 0, 0),
-        filter_threshold=0.0,
-        detections=8,
+        pre_nms_topk=40,
+        min_mask_area=(0, 0, 0, 0, 0),
+        post_nms_score_threshold=0.0,
+        detections_per_image=8,
     )
 
 
@@ -65,7 +69,7 @@ def toy_model():
 
     def loss(variables, batch, key):
         w, count = variables["params"]["w"], batch.valid.sum(1).astype(jnp.float32)
-        noise = jax.vmap(lambda p: jax.random.uniform(jax.random.fold_in(key, p)))(batch.place)
+        noise = jax.vmap(lambda p: jax.random.uniform(jax.random.fold_in(key, p)))(batch.index)
         pixels = batch.images.astype(jnp.float32).mean((1, 2, 3)) / 255
         terms = {
             "objects": LossTerm((count * (pixels + noise) * w**2).sum(), count.sum(), 2.0),
@@ -79,15 +83,15 @@ def toy_model():
     return Model(init, loss, None, None)
 
 
-def make_batch(sizes, objects, canvas=(64, 64), slots=SLOTS, seed=0, needs=CROPS):
+def make_batch(sizes, objects, bucket=(64, 64), slots=SLOTS, seed=0, needs=CROPS):
     """Random images of true `sizes` with `objects[i]` objects each; the same image and
     objects for the same seed and size whatever the canvas and the slots."""
     count = len(sizes)
-    images = np.zeros((count, *canvas, 3), np.uint8)
+    images = np.zeros((count, *bucket, 3), np.uint8)
     boxes = np.zeros((count, slots, 4), np.float32)
     labels = np.zeros((count, slots), np.int32)
     whole = needs.frame is MaskFrame.IMAGE
-    shape = [side // needs.size for side in canvas] if whole else [needs.size, needs.size]
+    shape = [side // needs.size for side in bucket] if whole else [needs.size, needs.size]
     masks = np.zeros((count, slots, *shape), bool)
     centers = np.zeros((count, slots, 2), np.float32) if whole else None
     for i, ((height, width), number) in enumerate(zip(sizes, objects, strict=True)):
@@ -112,6 +116,6 @@ def make_batch(sizes, objects, canvas=(64, 64), slots=SLOTS, seed=0, needs=CROPS
         labels=labels,
         masks=masks,
         valid=valid,
-        place=np.arange(count, dtype=np.int32),
+        index=np.arange(count, dtype=np.int32),
         centers=centers,
     )

@@ -26,7 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     several = getattr(options, "distributed", False) or bool(getattr(options, "coordinator", None))
     numbers = (getattr(options, "hosts", None), getattr(options, "host", None))
     if not several and numbers != (None, None):
-        parser.error("--hosts and --host need --coordinator ADDRESS:PORT, or --distributed")
+        parser.error(
+            "--num-processes and --process-id need --coordinator-address ADDRESS:PORT, or "
+            "--distributed"
+        )
     if not several:
         return _run(name, options)
     try:
@@ -44,12 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(name: str, options: argparse.Namespace, *, several: bool = False) -> int:
     """Does the job and turns what may go wrong into a message and an exit status."""
-    from jaxseg.distributed import connect, lost_host
+    from jaxseg.distributed import connect, is_process_failure
     from jaxseg.training.preemption import EXIT_STATUS, Preempted
 
     try:
         if several:
-            connect(options.coordinator, options.hosts, options.host)
+            connect(options.coordinator_address, options.num_processes, options.process_id)
         return _JOBS[name](options) or 0
     except Preempted as notice:
         print(f"jaxseg {name}: {notice}", file=sys.stderr)
@@ -58,7 +61,7 @@ def _run(name: str, options: argparse.Namespace, *, several: bool = False) -> in
         print(f"jaxseg {name}: {_told(error)}", file=sys.stderr)
         return 1
     except RuntimeError as error:
-        if not lost_host(error):
+        if not is_process_failure(error):
             raise
         print(
             f"jaxseg {name}: another host has died or cannot be reached ({error}). Its own "
@@ -102,7 +105,7 @@ def _eval(options: argparse.Namespace) -> None:
         data_folder=options.data,
         split=options.split,
         step=options.step,
-        average=not options.without_average,
+        average=not options.no_ema,
     )
 
 
@@ -119,8 +122,8 @@ def _data_check(options: argparse.Namespace) -> int:
         options.path,
         split=options.split,
         max_objects=options.max_objects,
-        canvas=tuple(options.canvas) if options.canvas else None,
-        drop=options.drop,
+        bucket=tuple(options.bucket) if options.bucket else None,
+        ignore_issues=options.ignore_issues,
         out=options.out,
     )
     return 0 if healthy else 1
@@ -129,14 +132,14 @@ def _data_check(options: argparse.Namespace) -> int:
 def _data_build(options: argparse.Namespace) -> None:
     from jaxseg.data.tfds import build
 
-    built = build(options.folder, options.out, options.splits, drop=options.drop)
+    built = build(options.folder, options.out, options.splits, ignore_issues=options.ignore_issues)
     print(f"{'built' if built else 'nothing to do, there is already'} {options.out}")
 
 
 def _weights_import(options: argparse.Namespace) -> None:
     from jaxseg.commands import weights
 
-    weights.import_weights(options.file, options.arch, options.out, options.fields)
+    weights.import_weights(options.file, options.model, options.out, options.fields)
 
 
 def _weights_export(options: argparse.Namespace) -> None:

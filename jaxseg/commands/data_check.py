@@ -8,8 +8,8 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from jaxseg.data.issues import Defect, check_kinds, harmful
-from jaxseg.data.stats import Health, check_folder
+from jaxseg.data.issues import Issue, check_kinds, errors
+from jaxseg.data.stats import DatasetStats, scan_folder
 
 _SHOWN = 20
 """Defects of a kind that are printed."""
@@ -20,34 +20,37 @@ def report(
     *,
     split: str | None = None,
     max_objects: int = 100,
-    canvas: tuple[int, int] | None = None,
-    drop: Collection[str] = (),
+    bucket: tuple[int, int] | None = None,
+    ignore_issues: Collection[str] = (),
     out: pathlib.Path | None = None,
 ) -> bool:
     """Checks a folder and prints what it finds; whether training would lose or distort nothing.
 
     `out` is a file for all defects, a JSON object on each line.
     """
-    check_kinds(drop)
-    if max_objects < 1 or (canvas is not None and min(canvas) < 1):
-        raise ValueError(f"max_objects {max_objects} and canvas {canvas} must be positive")
-    healths = check_folder(
-        folder, split=split, max_objects=max_objects, canvas=canvas, progress=_show_progress
+    check_kinds(ignore_issues)
+    if max_objects < 1 or (bucket is not None and min(bucket) < 1):
+        raise ValueError(f"max_objects {max_objects} and bucket {bucket} must be positive")
+    healths = scan_folder(
+        folder, split=split, max_objects=max_objects, bucket=bucket, progress=_show_progress
     )
-    defects = [defect for health in healths for defect in health.defects]
-    _print("\n\n".join(format_health(health, max_objects, canvas) for health in healths))
+    issues = [issue for health in healths for issue in health.issues]
+    _print("\n\n".join(format_health(health, max_objects, bucket) for health in healths))
     for line in format_shared(healths):
         _print(line)
     if out is not None:
-        out.write_text("".join(json.dumps(defect._asdict()) + "\n" for defect in defects))
-        print(f"\n{len(defects)} defects are listed in {out}")
-    bad = harmful(defects, drop)
+        out.write_text("".join(json.dumps(issue._asdict()) + "\n" for issue in issues))
+        print(f"\n{len(issues)} issues are listed in {out}")
+    bad = errors(issues, ignore_issues)
     verdict = f"{len(bad)} defects" if bad else "nothing"
-    print(f"\ntraining would suffer from {verdict}" + (" besides what is dropped" if drop else ""))
+    print(
+        f"\ntraining would suffer from {verdict}"
+        + (" besides what is dropped" if ignore_issues else "")
+    )
     return not bad
 
 
-def format_health(health: Health, max_objects: int, canvas: tuple[int, int] | None) -> str:
+def format_health(health: DatasetStats, max_objects: int, bucket: tuple[int, int] | None) -> str:
     """The counts, the classes and the first defects of each kind."""
     objects = sum(health.classes.values(), np.zeros(3, np.int64))
     twins = [ids for ids in health.digests.values() if len(ids) > 1]
@@ -64,13 +67,13 @@ def format_health(health: Health, max_objects: int, canvas: tuple[int, int] | No
     lines += [_row(f"  {n}", c) for n, c in zip(("small", "medium", "large"), objects, strict=True)]
     lines.append(_row("  whose masks have no pixel", health.empty_masks))
     lines.append(_row(f"  beyond {max_objects} in an image", health.lost_objects))
-    if canvas is not None:
-        lines.append(_row(f"  below a pixel on {canvas[0]}x{canvas[1]}", health.tiny))
+    if bucket is not None:
+        lines.append(_row(f"  below a pixel on {bucket[0]}x{bucket[1]}", health.tiny))
     lines.append(_row("crowds", health.crowds))
     lines.append(f"{'class':<34}{'small':>8}{'medium':>8}{'large':>8}")
     for name, counts in health.classes.items():
         lines.append(f"  {name:<32}" + "".join(f"{count:>8}" for count in counts))
-    return "\n".join(lines + _format_defects(health.defects))
+    return "\n".join(lines + _format_defects(health.issues))
 
 
 def _row(name: str, value: object) -> str:
@@ -83,21 +86,21 @@ def _sizes(sizes: np.ndarray) -> list[str]:
     return [f"{height}x{width}" for height, width in chosen]
 
 
-def _format_defects(defects: Sequence[Defect]) -> list[str]:
-    by_kind: dict[str, list[Defect]] = collections.defaultdict(list)
-    for defect in defects:
-        by_kind[defect.kind].append(defect)
-    lines = ["defects: none"] if not defects else []
+def _format_defects(issues: Sequence[Issue]) -> list[str]:
+    by_kind: dict[str, list[Issue]] = collections.defaultdict(list)
+    for issue in issues:
+        by_kind[issue.kind].append(issue)
+    lines = ["defects: none"] if not issues else []
     for kind, found in by_kind.items():
-        tolerated = "" if harmful(found, ()) else ", tolerated"
+        tolerated = "" if errors(found, ()) else ", tolerated"
         lines.append(f"defects {kind}: {len(found)} in {found[0].file}{tolerated}")
-        lines += [f"  {defect}" for defect in found[:_SHOWN]]
+        lines += [f"  {issue}" for issue in found[:_SHOWN]]
         if len(found) > _SHOWN:
             lines.append(f"  ... and {len(found) - _SHOWN} more; --out FILE lists them all")
     return lines
 
 
-def format_shared(healths: Sequence[Health]) -> list[str]:
+def format_shared(healths: Sequence[DatasetStats]) -> list[str]:
     """Which splits have images of the same content in common."""
     lines = []
     for i, first in enumerate(healths):

@@ -23,29 +23,31 @@ from jaxseg.training.optimizer import OptimizerConfig
 
 SMALL_MASK_RCNN = MaskRCNNConfig(
     num_classes=5,
-    backbone=ResNetConfig(depth=18, width=32, norm="batch"),
+    backbone=ResNetConfig(depth=18, width=32, norm="sync_batch"),
     fpn_channels=64,
-    head_norm="batch",
+    head_norm="sync_batch",
     rpn=RPNConfig(
         anchor_sizes=(12.0, 24.0, 48.0, 96.0, 128.0),
-        samples=64,
-        train_candidates=200,
-        test_candidates=200,
-        train_proposals=100,
-        test_proposals=100,
+        batch_size_per_image=64,
+        pre_nms_topk_train=200,
+        pre_nms_topk_test=200,
+        post_nms_topk_train=100,
+        post_nms_topk_test=100,
     ),
-    box=BoxHeadConfig(hidden=256, samples=32, detections=30, nms_candidates=300),
-    mask=MaskHeadConfig(convs=2, channels=64, crop_size=56),
+    box=BoxHeadConfig(
+        fc_dim=256, batch_size_per_image=32, detections_per_image=30, pre_nms_topk=300
+    ),
+    mask=MaskHeadConfig(num_convs=2, conv_dim=64, gt_mask_size=56),
 )
 
 MASK_RCNN = Experiment(
     model=SMALL_MASK_RCNN,
-    data=DataConfig(source=Shapes(), canvases=((128, 128),), resize=None, max_objects=16),
+    data=DataConfig(source=Shapes(), buckets=((128, 128),), max_objects=16),
     train=TrainConfig(
         steps=1800,
         batch_size=8,
         optimizer=OptimizerConfig(
-            kind="adamw", learning_rate=2e-3, warmup_steps=100, weight_decay=1e-2
+            name="adamw", learning_rate=2e-3, warmup_steps=100, weight_decay=1e-2
         ),
         checkpoint_every=300,
     ),
@@ -53,32 +55,32 @@ MASK_RCNN = Experiment(
 
 SMALL_SOLOV2 = SOLOv2Config(
     num_classes=5,
-    backbone=ResNetConfig(depth=18, width=24, norm="batch"),
+    backbone=ResNetConfig(depth=18, width=24, norm="sync_batch"),
     fpn_channels=48,
-    fpn_norm="batch",
+    fpn_norm="sync_batch",
     # Shapes are 10 to 130 pixels across when enlarged, half of them 24 to 64.
-    grids=(28, 24, 16, 10, 6),
+    num_grids=(28, 24, 16, 10, 6),
     scale_ranges=((1.0, 40.0), (28.0, 64.0), (48.0, 96.0), (80.0, 144.0), (120.0, 512.0)),
-    center_sigma=0.3,
-    head_convs=3,
+    pos_scale=0.3,
+    num_head_convs=3,
     head_channels=48,
     norm_groups=16,
-    mask_hidden=32,
-    mask_channels=32,
-    pairs=96,
+    mask_feat_channels=32,
+    mask_out_channels=32,
+    max_positives=96,
     # At the paper's 3, the masks' gradient drowns the classes' in a backbone that starts from
     # random weights: they are then learned an order of magnitude later.
-    mask_loss_scale=0.3,
-    candidates=200,
-    min_cells=(2, 2, 2, 2, 2),
-    detections=30,
+    mask_loss_weight=0.3,
+    pre_nms_topk=200,
+    min_mask_area=(2, 2, 2, 2, 2),
+    detections_per_image=30,
 )
 
 SOLOV2 = dataclasses.replace(
     MASK_RCNN,
     model=SMALL_SOLOV2,
     # Classes are read from maps of stride 8, on which a shape should be a few cells across.
-    data=dataclasses.replace(MASK_RCNN.data, canvases=((256, 256),), resize=(256, 256)),
+    data=dataclasses.replace(MASK_RCNN.data, buckets=((256, 256),), min_size=256, max_size=256),
     # In the same time, twice as many steps of half as many images learn more.
     train=dataclasses.replace(
         MASK_RCNN.train,

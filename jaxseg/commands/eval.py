@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from jaxseg import data, evaluation, visualize
-from jaxseg.distributed import gather, host_index
+from jaxseg.distributed import allgather_json, process_index
 from jaxseg.log import say
 from jaxseg.predictor import load, make_predict
 from jaxseg.validation import gather_results, labels_in, relabel
@@ -44,14 +44,14 @@ def evaluate(
     say(f"predicted in {time.monotonic() - started:.0f} s")
     results = gather_results(predictions, source)
     metrics = None
-    if host_index() == 0:
+    if process_index() == 0:
         out.mkdir(parents=True, exist_ok=True)
         (out / "predictions.json").write_text(json.dumps(results))
         metrics = evaluation.evaluate(source.ground_truth(), results)
         draw_overlays(source, predictions[:OVERLAYS], out / "overlays")
         evaluation.write_metrics(metrics, out / "metrics.json")
         print(evaluation.format_table(metrics))
-    return gather(metrics)[0]
+    return allgather_json(metrics)[0]
 
 
 def draw_overlays(

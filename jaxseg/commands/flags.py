@@ -63,7 +63,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--step", type=int, metavar="N", help="step of the checkpoint (default: the newest)"
     )
     evaluate.add_argument(
-        "--without-average",
+        "--no-ema",
         action="store_true",
         help="the parameters as they are, not their average",
     )
@@ -96,10 +96,12 @@ def _add_hosts(command: argparse.ArgumentParser) -> None:
         "--distributed", action="store_true", help="several hosts, as SLURM or a TPU pod names them"
     )
     command.add_argument(
-        "--coordinator", metavar="ADDRESS:PORT", help="several hosts, of which host 0 listens here"
+        "--coordinator-address",
+        metavar="ADDRESS:PORT",
+        help="several hosts, of which host 0 listens here",
     )
-    command.add_argument("--hosts", type=int, metavar="N", help="the number of hosts")
-    command.add_argument("--host", type=int, metavar="I", help="this host's number, from 0")
+    command.add_argument("--num-processes", type=int, metavar="N", help="the number of hosts")
+    command.add_argument("--process-id", type=int, metavar="I", help="this host's number, from 0")
 
 
 def _add_data(commands: Any) -> None:
@@ -126,14 +128,14 @@ def _add_check(jobs: Any) -> None:
         help="objects of an image that the training has room for (default: %(default)s)",
     )
     check.add_argument(
-        "--canvas",
+        "--bucket",
         type=int,
         nargs=2,
         metavar=("H", "W"),
         help="tell what becomes smaller than a pixel there",
     )
     check.add_argument(
-        "--drop",
+        "--ignore-issues",
         nargs="+",
         default=(),
         metavar="KIND",
@@ -157,7 +159,7 @@ def _add_build(jobs: Any) -> None:
         "--splits", nargs="+", default=(), metavar="NAME", help="its splits (default: all)"
     )
     builder.add_argument(
-        "--drop",
+        "--ignore-issues",
         nargs="+",
         default=(),
         metavar="KIND",
@@ -172,7 +174,7 @@ def _add_weights(commands: Any) -> None:
     importer = weights_jobs.add_parser(
         "import",
         help="a published model as a workdir, or a ResNet for train --pretrained",
-        usage="jaxseg weights import FILE --arch NAME --out DIR [--field value ...]",
+        usage="jaxseg weights import FILE --model NAME --out DIR [--field value ...]",
         epilog="Names: maskrcnn_resnet50_fpn, maskrcnn_resnet50_fpn_v2 (torchvision); "
         "detectron2_mask_rcnn_r50_fpn, _r101_fpn, _x101_32x8d_fpn; mmdet_mask_rcnn_r50_fpn. "
         "mmdet_solov2_r50_fpn, _r101_fpn, mmdet_solov2_light_r18_fpn, _r34_fpn, _r50_fpn; "
@@ -183,7 +185,7 @@ def _add_weights(commands: Any) -> None:
     importer.add_argument(
         "file", type=path, metavar="FILE", help=".pth, .pkl, .safetensors or .npz"
     )
-    importer.add_argument("--arch", required=True, metavar="NAME", help="see below (required)")
+    importer.add_argument("--model", required=True, metavar="NAME", help="see below (required)")
     importer.add_argument(
         "--out",
         type=path,

@@ -9,19 +9,19 @@ import jax
 import numpy as np
 
 from jaxseg import data, zoo
-from jaxseg.distributed import gather, host_count, host_index
+from jaxseg.distributed import allgather_json, process_count, process_index
 from jaxseg.experiment import Experiment, from_json, to_json
 from jaxseg.log import say
 from jaxseg.model import Variables
 from jaxseg.training import loop
 from jaxseg.training.checkpoint import Checkpoints
-from jaxseg.training.preemption import leave_at_once
+from jaxseg.training.preemption import raise_on_notice
 from jaxseg.validation import make_validate
 
 
 def train(experiment: Experiment, workdir: pathlib.Path) -> None:
     """Trains `experiment` in `workdir`, or goes on with it where it was interrupted."""
-    with leave_at_once(step=None):
+    with raise_on_notice(step=None):
         source = experiment.data.source.open("train")
         check_classes(experiment, source)
         record = run_record(experiment, source.categories) | {"data": _fingerprint(source)}
@@ -69,13 +69,13 @@ def _train_data(experiment: Experiment, source: data.Source) -> loop.TrainData:
     """The batches of the experiment: this host's share of each."""
     config, needs = experiment.train, experiment.model.build().needs
     same = {"batch_size": config.batch_size, "seed": config.seed}
-    mine = {"shard_index": host_index(), "shard_count": host_count()}
+    mine = {"shard_index": process_index(), "shard_count": process_count()}
     return loop.TrainData(
         batches=lambda start: data.train_batches(
             source, experiment.data, needs, **same, **mine, start_step=start
         ),
         image_ids=data.batch_image_ids(source, experiment.data, **same),
-        image_shape=(1, *experiment.data.canvases[0], 3),
+        image_shape=(1, *experiment.data.buckets[0], 3),
     )
 
 
@@ -84,7 +84,7 @@ def _pretrained(experiment: Experiment) -> Callable[[Variables], Variables] | No
     if experiment.pretrained is None:
         return None
     path, config = pathlib.Path(experiment.pretrained).expanduser(), experiment.model
-    return lambda variables: zoo.with_backbone(
+    return lambda variables: zoo.replace_backbone(
         variables, zoo.load_resnet_file(path, config.backbone)
     )
 
@@ -107,17 +107,17 @@ def _fingerprint(source: data.Source) -> dict[str, int]:
 
 MAY_CHANGE = (
     "data.source.path",
-    "data.threads",
-    "data.workers",
+    "data.num_threads",
+    "data.num_workers",
     "model.backbone.remat",
     "pretrained",
     "train.checkpoint_every",
     "train.eval_every",
-    "train.keep_checkpoints",
+    "train.max_to_keep",
     "train.log_every",
     "train.parallel",
-    "train.pieces",
-    "train.skipped_in_a_row",
+    "train.grad_accum_steps",
+    "train.max_consecutive_nonfinite",
 )
 """Fields that a run may be resumed with other values of: they change where and how it is computed,
 not what is learned. `pretrained` is read at the start only. On fewer devices, `pieces` and `remat`
@@ -127,10 +127,10 @@ make the same step fit (batch norm's statistics, where it is trained, are those 
 def _check_same_run(workdir: pathlib.Path, record: dict[str, Any]) -> None:
     """Refuses to go on with a run of another experiment."""
     # What one host alone sees must not keep it from a wait of all.
-    if not gather((workdir / "checkpoints").is_dir())[0]:
+    if not allgather_json((workdir / "checkpoints").is_dir())[0]:
         return
     with Checkpoints(workdir, read_only=True) as checkpoints:
-        if gather(checkpoints.latest_step())[0] is None:
+        if allgather_json(checkpoints.latest_step())[0] is None:
             return
         found = checkpoints.experiment()
     before = _flatten({name: value for name, value in found.items() if name in record})
@@ -148,7 +148,7 @@ def _check_same_run(workdir: pathlib.Path, record: dict[str, Any]) -> None:
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested JSON as `{"train.optimizer.kind": "sgd", ...}`."""
+    """Nested JSON as `{"train.optimizer.name": "sgd", ...}`."""
     if isinstance(value, dict):
         items = value.items()
         return {k: v for name, item in items for k, v in _flatten(item, f"{prefix}{name}.").items()}

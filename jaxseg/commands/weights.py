@@ -25,11 +25,11 @@ from jaxseg.training.optimizer import make_optimizer
 from jaxseg.training.step import start_state
 from jaxseg.zoo.published import BY_NAME, RESNETS
 
-RESAMPLING: dict[str, data.Resampling] = {
-    "maskrcnn": "torchvision",
+RESIZE_BACKENDS: dict[str, data.ResizeBackend] = {
+    "maskrcnn": "torch",
     "detectron2": "pillow",
-    "mmdet": "opencv",
-    "solo": "opencv",
+    "mmdet": "cv2",
+    "solo": "cv2",
     "adelaidet": "pillow",
 }
 """How each zoo, the first part of its names, resizes images."""
@@ -97,9 +97,10 @@ def _coco_experiment(architecture: str) -> Experiment:
     light = "_light_" in architecture
     config = data.DataConfig(
         source,
-        canvases=((448, 768), (768, 448)) if light else ((800, 1344), (1344, 800)),
-        resize=(448, 768) if light else (800, 1333),
-        resampling=RESAMPLING[architecture.partition("_")[0]],
+        buckets=((448, 768), (768, 448)) if light else ((800, 1344), (1344, 800)),
+        min_size=448 if light else 800,
+        max_size=768 if light else 1333,
+        resize_backend=RESIZE_BACKENDS[architecture.partition("_")[0]],
     )
     return Experiment(BY_NAME[architecture], config, loop.TrainConfig())
 

@@ -14,10 +14,10 @@ from jaxseg.data.transforms.augmentation import (
     Augmentation,
     ColorJitter,
     CopyPaste,
-    Crop,
+    RandomSizeCrop,
     ScaleJitter,
 )
-from jaxseg.data.transforms.resize import Resampling
+from jaxseg.data.transforms.resize import ResizeBackend
 
 __all__ = [
     "RLE",
@@ -26,11 +26,11 @@ __all__ = [
     "CocoFolder",
     "ColorJitter",
     "CopyPaste",
-    "Crop",
     "DataConfig",
     "Example",
     "ImageList",
-    "Resampling",
+    "RandomSizeCrop",
+    "ResizeBackend",
     "ScaleJitter",
     "Shapes",
     "Source",

@@ -10,11 +10,11 @@ import collections
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
-TOLERATED = {
+WARNINGS = {
     "box-zero": "a box without width or height; it is never trained on",
     "annotation-duplicate": "the same image, category and mask as an earlier annotation",
 }
-DROPPABLE = {
+IGNORABLE = {
     "image-not-object": "an image that is not a JSON object",
     "image-field": "an image without id, file_name, height or width",
     "image-id": "an image whose id is not a whole number",
@@ -47,9 +47,9 @@ DROPPABLE = {
     "rle-size": "an RLE of another size than the image's",
     "rle-text": "RLE counts that are neither whole numbers nor COCO's compressed text",
     "rle-sum": "RLE counts that do not add up to the image's pixels",
-} | TOLERATED
-"""Kinds that opening a split finds, and that can be named in `drop`."""
-LASTING = {
+} | WARNINGS
+"""Kinds that opening a split finds, and that can be named in `ignore_issues`."""
+FATAL = {
     "file-json": "the annotations are not valid JSON",
     "file-coco": "the annotations are not a JSON object with COCO's three lists",
     "split-empty": "a split without images",
@@ -65,7 +65,7 @@ LASTING = {
 """Kinds that can only be mended. The last three are found when images are read."""
 
 
-class Defect(NamedTuple):
+class Issue(NamedTuple):
     """One thing that is wrong: of what kind, in which file, of which entry and field. As text it
     is without the file, which a list of them names once."""
 
@@ -80,36 +80,36 @@ class Defect(NamedTuple):
         return f"{self.where or 'the file'}{field}: {self.message} [{self.kind}]"
 
 
-def count_kinds(defects: Iterable[Defect]) -> dict[str, int]:
+def count_kinds(issues: Iterable[Issue]) -> dict[str, int]:
     """How many defects there are of each kind, the most frequent first."""
-    return dict(collections.Counter(defect.kind for defect in defects).most_common())
+    return dict(collections.Counter(issue.kind for issue in issues).most_common())
 
 
-def check_kinds(drop: Collection[str]) -> None:
-    """ValueError if a kind in `drop` is none that can be dropped."""
-    unknown = sorted(set(drop) - DROPPABLE.keys())
+def check_kinds(ignore_issues: Collection[str]) -> None:
+    """ValueError if a kind in `ignore_issues` is none that can be dropped."""
+    unknown = sorted(set(ignore_issues) - IGNORABLE.keys())
     if unknown:
         raise ValueError(
             f"drop names {', '.join(map(repr, unknown))}; what can be dropped is "
-            f"{', '.join(sorted(DROPPABLE))}"
+            f"{', '.join(sorted(IGNORABLE))}"
         )
 
 
-def harmful(defects: Iterable[Defect], drop: Collection[str]) -> list[Defect]:
+def errors(issues: Iterable[Issue], ignore_issues: Collection[str]) -> list[Issue]:
     """Those that would make training lose or distort something."""
-    return [d for d in defects if d.kind not in TOLERATED and d.kind not in drop]
+    return [d for d in issues if d.kind not in WARNINGS and d.kind not in ignore_issues]
 
 
-def refuse(defects: Sequence[Defect], drop: Collection[str]) -> None:
+def raise_if_any(issues: Sequence[Issue], ignore_issues: Collection[str]) -> None:
     """ValueError if there are harmful ones: the count of each kind, the first few, the ways out."""
-    bad = harmful(defects, drop)
+    bad = errors(issues, ignore_issues)
     if not bad:
         return
     counts = count_kinds(bad)
-    kinds = tuple(kind for kind in counts if kind in DROPPABLE)
+    kinds = tuple(kind for kind in counts if kind in IGNORABLE)
     total = ", ".join(f"{count} {kind}" for kind, count in counts.items())
     lines = [f"{bad[0].file} has defects that training would suffer from: {total}"]
-    lines += [f"  {defect}" for defect in bad[:5]]
+    lines += [f"  {issue}" for issue in bad[:5]]
     lines += [f"  ... and {len(bad) - 5} more"] if len(bad) > 5 else []
     ways = f", or leave the images and annotations out: drop={kinds}" if kinds else ""
     lines.append(f"Mend them{ways}. `jaxseg data check` lists them all.")

@@ -20,7 +20,7 @@ from absl import flags
 from jaxseg.data.config import DataConfig
 from jaxseg.data.order import Order
 from jaxseg.data.source import Source
-from jaxseg.data.transforms.resize import choose_canvases, fit_image
+from jaxseg.data.transforms.resize import choose_buckets, fit_image
 from jaxseg.data.transforms.sample import Sample, train_sample
 from jaxseg.types import Batch, EvalBatch, MaskSpec
 
@@ -50,19 +50,19 @@ class _TrainBatches:
 
     def __getitem__(self, step: int) -> Batch:
         records = self._order.batch(self._start + int(step))
-        canvas = self._config.canvases[records.group]
+        bucket = self._config.buckets[records.group]
         samples = []
         for place in self._places:
             samples.append(
-                self._sample(int(records.epochs[place]), int(records.indices[place]), canvas)
+                self._sample(int(records.epochs[place]), int(records.indices[place]), bucket)
             )
         return _stack(samples, self._places)
 
-    def _sample(self, epoch: int, index: int, canvas: tuple[int, int]) -> Sample:
+    def _sample(self, epoch: int, index: int, bucket: tuple[int, int]) -> Sample:
         rng = np.random.default_rng([1, self._seed, epoch, index])
         try:
             return train_sample(
-                self._source, index, rng, config=self._config, canvas=canvas, needs=self._needs
+                self._source, index, rng, config=self._config, bucket=bucket, needs=self._needs
             )
         except Exception as error:
             error.add_note(f"(image id {self._source.image_ids[index]}, epoch {epoch})")
@@ -117,7 +117,7 @@ def batch_image_ids(
 def _order(source: Source, config: DataConfig, batch_size: int, seed: int) -> Order:
     if not len(source):
         raise ValueError("the split has no images to train on")
-    groups = choose_canvases(source.image_sizes, config.canvases, config.resize)
+    groups = choose_buckets(source.image_sizes, config.buckets, config.min_max_size)
     return Order(groups, seed=seed, batch_size=batch_size)
 
 
@@ -128,7 +128,7 @@ def _stack(samples: Sequence[Sample], places: Sequence[int]) -> Batch:
         if name != "masks"
     }
     fields["masks"] = _pack_masks(samples)
-    fields["place"] = np.asarray(places, np.int32)
+    fields["index"] = np.asarray(places, np.int32)
     return Batch(**fields)
 
 
@@ -148,12 +148,12 @@ class _EvalBatches:
 
     def __init__(self, source: Source, config: DataConfig, batch_size: int, shard: slice):
         self._source, self._config, self._batch_size = source, config, batch_size
-        groups = choose_canvases(source.image_sizes, config.canvases, config.resize)
+        groups = choose_buckets(source.image_sizes, config.buckets, config.min_max_size)
         mine = np.zeros(len(groups), bool)
         mine[shard] = True
         self._batches = [
-            (canvas, members[first : first + batch_size])
-            for group, canvas in enumerate(config.canvases)
+            (bucket, members[first : first + batch_size])
+            for group, bucket in enumerate(config.buckets)
             for members in [np.flatnonzero((groups == group) & mine)]
             for first in range(0, len(members), batch_size)
         ]
@@ -168,15 +168,15 @@ class _EvalBatches:
 
     def __getitem__(self, number: int) -> EvalBatch:
         size, config = self._batch_size, self._config
-        canvas, members = self._batches[int(number)]
-        dtype = np.float32 if config.resampling == "torchvision" else np.uint8
-        images = np.zeros((size, *canvas, 3), dtype)
-        image_size = np.tile(np.asarray(canvas, np.int32), (size, 1))
+        bucket, members = self._batches[int(number)]
+        dtype = np.float32 if config.resize_backend == "torch" else np.uint8
+        images = np.zeros((size, *bucket, 3), dtype)
+        image_size = np.tile(np.asarray(bucket, np.int32), (size, 1))
         original_size, image_id = image_size.copy(), np.zeros(size, np.int64)
         for slot, index in enumerate(members.tolist()):
             example = self._source[index]
             images[slot], image_size[slot] = fit_image(
-                example.image, canvas, config.resize, config.resampling
+                example.image, bucket, config.min_max_size, config.resize_backend
             )
             original_size[slot] = example.image.shape[:2]
             image_id[slot] = example.image_id
@@ -200,12 +200,14 @@ def eval_batches(
 
 def _read(batches: Any, config: DataConfig) -> Generator[Any]:
     """The batches in order. Close the iterator to stop what runs in the background."""
-    options = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=2 * config.threads)
+    options = grain.ReadOptions(
+        num_threads=config.num_threads, prefetch_buffer_size=2 * config.num_threads
+    )
     dataset = grain.MapDataset.source(batches).to_iter_dataset(options)
-    if config.workers:
+    if config.num_workers:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain reads absl's flags, which nobody parses here
-        processes = grain.MultiprocessingOptions(num_workers=config.workers)
+        processes = grain.MultiprocessingOptions(num_workers=config.num_workers)
         dataset = dataset.mp_prefetch(processes, worker_init_fn=_start_worker)
     iterator, done = iter(dataset), 0
     try:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 
-def firsts(lengths: np.ndarray) -> np.ndarray:
+def offsets(lengths: np.ndarray) -> np.ndarray:
     """Where each list begins in the flat array, and its end: int64 `[n + 1]`."""
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
@@ -60,16 +60,16 @@ def reduce_lists(ufunc: np.ufunc, flat: np.ndarray, lengths: np.ndarray) -> np.n
     filled = lengths > 0
     result = np.zeros(len(lengths), flat.dtype)
     if filled.any():
-        result[filled] = ufunc.reduceat(flat, firsts(lengths)[:-1][filled])
+        result[filled] = ufunc.reduceat(flat, offsets(lengths)[:-1][filled])
     return result
 
 
 def cumsum_lists(flat: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """The sums within each list up to and with each of its numbers, flat."""
-    sums = firsts(flat)
-    return sums[1:] - np.repeat(sums[firsts(lengths)[:-1]], lengths)
+    sums = offsets(flat)
+    return sums[1:] - np.repeat(sums[offsets(lengths)[:-1]], lengths)
 
 
 def places(lengths: np.ndarray) -> np.ndarray:
     """Each number's place in its list, counted from 0, flat."""
-    return np.arange(lengths.sum()) - np.repeat(firsts(lengths)[:-1], lengths)
+    return np.arange(lengths.sum()) - np.repeat(offsets(lengths)[:-1], lengths)

@@ -72,7 +72,7 @@ class ShapesSource:
             boxes=np.asarray([_tight_box(m) for m in masks], np.float32).reshape(-1, 4),
             labels=np.asarray(labels, np.int32),
             rles=[mask_api.encode(np.asfortranarray(m, np.uint8)) for m in masks],
-            crowd=np.zeros(len(masks), bool),
+            iscrowd=np.zeros(len(masks), bool),
         )
 
     def ground_truth(self) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def draw_scene(
     rng: np.random.Generator, config: Shapes
 ) -> tuple[np.ndarray, list[np.ndarray], list[int]]:
     """The picture (uint8 `[size, size, 3]`), visible masks (bool) and labels of a scene."""
-    canvas = _ground(rng, config.size)
+    bucket = _ground(rng, config.size)
     masks: list[np.ndarray] = []
     areas: list[int] = []
     labels: list[int] = []
@@ -103,13 +103,13 @@ def draw_scene(
         )
         if hidden or area < _LEAST_PIXELS:
             continue  # leaving this one out keeps all the others in sight
-        _paint(rng, canvas, alpha)
+        _paint(rng, bucket, alpha)
         masks = [*left, mask]
         areas.append(area)
         labels.append(label)
         centers.append(center)
-    noise = rng.normal(0, 4, canvas.shape).astype(np.float32)
-    return np.clip(canvas + noise, 0, 255).astype(np.uint8), masks, labels
+    noise = rng.normal(0, 4, bucket.shape).astype(np.float32)
+    return np.clip(bucket + noise, 0, 255).astype(np.uint8), masks, labels
 
 
 def _place(
@@ -135,12 +135,12 @@ def _ground(rng: np.random.Generator, side: int) -> np.ndarray:
     return np.asarray(first + (second - first) * mix, np.float32)
 
 
-def _paint(rng: np.random.Generator, canvas: np.ndarray, alpha: np.ndarray) -> None:
+def _paint(rng: np.random.Generator, bucket: np.ndarray, alpha: np.ndarray) -> None:
     """Blends a shaded colour that differs from what it covers into the canvas."""
     rows, columns = np.flatnonzero(alpha.any(1)), np.flatnonzero(alpha.any(0))
     part = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
     alpha = alpha[part][..., None]
-    below = (canvas[part] * alpha).sum((0, 1)) / alpha.sum()
+    below = (bucket[part] * alpha).sum((0, 1)) / alpha.sum()
     color = below
     while np.abs(color - below).max() < 50:
         color = rng.uniform(0, 255, 3)
@@ -150,7 +150,7 @@ def _paint(rng: np.random.Generator, canvas: np.ndarray, alpha: np.ndarray) -> N
         np.linspace(-slope_y, slope_y, height)[:, None]
         + np.linspace(-slope_x, slope_x, width)[None, :]
     )
-    canvas[part] += alpha * (color.astype(np.float32) + shade[..., None] - canvas[part])
+    bucket[part] += alpha * (color.astype(np.float32) + shade[..., None] - bucket[part])
 
 
 def _coverage(

@@ -31,7 +31,7 @@ class Example(NamedTuple):
     boxes: np.ndarray  # float32 [n, 4]
     labels: np.ndarray  # int32 [n]
     rles: Sequence[RLE]  # n masks of the image's size
-    crowd: np.ndarray  # bool [n]
+    iscrowd: np.ndarray  # bool [n]
 
 
 @runtime_checkable

@@ -1,6 +1,6 @@
 """The health of a data set: what is in it, and what training would lose or distort.
 
-`examine` reads every image of any `Source` once; `check_folder` does so for a COCO-format folder,
+`scan` reads every image of any `Source` once; `scan_folder` does so for a COCO-format folder,
 and adds what is wrong with its annotations (`jaxseg.data.issues`), or for a TFDS set. Sizes of
 objects are COCO's, by the pixels of the mask: small below 32x32, large from 96x96 on. Crowds are
 counted apart.
@@ -20,7 +20,7 @@ from pycocotools import mask as mask_api
 from jaxseg.data.coco.file import check_file
 from jaxseg.data.coco.folder import CocoSource, find_split, list_splits
 from jaxseg.data.images import ImageSizeError
-from jaxseg.data.issues import DROPPABLE, TOLERATED, Defect
+from jaxseg.data.issues import IGNORABLE, WARNINGS, Issue
 from jaxseg.data.source import Source
 from jaxseg.data.tfds import TfdsFolder, split_names
 from jaxseg.data.transforms.resize import scaled_size
@@ -30,7 +30,7 @@ Progress = Callable[[int, int], None]
 _SIZES = (32**2, 96**2)
 
 
-class Health(NamedTuple):
+class DatasetStats(NamedTuple):
     """What a split holds, as far as it can be read."""
 
     split: str
@@ -49,10 +49,10 @@ class Health(NamedTuple):
     """Objects beyond `max_objects` in their images."""
     tiny: int | None
     """Objects with a side of less than a pixel once their image is on the canvas."""
-    defects: list[Defect]
+    issues: list[Issue]
 
 
-class _Look(NamedTuple):
+class ImageStats(NamedTuple):
     """What is kept of an image that was read."""
 
     image_id: int
@@ -60,74 +60,74 @@ class _Look(NamedTuple):
     labels: np.ndarray
     areas: np.ndarray
     sides: np.ndarray  # [n, 2], width and height of the boxes
-    crowd: np.ndarray
+    iscrowd: np.ndarray
 
 
-def examine(
+def scan(
     source: Source,
     *,
     split: str,
     file: str,
     max_objects: int,
-    canvas: tuple[int, int] | None = None,
+    bucket: tuple[int, int] | None = None,
     progress: Progress = lambda done, total: None,
-) -> Health:
+) -> DatasetStats:
     """Reads all of a source, in several threads. `file` is what its defects are said to be in.
 
     Images that cannot be read are defects, and so are more than `max_objects` objects in one.
-    With a `canvas` `(height, width)` it counts objects that become smaller than a pixel when
+    With a `bucket` `(height, width)` it counts objects that become smaller than a pixel when
     their images are shrunk to fit.
     """
-    looks: list[_Look] = []
-    defects: list[Defect] = []
+    looks: list[ImageStats] = []
+    issues: list[Issue] = []
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
         results = threads.map(lambda index: _look(source, index, file), range(len(source)))
         for done, result in enumerate(results, start=1):
             progress(done, len(source))
-            if isinstance(result, Defect):
-                defects.append(result)
+            if isinstance(result, Issue):
+                issues.append(result)
             else:
                 looks.append(result)
-    defects += [defect for look in looks for defect in _truncation(look, max_objects, file)]
+    issues += [issue for look in looks for issue in _truncation(look, max_objects, file)]
     digests: dict[bytes, list[int]] = collections.defaultdict(list)
     for look in looks:
         digests[look.digest].append(look.image_id)
     counts = np.zeros((len(source.categories), 3), np.int64)
     for look in looks:
         kinds = np.digitize(look.areas, _SIZES)
-        np.add.at(counts, (look.labels[~look.crowd], kinds[~look.crowd]), 1)
+        np.add.at(counts, (look.labels[~look.iscrowd], kinds[~look.iscrowd]), 1)
     sizes = dict(zip(source.image_ids, source.image_sizes.tolist(), strict=True))
-    return Health(
+    return DatasetStats(
         split=split,
         images=len(source),
         classes={c.name: row for c, row in zip(source.categories, counts, strict=True)},
-        crowds=sum(int(look.crowd.sum()) for look in looks),
+        crowds=sum(int(look.iscrowd.sum()) for look in looks),
         empty_images=sum(len(look.labels) == 0 for look in looks),
         empty_masks=sum(int((look.areas == 0).sum()) for look in looks),
-        lost_objects=sum(max(int((~k.crowd).sum()) - max_objects, 0) for k in looks),
+        lost_objects=sum(max(int((~k.iscrowd).sum()) - max_objects, 0) for k in looks),
         sizes=source.image_sizes,
         digests=dict(digests),
-        tiny=None if canvas is None else sum(_tiny(k, sizes[k.image_id], canvas) for k in looks),
-        defects=defects,
+        tiny=None if bucket is None else sum(_tiny(k, sizes[k.image_id], bucket) for k in looks),
+        issues=issues,
     )
 
 
-def _look(source: Source, index: int, file: str) -> _Look | Defect:
+def _look(source: Source, index: int, file: str) -> ImageStats | Issue:
     image_id = source.image_ids[index]
     try:
         example = source[index]
     except (ValueError, OSError) as error:
         kind = "image-size-differs" if isinstance(error, ImageSizeError) else "image-unreadable"
-        return Defect(kind, file, f"image id {image_id}", "file_name", str(error))
+        return Issue(kind, file, f"image id {image_id}", "file_name", str(error))
     digest = hashlib.blake2b(np.ascontiguousarray(example.image).data, digest_size=16)
     digest.update(str(example.image.shape).encode())
     areas = np.asarray([int(mask_api.area(rle)) for rle in example.rles], np.int64)
     sides = example.boxes[:, 2:] - example.boxes[:, :2]
-    return _Look(image_id, digest.digest(), example.labels, areas, sides, example.crowd)
+    return ImageStats(image_id, digest.digest(), example.labels, areas, sides, example.iscrowd)
 
 
-def _truncation(look: _Look, max_objects: int, file: str) -> list[Defect]:
-    count = int((~look.crowd).sum())
+def _truncation(look: ImageStats, max_objects: int, file: str) -> list[Issue]:
+    count = int((~look.iscrowd).sum())
     if count <= max_objects:
         return []
     message = (
@@ -135,23 +135,23 @@ def _truncation(look: _Look, max_objects: int, file: str) -> list[Defect]:
         f"raise max_objects to {count}"
     )
     where = f"image id {look.image_id}"
-    return [Defect("objects-truncated", file, where, "annotations", message)]
+    return [Issue("objects-truncated", file, where, "annotations", message)]
 
 
-def _tiny(look: _Look, size: Sequence[int], canvas: tuple[int, int]) -> int:
-    height, width = scaled_size((size[0], size[1]), canvas, None)
-    sides = look.sides[~look.crowd] * [width / size[1], height / size[0]]
+def _tiny(look: ImageStats, size: Sequence[int], bucket: tuple[int, int]) -> int:
+    height, width = scaled_size((size[0], size[1]), bucket, None)
+    sides = look.sides[~look.iscrowd] * [width / size[1], height / size[0]]
     return int((sides < 1).any(1).sum())
 
 
-def check_folder(
+def scan_folder(
     folder: pathlib.Path,
     *,
     split: str | None = None,
     max_objects: int = 100,
-    canvas: tuple[int, int] | None = None,
+    bucket: tuple[int, int] | None = None,
     progress: Progress = lambda done, total: None,
-) -> list[Health]:
+) -> list[DatasetStats]:
     """The health of a split of a COCO-format folder or a TFDS set, or of all its splits.
 
     Whatever is wrong is among the defects. Raises FileNotFoundError or ValueError if there is no
@@ -160,20 +160,20 @@ def check_folder(
     is_set = (folder / "dataset_info.json").is_file()
     parts = _set_sources(folder, split) if is_set else _folder_sources(folder, split)
     found = []
-    for name, file, source, defects in parts:
-        health = examine(
+    for name, file, source, issues in parts:
+        health = scan(
             source,
             split=name,
             file=file,
             max_objects=max_objects,
-            canvas=canvas,
+            bucket=bucket,
             progress=progress,
         )
-        found.append(health._replace(defects=[*defects, *health.defects]))
+        found.append(health._replace(issues=[*issues, *health.issues]))
     return found
 
 
-_Part = tuple[str, str, Source, Sequence[Defect]]
+_Part = tuple[str, str, Source, Sequence[Issue]]
 """The name of a split, the file it is in, what can be read of it, and what is wrong with it."""
 
 
@@ -183,8 +183,8 @@ def _folder_sources(folder: pathlib.Path, split: str | None) -> Iterator[_Part]:
         find_split(folder, "train")  # raises, and says what is looked for
     for name, path, images in splits:
         content = check_file(path, images)
-        source = CocoSource(content, images, DROPPABLE.keys() - TOLERATED.keys())
-        yield name, str(path), source, content.defects
+        source = CocoSource(content, images, IGNORABLE.keys() - WARNINGS.keys())
+        yield name, str(path), source, content.issues
 
 
 def _set_sources(path: pathlib.Path, split: str | None) -> Iterator[_Part]:

@@ -34,12 +34,12 @@ def to_predictions(
     image_id: np.ndarray,
     valid: np.ndarray,
     *,
-    canvas: tuple[int, int],
+    bucket: tuple[int, int],
 ) -> list[Prediction]:
     """The predictions of a batch's valid images. Masks in the image's frame bring their own boxes.
 
     The other arguments are the fields of the
-    `EvalBatch`, and `canvas` the `(height, width)` its images were padded to.
+    `EvalBatch`, and `bucket` the `(height, width)` its images were padded to.
     """
     scores, labels = np.asarray(detections.scores), np.asarray(detections.labels)
     boxes, masks = np.asarray(detections.boxes), np.asarray(detections.masks)
@@ -51,14 +51,14 @@ def to_predictions(
         limits = np.asarray([original[1], original[0]] * 2, np.float32)
         scale = limits / np.asarray([size[1], size[0]] * 2, np.float32)
         found = np.clip(boxes[i, slots] * scale, 0, limits)
-        if detections.mask_frame is MaskFrame.BOX:
+        if detections.mask_frame is MaskFrame.GRID_SAMPLE:
             pairs = zip(masks[i, slots], found, strict=True)
             rles = [box_mask_rle(mask, box, original) for mask, box in pairs]
-        elif detections.mask_frame is MaskFrame.WHOLE_PIXEL_BOX:
+        elif detections.mask_frame is MaskFrame.INTEGER:
             pairs = zip(masks[i, slots], found, strict=True)
             rles = [whole_pixel_mask_rle(mask, box, original) for mask, box in pairs]
         else:
-            rles = [image_mask_rle(mask, canvas, size, original) for mask in masks[i, slots]]
+            rles = [image_mask_rle(mask, bucket, size, original) for mask in masks[i, slots]]
             found = np.asarray([tight_box(rle) for rle in rles], np.float32).reshape(-1, 4)
         predictions.append(
             Prediction(int(image_id[i]), found, scores[i, slots], labels[i, slots], rles)
@@ -122,10 +122,10 @@ def tight_box(rle: dict[str, Any]) -> list[float]:
 
 
 def image_mask_rle(
-    mask: np.ndarray, canvas: tuple[int, int], size: list[int], original: list[int]
+    mask: np.ndarray, bucket: tuple[int, int], size: list[int], original: list[int]
 ) -> dict[str, Any]:
     """RLE of a mask over the padded canvas: upsampled, cut to the image, resized to it."""
-    full = cv2.resize(mask, (canvas[1], canvas[0]), interpolation=cv2.INTER_LINEAR)
+    full = cv2.resize(mask, (bucket[1], bucket[0]), interpolation=cv2.INTER_LINEAR)
     image = full[: size[0], : size[1]]
     resized = cv2.resize(image, (original[1], original[0]), interpolation=cv2.INTER_LINEAR)
     return mask_api.encode(np.asfortranarray(resized >= THRESHOLD, np.uint8))

@@ -31,29 +31,29 @@ rounding, which differs between one batch size and another, must not decide them
 class MaskHeadConfig:
     """Four 3x3 convolutions and one transposed, then a mask for each class."""
 
-    convs: int = 4
-    channels: int = 256
-    pool_size: int = 14
-    class_agnostic: bool = False
+    num_convs: int = 4
+    conv_dim: int = 256
+    pooler_resolution: int = 14
+    cls_agnostic_mask: bool = False
     """One mask for all classes instead of one for each."""
-    logit_std: float | None = 0.001
+    logit_init_std: float | None = 0.001
     """Of the logits' first weights, as in Detectron2; None draws them as the other layers', as
     torchvision and MMDetection do."""
-    targets: Literal["cropped", "bitmap", "soft_bitmap"] = "cropped"
-    """What is learned in a RoI. `cropped`: the mask as cropped to its object's box at
-    `crop_size`, the only one that is light enough for long trainings. `bitmap`: the mask of
-    the whole image, pooled and thresholded as in Detectron2 and MMDetection. `soft_bitmap`:
+    mask_targets: Literal["box_crop", "binary", "soft"] = "box_crop"
+    """What is learned in a RoI. `box_crop`: the mask as cropped to its object's box at
+    `crop_size`, the only one that is light enough for long trainings. `binary`: the mask of
+    the whole image, pooled and thresholded as in Detectron2 and MMDetection. `soft`:
     pooled and not thresholded, as in torchvision."""
-    crop_size: int = 112
+    gt_mask_size: int = 112
     """Side of the ground-truth masks that are cropped to their boxes."""
-    paste: Literal["box", "whole_pixel_box"] = "box"
+    paste: Literal["grid_sample", "integer"] = "grid_sample"
     """Where predicted masks lie: see `jaxseg.types.MaskFrame`; the second is torchvision's."""
 
     @property
     def needs(self) -> MaskSpec:
         """The ground-truth masks that the targets are made from."""
-        if self.targets == "cropped":
-            return MaskSpec(MaskFrame.BOX, self.crop_size)
+        if self.mask_targets == "box_crop":
+            return MaskSpec(MaskFrame.GRID_SAMPLE, self.gt_mask_size)
         return MaskSpec(MaskFrame.IMAGE, 1)
 
 
@@ -68,12 +68,12 @@ class MaskHead(nn.Module):
     def __call__(
         self, x: Float[Array, "R p p D"], valid: Bool[Array, " R"], train: bool
     ) -> Float[Array, "R S S _outputs"]:
-        config, channels = self.config, self.config.channels
+        config, channels = self.config, self.config.conv_dim
         x = conv_stack(
             x,
             valid,
-            convs=config.convs,
-            channels=config.channels,
+            convs=config.num_convs,
+            channels=config.conv_dim,
             norm=self.norm,
             train=train,
         )
@@ -88,7 +88,7 @@ class MaskHead(nn.Module):
         bias = self.param("upsample_bias", nn.initializers.zeros, (channels,))
         bias = bias.astype(x.dtype)[None, None, None, None, None]
         x = x.reshape(count, height, width, 2, 2, channels) + bias
-        std = config.logit_std
+        std = config.logit_init_std
         logit_init = he_normal if std is None else nn.initializers.normal(std)
         logit = nn.Dense(self.outputs, kernel_init=logit_init, dtype=x.dtype, name="logit")
         x = logit(nn.relu(x)).astype(jnp.float32)
@@ -101,8 +101,10 @@ def mask_loss(
 ) -> LossTerm:
     """Binary cross-entropy on the true class's mask, a mean over its pixels for each RoI."""
     targets = mask_targets(config, rois, batch, logits.shape[1]).astype(logits.dtype)
-    labels = jax.vmap(lambda values, index: values[index])(batch.labels, rois.gt).reshape(-1)
-    loss = losses.sigmoid_cross_entropy(own_mask(config, logits, labels), targets).mean((1, 2))
+    labels = jax.vmap(lambda values, index: values[index])(batch.labels, rois.gt_index).reshape(-1)
+    loss = losses.sigmoid_cross_entropy(select_class_mask(config, logits, labels), targets).mean(
+        (1, 2)
+    )
     positive = rois.positive.reshape(-1)
     return LossTerm(jnp.where(positive, loss, 0).sum(), positive.sum().astype(logits.dtype))
 
@@ -115,22 +117,24 @@ def mask_targets(
     def one_image(
         masks: Array, gt_boxes: Array, image_size: Array, boxes: Array, gt: Array
     ) -> Array:
-        if config.targets == "cropped":
+        if config.mask_targets == "box_crop":
             return ops.mask_targets(masks, gt_boxes, boxes, gt, size=size)
-        aligned = config.targets == "bitmap"
+        aligned = config.mask_targets == "binary"
         return ops.bitmap_targets(masks, boxes, gt, image_size, size=size, aligned=aligned)
 
-    targets = jax.vmap(one_image)(batch.masks, batch.boxes, batch.image_size, rois.boxes, rois.gt)
+    targets = jax.vmap(one_image)(
+        batch.masks, batch.boxes, batch.image_size, rois.boxes, rois.gt_index
+    )
     targets = targets.reshape(-1, size, size)
-    if config.targets == "soft_bitmap":
+    if config.mask_targets == "soft":
         return targets
     return (targets >= 0.5 - ROUNDING).astype(targets.dtype)
 
 
-def own_mask(
+def select_class_mask(
     config: MaskHeadConfig, logits: Float[Array, "R S S _outputs"], labels: Int[Array, " R"]
 ) -> Float[Array, "R S S"]:
     """The mask logits of each RoI's own class."""
-    if config.class_agnostic:
+    if config.cls_agnostic_mask:
         return logits[..., 0]
     return jnp.take_along_axis(logits, labels[:, None, None, None], axis=3)[..., 0]

@@ -25,7 +25,7 @@ class RoIAlignConfig:
 
     aligned: bool = True
     sampling_ratio: int = 2
-    canonical_size: float = 224.0
+    canonical_box_size: float = 224.0
     """Side of the box that is pooled from P4."""
 
 
@@ -33,12 +33,12 @@ def pool(
     config: RoIAlignConfig,
     pyramid: Pyramid,
     boxes: Float[Array, "B R 4"],
-    canvas: Int[Array, "B 2"],
+    padded_size: Int[Array, "B 2"],
     size: int,
 ) -> Float[Array, "BR p p C"]:
     """RoIAlign from the level that fits each box (P2 to P5), all images' RoIs in one axis."""
     levels = {stride: x for stride, x in pyramid.items() if stride <= 32}
-    extent = {stride: level_extent(canvas, stride) for stride in levels}
+    extent = {stride: level_extent(padded_size, stride) for stride in levels}
 
     def one_image(levels: dict[int, Array], boxes: Array, extent: dict[int, Array]) -> Array:
         return ops.multilevel_roi_align(
@@ -47,7 +47,7 @@ def pool(
             output_size=(size, size),
             sampling_ratio=config.sampling_ratio,
             aligned=config.aligned,
-            canonical_size=config.canonical_size,
+            canonical_size=config.canonical_box_size,
             extent=extent,
         )
 

@@ -32,26 +32,26 @@ class RPNConfig:
     """Side in pixels, one for each level, finest first."""
     aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     """Height over width."""
-    rounded_anchors: bool = False
+    round_anchors: bool = False
     """Torchvision's: whole pixels, and steps of the canvas's size over the map's."""
-    convs: int = 1
+    num_convs: int = 1
     """3x3 convolutions of the head."""
     positive_iou: float = 0.7
     negative_iou: float = 0.3
-    low_quality_iou: float = 0.0
+    min_pos_iou: float = 0.0
     """Least overlap with which an object claims the anchors that overlap it most."""
-    claims: bool = False
+    low_quality_overrides: bool = False
     """A claimed anchor learns the object that claims it, as in MMDetection, rather than the
     one that it overlaps most."""
-    samples: int = 256
+    batch_size_per_image: int = 256
     positive_fraction: float = 0.5
-    train_candidates: int = 2000
+    pre_nms_topk_train: int = 2000
     """Best anchors of each level that NMS sees in training."""
-    test_candidates: int = 1000
-    train_proposals: int = 1000
-    test_proposals: int = 1000
-    nms_iou: float = 0.7
-    min_box_size: float = 0.0
+    pre_nms_topk_test: int = 1000
+    post_nms_topk_train: int = 1000
+    post_nms_topk_test: int = 1000
+    nms_threshold: float = 0.7
+    min_size: float = 0.0
     """Proposals with a shorter side are dropped, in pixels; 0.001 in torchvision."""
     smooth_l1_beta: float = 1 / 9
 
@@ -112,16 +112,16 @@ class RPNHead(nn.Module):
         )
 
 
-def make_anchors(config: RPNConfig, pyramid: Pyramid, canvas: Int[Array, "B 2"]) -> Anchors:
+def make_anchors(config: RPNConfig, pyramid: Pyramid, padded_size: Int[Array, "B 2"]) -> Anchors:
     """Anchors for every cell of every level."""
     boxes, ids, valid = [], [], []
     for level, (stride, x) in enumerate(pyramid.items()):
         grid_shape = (x.shape[1], x.shape[2])
         cell = ops.cell_anchors(
-            (config.anchor_sizes[level],), config.aspect_ratios, rounded=config.rounded_anchors
+            (config.anchor_sizes[level],), config.aspect_ratios, rounded=config.round_anchors
         )
-        extent = level_extent(canvas, stride)
-        step = canvas // extent if config.rounded_anchors else jnp.full_like(canvas, stride)
+        extent = level_extent(padded_size, stride)
+        step = padded_size // extent if config.round_anchors else jnp.full_like(padded_size, stride)
         boxes.append(jax.vmap(ops.grid_anchors, (None, None, 0))(cell, grid_shape, step))
         y, x_, a = np.mgrid[: grid_shape[0], : grid_shape[1], : len(cell)]
         ids.append((((level << 11 | y) << 11 | x_) * len(cell) + a).reshape(-1))
@@ -143,8 +143,8 @@ def propose(
     train: bool,
 ) -> Proposals:
     """The best boxes of all levels after NMS within each level."""
-    candidates = config.train_candidates if train else config.test_candidates
-    slots = config.train_proposals if train else config.test_proposals
+    candidates = config.pre_nms_topk_train if train else config.pre_nms_topk_test
+    slots = config.post_nms_topk_train if train else config.post_nms_topk_test
     levels = np.cumsum(anchors.level_sizes)[:-1].tolist()
 
     def one_image(
@@ -160,8 +160,8 @@ def propose(
         ):
             best, index = jax.lax.top_k(s, min(candidates, s.shape[0]))
             box = ops.clip_boxes(ops.decode_boxes(d[index], a[index]), size)
-            usable = (best > -jnp.inf) & ops.is_larger(box, config.min_box_size)
-            keep = ops.nms(box, best, config.nms_iou, usable)
+            usable = (best > -jnp.inf) & ops.min_size_mask(box, config.min_size)
+            keep = ops.nms(box, best, config.nms_threshold, usable)
             boxes.append(box)
             kept.append(jnp.where(keep, best, -jnp.inf))
         return _best(jnp.concatenate(boxes), jnp.concatenate(kept), slots)
@@ -188,7 +188,7 @@ class AnchorSamples(NamedTuple):
     anchor: Int[Array, "*B S"]
     valid: Bool[Array, "*B S"]
     positive: Bool[Array, "*B S"]
-    gt: Int[Array, "*B S"]  # the object that a positive anchor is matched with
+    gt_index: Int[Array, "*B S"]  # the object that a positive anchor is matched with
 
 
 def sample_anchors(config: RPNConfig, anchors: Anchors, batch: Batch, keys: Array) -> AnchorSamples:
@@ -202,19 +202,19 @@ def sample_anchors(config: RPNConfig, anchors: Anchors, batch: Batch, keys: Arra
             valid,
             high=config.positive_iou,
             low=config.negative_iou,
-            low_quality=config.low_quality_iou,
-            claims=config.claims,
+            low_quality=config.min_pos_iou,
+            claims=config.low_quality_overrides,
             anchor_valid=inside,
         )
         sample = ops.sample_balanced(
-            ops.priorities(key, anchors.ids),
+            ops.random_priority(key, anchors.ids),
             matches.positive,
             matches.negative,
-            size=config.samples,
+            size=config.batch_size_per_image,
             positive_fraction=config.positive_fraction,
         )
         return AnchorSamples(
-            sample.chosen, sample.valid, sample.positive, matches.gt[sample.chosen]
+            sample.indices, sample.valid, sample.positive, matches.gt_index[sample.indices]
         )
 
     return jax.vmap(one_image)(anchors.boxes, anchors.valid, batch.boxes, batch.valid, keys)
@@ -226,7 +226,9 @@ def rpn_losses(
     """Objectness and box loss on sampled anchors, both over the number of samples."""
     take = jax.vmap(lambda values, index: values[index])
     logits = take(output.logits, samples.anchor)
-    target = ops.encode_boxes(take(batch.boxes, samples.gt), take(anchors.boxes, samples.anchor))
+    target = ops.encode_boxes(
+        take(batch.boxes, samples.gt_index), take(anchors.boxes, samples.anchor)
+    )
     class_loss = losses.sigmoid_cross_entropy(logits, samples.positive.astype(logits.dtype))
     deltas = take(output.deltas, samples.anchor)
     box_loss = losses.smooth_l1_loss(deltas, target, beta=config.smooth_l1_beta).sum(-1)

@@ -23,14 +23,14 @@ from jaxseg.heads.box_head import (
     sample_rois,
     select_detections,
 )
-from jaxseg.heads.mask_head import MaskHead, MaskHeadConfig, mask_loss, own_mask
+from jaxseg.heads.mask_head import MaskHead, MaskHeadConfig, mask_loss, select_class_mask
 from jaxseg.heads.roi_pooler import RoIAlignConfig, pool
 from jaxseg.heads.rpn import RPNConfig
 from jaxseg.model import Model
 from jaxseg.nn.build import build_model
 from jaxseg.nn.fpn import FPN, Pyramid
 from jaxseg.nn.norm import NormKind
-from jaxseg.nn.padding import canvas_size
+from jaxseg.nn.padding import round_up_size
 from jaxseg.nn.pixels import ComputeDtype, PixelConfig, normalize
 from jaxseg.nn.resnet import ResNet, ResNetConfig
 from jaxseg.types import Batch, Detections, LossTerm, MaskFrame
@@ -53,10 +53,10 @@ class MaskRCNNConfig:
     roi_align: RoIAlignConfig = RoIAlignConfig()
     box: BoxHeadConfig = BoxHeadConfig()
     mask: MaskHeadConfig = MaskHeadConfig()
-    background_outputs: bool = False
+    predict_background: bool = False
     """The heads have a box and a mask for the background as well, never used: torchvision's
     do, and its checkpoints hold their weights."""
-    canvas_multiple: int = 32
+    size_divisibility: int = 32
     """The padding up to a multiple of this counts as image, as in the references."""
     compute_dtype: ComputeDtype = "float32"
 
@@ -75,7 +75,7 @@ def mask_rcnn(config: MaskRCNNConfig) -> Model:
         net,
         config.backbone,
         config.mask.needs,
-        config.canvas_multiple,
+        config.size_divisibility,
         loss=_loss,
         predict=_predict,
     )
@@ -89,41 +89,47 @@ class MaskRCNN(nn.Module):
     def setup(self) -> None:
         config = self.config
         norm = config.head_norm
-        outputs = config.num_classes + config.background_outputs
+        outputs = config.num_classes + config.predict_background
         self.backbone = ResNet(config.backbone)
         self.fpn = FPN(config.fpn_channels, norm)
-        self.rpn_head = rpn.RPNHead(len(config.rpn.aspect_ratios), config.rpn.convs)
+        self.rpn_head = rpn.RPNHead(len(config.rpn.aspect_ratios), config.rpn.num_convs)
         self.box_head = BoxHead(
-            config.box, config.num_classes, 1 if config.box.class_agnostic else outputs, norm
+            config.box, config.num_classes, 1 if config.box.cls_agnostic_bbox_reg else outputs, norm
         )
-        self.mask_head = MaskHead(config.mask, 1 if config.mask.class_agnostic else outputs, norm)
+        self.mask_head = MaskHead(
+            config.mask, 1 if config.mask.cls_agnostic_mask else outputs, norm
+        )
 
     def features(
-        self, images: Array, image_size: Int[Array, "B 2"], canvas: Int[Array, "B 2"], train: bool
+        self,
+        images: Array,
+        image_size: Int[Array, "B 2"],
+        padded_size: Int[Array, "B 2"],
+        train: bool,
     ) -> Pyramid:
         """Images to P2 to P6."""
         x = normalize(self.config.pixels, images, image_size, self.config.compute_dtype)
-        return self.fpn(self.backbone(x, canvas, train), canvas, train)
+        return self.fpn(self.backbone(x, padded_size, train), padded_size, train)
 
-    def touch_everything(self, images: Array, image_size: Int[Array, "B 2"]) -> None:
+    def init_layers(self, images: Array, image_size: Int[Array, "B 2"]) -> None:
         """Runs every layer once, so that `init` makes all parameters."""
         pyramid = self.features(images, image_size, image_size, train=False)
         self.rpn_head(pyramid)
         channels = self.config.fpn_channels
-        box, mask = self.config.box.pool_size, self.config.mask.pool_size
+        box, mask = self.config.box.pooler_resolution, self.config.mask.pooler_resolution
         self.box_head(jnp.zeros((1, box, box, channels)), jnp.ones((1,), bool), train=False)
         self.mask_head(jnp.zeros((1, mask, mask, channels)), jnp.ones((1,), bool), train=False)
 
 
 def _loss(net: MaskRCNN, batch: Batch, key: jax.Array) -> dict[str, LossTerm]:
     config = net.config
-    canvas = canvas_size(batch.image_size, config.canvas_multiple)
-    image_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch.place)
+    padded_size = round_up_size(batch.image_size, config.size_divisibility)
+    image_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch.index)
     rpn_keys, roi_keys = jax.vmap(jax.random.split, out_axes=1)(image_keys)
 
-    pyramid = net.features(batch.images, batch.image_size, canvas, train=True)
+    pyramid = net.features(batch.images, batch.image_size, padded_size, train=True)
     output = net.rpn_head(pyramid)
-    anchors = rpn.make_anchors(config.rpn, pyramid, canvas)
+    anchors = rpn.make_anchors(config.rpn, pyramid, padded_size)
     samples = rpn.sample_anchors(config.rpn, anchors, batch, rpn_keys)
     terms = rpn.rpn_losses(config.rpn, output, anchors, samples, batch)
 
@@ -135,26 +141,30 @@ def _loss(net: MaskRCNN, batch: Batch, key: jax.Array) -> dict[str, LossTerm]:
 def roi_losses(net: MaskRCNN, pyramid: Pyramid, rois: RoIs, batch: Batch) -> dict[str, LossTerm]:
     """The losses of both heads on sampled RoIs; masks are learned on the positive ones."""
     config = net.config
-    canvas = canvas_size(batch.image_size, config.canvas_multiple)
-    pooled = pool(config.roi_align, pyramid, rois.boxes, canvas, config.box.pool_size)
+    padded_size = round_up_size(batch.image_size, config.size_divisibility)
+    pooled = pool(config.roi_align, pyramid, rois.boxes, padded_size, config.box.pooler_resolution)
     logits, deltas = net.box_head(pooled, rois.valid.reshape(-1), train=True)
     terms = box_losses(config.box, logits, deltas, rois, batch)
 
-    most_positives = int(config.box.samples * config.box.positive_fraction)
+    most_positives = int(config.box.batch_size_per_image * config.box.positive_fraction)
     positives = RoIs(*(x[:, :most_positives] for x in rois))
-    pooled = pool(config.roi_align, pyramid, positives.boxes, canvas, config.mask.pool_size)
+    pooled = pool(
+        config.roi_align, pyramid, positives.boxes, padded_size, config.mask.pooler_resolution
+    )
     mask_logits = net.mask_head(pooled, positives.positive.reshape(-1), train=True)
     return terms | {"mask": mask_loss(config.mask, mask_logits, positives, batch)}
 
 
 def _predict(net: MaskRCNN, images: Array, image_size: Int[Array, "B 2"]) -> Detections:
     config = net.config
-    canvas = canvas_size(image_size, config.canvas_multiple)
-    pyramid = net.features(images, image_size, canvas, train=False)
-    anchors = rpn.make_anchors(config.rpn, pyramid, canvas)
+    padded_size = round_up_size(image_size, config.size_divisibility)
+    pyramid = net.features(images, image_size, padded_size, train=False)
+    anchors = rpn.make_anchors(config.rpn, pyramid, padded_size)
     proposals = rpn.propose(config.rpn, net.rpn_head(pyramid), anchors, image_size, train=False)
 
-    pooled = pool(config.roi_align, pyramid, proposals.boxes, canvas, config.box.pool_size)
+    pooled = pool(
+        config.roi_align, pyramid, proposals.boxes, padded_size, config.box.pooler_resolution
+    )
     logits, deltas = net.box_head(pooled, proposals.valid.reshape(-1), train=False)
     batch, slots = proposals.valid.shape
     boxes, scores, labels, valid = jax.vmap(lambda *image: select_detections(config.box, *image))(
@@ -163,8 +173,8 @@ def _predict(net: MaskRCNN, images: Array, image_size: Int[Array, "B 2"]) -> Det
         proposals,
         image_size,
     )
-    pooled = pool(config.roi_align, pyramid, boxes, canvas, config.mask.pool_size)
+    pooled = pool(config.roi_align, pyramid, boxes, padded_size, config.mask.pooler_resolution)
     mask_logits = net.mask_head(pooled, valid.reshape(-1), train=False)
-    masks = nn.sigmoid(own_mask(config.mask, mask_logits, labels.reshape(-1)))
+    masks = nn.sigmoid(select_class_mask(config.mask, mask_logits, labels.reshape(-1)))
     masks = jnp.where(valid[..., None, None], masks.reshape(*valid.shape, *masks.shape[1:]), 0)
     return Detections(boxes, scores, labels, masks, valid, MaskFrame(config.mask.paste))

@@ -14,8 +14,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxseg.nn.fpn import Pyramid
 from jaxseg.nn.norm import GroupNorm
-from jaxseg.nn.padding import extent_mask, level_extent, zero_padding
-from jaxseg.nn.resize import coordinates, double, resize
+from jaxseg.nn.padding import extent_mask, level_extent, zero_outside
+from jaxseg.nn.resize import coord_grid, resize, upsample2x
 
 _normal = nn.initializers.normal(0.01)
 CLASS_PRIOR = 0.01
@@ -45,10 +45,10 @@ class ConvNorm(nn.Module):
             name="conv",
         )
         x = GroupNorm(self.groups, name="norm")(conv(x), mask, train=False)
-        return zero_padding(nn.relu(x), mask)
+        return zero_outside(nn.relu(x), mask)
 
 
-class GridHead(nn.Module):
+class SOLOv2Head(nn.Module):
     """The pyramid to class logits `[B, K, C]` and kernels `[B, K, E]`, by two towers of
     convolutions that all grids share; the kernels' tower sees coordinates (CoordConv)."""
 
@@ -61,7 +61,7 @@ class GridHead(nn.Module):
 
     @nn.compact
     def __call__(
-        self, pyramid: Pyramid, canvas: Int[Array, "B 2"]
+        self, pyramid: Pyramid, padded_size: Int[Array, "B 2"]
     ) -> tuple[Float[Array, "B K _classes"], Float[Array, "B K E"]]:
         def tower(kind: str) -> list[ConvNorm]:
             return [
@@ -90,7 +90,7 @@ class GridHead(nn.Module):
             name="kernel",
         )
         logits, kernels = [], []
-        for x, extent, grid in zip(*_resized_levels(pyramid, canvas), self.grids, strict=True):
+        for x, extent, grid in zip(*_resized_levels(pyramid, padded_size), self.grids, strict=True):
             x = _with_coordinates(x, extent)
             whole = jnp.full_like(extent, grid)
             x = resize(x, extent, whole, (grid, grid))
@@ -108,11 +108,13 @@ class GridHead(nn.Module):
         )
 
 
-def _resized_levels(pyramid: Pyramid, canvas: Int[Array, "B 2"]) -> tuple[list[Array], list[Array]]:
+def _resized_levels(
+    pyramid: Pyramid, padded_size: Int[Array, "B 2"]
+) -> tuple[list[Array], list[Array]]:
     """P2 to P6 and their extents, the first resized to P3's and the last to P5's."""
     strides = sorted(pyramid)
     maps = [pyramid[stride] for stride in strides]
-    extents = [level_extent(canvas, stride) for stride in strides]
+    extents = [level_extent(padded_size, stride) for stride in strides]
     for level, like in ((0, 1), (-1, -2)):
         shape = maps[like].shape[1], maps[like].shape[2]
         maps[level] = resize(maps[level], extents[level], extents[like], shape)
@@ -123,11 +125,11 @@ def _resized_levels(pyramid: Pyramid, canvas: Int[Array, "B 2"]) -> tuple[list[A
 def _with_coordinates(
     x: Float[Array, "B h w C"], extent: Int[Array, "B 2"]
 ) -> Float[Array, "B h w C+2"]:
-    place = coordinates(extent, *x.shape[1:3]).astype(x.dtype)
+    place = coord_grid(extent, *x.shape[1:3]).astype(x.dtype)
     return jnp.concatenate([x, place], axis=-1)
 
 
-class MaskFeature(nn.Module):
+class MaskFeatureHead(nn.Module):
     """P2 to P5 to one map at stride 4, `[B, h, w, channels]`: each level is brought to that stride
     by convolutions and doublings, all are added; the coarsest one sees coordinates."""
 
@@ -137,12 +139,12 @@ class MaskFeature(nn.Module):
 
     @nn.compact
     def __call__(
-        self, pyramid: Pyramid, canvas: Int[Array, "B 2"]
+        self, pyramid: Pyramid, padded_size: Int[Array, "B 2"]
     ) -> Float[Array, "B h w _channels"]:
         strides = sorted(pyramid)[:4]
         levels = []
         for level, stride in enumerate(strides):
-            x, extent = pyramid[stride], level_extent(canvas, stride)
+            x, extent = pyramid[stride], level_extent(padded_size, stride)
             if stride == strides[-1]:
                 x = _with_coordinates(x, extent)
             for number in range(max(level, 1)):
@@ -151,9 +153,9 @@ class MaskFeature(nn.Module):
                     x, mask
                 )
                 if level > 0:
-                    x, extent = double(x, extent), 2 * extent
+                    x, extent = upsample2x(x, extent), 2 * extent
             levels.append(x)
         total = sum(levels[1:], levels[0])
-        mask = extent_mask(level_extent(canvas, strides[0]), *total.shape[1:3])
+        mask = extent_mask(level_extent(padded_size, strides[0]), *total.shape[1:3])
         out = ConvNorm(self.channels, 1, self.groups, name="output")(total, mask)
         return out.astype(jnp.float32)

@@ -10,7 +10,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from jaxseg.nn.norm import NormKind, make_norm
-from jaxseg.nn.padding import extent_mask, level_extent, zero_padding
+from jaxseg.nn.padding import extent_mask, level_extent, zero_outside
 from jaxseg.nn.resnet import FeatureMaps
 
 Pyramid = dict[int, Float[Array, "B _ _ C"]]
@@ -26,7 +26,7 @@ class FPN(nn.Module):
     norm: NormKind | None = None
 
     @nn.compact
-    def __call__(self, maps: FeatureMaps, canvas: Int[Array, "B 2"], train: bool) -> Pyramid:
+    def __call__(self, maps: FeatureMaps, padded_size: Int[Array, "B 2"], train: bool) -> Pyramid:
         def layer(x: Array, size: int, mask: Array, name: str) -> Array:
             x = nn.Conv(
                 self.channels,
@@ -39,15 +39,15 @@ class FPN(nn.Module):
             )(x)
             if self.norm is not None:
                 x = make_norm(self.norm, name=f"{name}_norm")(x, mask, train)
-            return zero_padding(x, mask)
+            return zero_outside(x, mask)
 
         pyramid: Pyramid = {}
         coarser = None
         for level, (stride, x) in reversed(list(enumerate(maps.items(), start=2))):
-            mask = extent_mask(level_extent(canvas, stride), *x.shape[1:3])
+            mask = extent_mask(level_extent(padded_size, stride), *x.shape[1:3])
             merged = layer(x, 1, mask, f"lateral{level}")
             if coarser is not None:
-                merged = merged + zero_padding(_double(coarser), mask)
+                merged = merged + zero_outside(_double(coarser), mask)
             pyramid[stride] = layer(merged, 3, mask, f"output{level}")
             coarser = merged
         pyramid = dict(sorted(pyramid.items()))

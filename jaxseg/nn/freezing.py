@@ -15,7 +15,9 @@ from jaxseg.model import Variables
 FROZEN = "frozen"
 
 
-def freeze(variables: Variables, is_frozen: Callable[[tuple[str, ...]], bool]) -> dict[str, Any]:
+def split_frozen(
+    variables: Variables, is_frozen: Callable[[tuple[str, ...]], bool]
+) -> dict[str, Any]:
     """The variables with the parameters at the paths that `is_frozen` names set apart."""
     params = traverse_util.flatten_dict(dict(variables["params"]))
     frozen = {path: value for path, value in params.items() if is_frozen(path)}
@@ -29,7 +31,7 @@ def freeze(variables: Variables, is_frozen: Callable[[tuple[str, ...]], bool]) -
     }
 
 
-def thaw(variables: Variables) -> dict[str, Any]:
+def merge_frozen(variables: Variables) -> dict[str, Any]:
     """The variables with all parameters in `"params"` again, as the layers want them."""
     others = {name: value for name, value in variables.items() if name != FROZEN}
     if FROZEN not in variables:

@@ -7,9 +7,9 @@ step. The kinds:
 
     frozen   batch norm with fixed statistics and fixed scale and bias, as detectors are
              fine-tuned from ImageNet (He et al. 2017, arXiv 1703.06870, section 3.1)
-    affine   batch norm with fixed statistics whose scale and bias are trained, as MMDetection
+    norm_eval   batch norm with fixed statistics whose scale and bias are trained, as MMDetection
              fine-tunes ("norm_eval")
-    batch    batch norm over the whole global batch, all devices together
+    sync_batch  batch norm over the whole global batch, all devices together
              (Peng et al. 2018, arXiv 1711.07240: "cross-GPU batch normalization")
     group    group norm (Wu & He 2018, arXiv 1803.08494), the same at any batch size
 """
@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxseg.model import BATCH_AXIS
 
-NormKind = Literal["frozen", "affine", "batch", "group"]
+NormKind = Literal["frozen", "norm_eval", "sync_batch", "group"]
 
 
 class FrozenBatchNorm(nn.Module):
@@ -135,8 +135,8 @@ def make_norm(kind: NormKind, epsilon: float = 1e-5, name: str | None = None) ->
     """The layer of a kind, for use inside a module's `setup` or compact call."""
     layers: dict[str, Callable[..., nn.Module]] = {
         "frozen": FrozenBatchNorm,
-        "affine": functools.partial(BatchNorm, fixed=True),
-        "batch": BatchNorm,
+        "norm_eval": functools.partial(BatchNorm, fixed=True),
+        "sync_batch": BatchNorm,
         "group": GroupNorm,
     }
     return layers[kind](epsilon=epsilon, name=name)

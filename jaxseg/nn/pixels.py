@@ -6,7 +6,7 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxseg.nn.padding import extent_mask, zero_padding
+from jaxseg.nn.padding import extent_mask, zero_outside
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +19,7 @@ class PixelConfig:
 
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
-    order: Literal["rgb", "bgr"] = "rgb"
+    channel_order: Literal["rgb", "bgr"] = "rgb"
 
 
 MSRA_PIXELS = PixelConfig((123.675, 116.28, 103.53), (1.0, 1.0, 1.0), "bgr")
@@ -43,7 +43,7 @@ def normalize(
     """
     mean, std = (jnp.asarray(v)[None, None, None, :] for v in (config.mean, config.std))
     x = (images.astype(jnp.float32) - mean) / std
-    if config.order == "bgr":
+    if config.channel_order == "bgr":
         x = x[..., ::-1]
-    x = zero_padding(x, extent_mask(image_size, images.shape[1], images.shape[2]))
+    x = zero_outside(x, extent_mask(image_size, images.shape[1], images.shape[2]))
     return x.astype(dtype)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxseg.nn.padding import extent_mask, zero_padding
+from jaxseg.nn.padding import extent_mask, zero_outside
 
 
 def resize(
@@ -38,7 +38,9 @@ def _weights(
     return weights * (new < new_size[:, None])[..., None]
 
 
-def double(x: Float[Array, "B h w C"], extent: Int[Array, "B 2"]) -> Float[Array, "B 2*h 2*w C"]:
+def upsample2x(
+    x: Float[Array, "B h w C"], extent: Int[Array, "B 2"]
+) -> Float[Array, "B 2*h 2*w C"]:
     """`resize` to twice the extent: three quarters of a cell and one of its neighbour."""
     batch, height, width, channels = x.shape
     for axis in (1, 2):
@@ -50,10 +52,10 @@ def double(x: Float[Array, "B h w C"], extent: Int[Array, "B 2"]) -> Float[Array
         x = jnp.stack(halves, axis + 1).reshape(
             batch, 2 * height, width if axis == 1 else 2 * width, channels
         )
-    return zero_padding(x, extent_mask(2 * extent, 2 * height, 2 * width))
+    return zero_outside(x, extent_mask(2 * extent, 2 * height, 2 * width))
 
 
-def coordinates(extent: Int[Array, "B 2"], height: int, width: int) -> Float[Array, "B h w 2"]:
+def coord_grid(extent: Int[Array, "B 2"], height: int, width: int) -> Float[Array, "B h w 2"]:
     """x and y of every cell, from -1 to 1 over the extent (Liu et al. 2018, arXiv 1807.03247)."""
 
     def axis(size: Array, cells: int) -> Array:
@@ -62,4 +64,4 @@ def coordinates(extent: Int[Array, "B 2"], height: int, width: int) -> Float[Arr
 
     y = jnp.broadcast_to(axis(extent[:, 0], height)[:, :, None], (len(extent), height, width))
     x = jnp.broadcast_to(axis(extent[:, 1], width)[:, None, :], (len(extent), height, width))
-    return zero_padding(jnp.stack([x, y], axis=-1), extent_mask(extent, height, width))
+    return zero_outside(jnp.stack([x, y], axis=-1), extent_mask(extent, height, width))

@@ -16,7 +16,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxseg.nn.norm import NormKind, make_norm
-from jaxseg.nn.padding import extent_mask, level_extent, zero_padding
+from jaxseg.nn.padding import extent_mask, level_extent, zero_outside
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 BOTTLENECK_DEPTHS = (50, 101)
@@ -106,24 +106,24 @@ class Block(nn.Module):
             inner = self.channels * config.groups * config.width_per_group // 64
             first, second = (self.stride, 1) if config.stride_in_1x1 else (1, self.stride)
             mask_mid = mask if config.stride_in_1x1 else mask_in
-            y = zero_padding(nn.relu(layer(x, inner, 1, first, mask_mid, 1)), mask_mid)
+            y = zero_outside(nn.relu(layer(x, inner, 1, first, mask_mid, 1)), mask_mid)
             y = nn.relu(layer(y, inner, 3, second, mask, 2, config.groups))
             y = layer(y, out_channels, 1, 1, mask, 3)
         else:
             out_channels = self.channels
-            y = zero_padding(nn.relu(layer(x, self.channels, 3, self.stride, mask, 1)), mask)
+            y = zero_outside(nn.relu(layer(x, self.channels, 3, self.stride, mask, 1)), mask)
             y = layer(y, self.channels, 3, 1, mask, 2)
         if x.shape[-1] != out_channels or self.stride != 1:
             x = conv(x, out_channels, 1, self.stride, name="shortcut_conv")
             x = make_norm(config.norm, config.norm_epsilon, name="shortcut_norm")(x, mask, train)
-        return zero_padding(nn.relu(x + y), mask)
+        return zero_outside(nn.relu(x + y), mask)
 
 
 class ResNet(nn.Module):
     """Images to the maps C2 to C5.
 
     Call with `images [B, H, W, 3]` (normalised, zero in the padding; H and W multiples of
-    32), `canvas [B, 2]` and `train`. Returns `{4: C2, 8: C3, 16: C4, 32: C5}` by stride,
+    32), `padded_size [B, 2]` and `train`. Returns `{4: C2, 8: C3, 16: C4, 32: C5}` by stride,
     each zero outside the canvas.
     """
 
@@ -131,21 +131,21 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: Float[Array, "B H W 3"], canvas: Int[Array, "B 2"], train: bool
+        self, images: Float[Array, "B H W 3"], padded_size: Int[Array, "B 2"], train: bool
     ) -> FeatureMaps:
         config = self.config
 
         def mask_at(stride: int) -> Bool[Array, "B h w 1"]:
             height, width = images.shape[1] // stride, images.shape[2] // stride
-            return extent_mask(level_extent(canvas, stride), height, width)
+            return extent_mask(level_extent(padded_size, stride), height, width)
 
         learns = train and config.freeze_at < 1
         x = conv(images, config.width, 7, 2, name="stem_conv")
         norm = make_norm(config.norm, config.norm_epsilon, name="stem_norm")
         x = norm(x, mask_at(2), learns)
-        x = zero_padding(nn.relu(x), mask_at(2))
+        x = zero_outside(nn.relu(x), mask_at(2))
         x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
-        x = zero_padding(x, mask_at(4))  # pooling windows reach one cell into the padding
+        x = zero_outside(x, mask_at(4))  # pooling windows reach one cell into the padding
 
         block_type = nn.remat(Block, static_argnums=(4,)) if config.remat else Block  # `train`
         maps, mask_in = {}, mask_at(4)

@@ -8,15 +8,15 @@ from jaxseg.ops.boxes import (
     decode_boxes,
     encode_boxes,
     intersection_area,
-    is_larger,
+    min_size_mask,
 )
 from jaxseg.ops.grid_targets import GridTargets, grid_targets
 from jaxseg.ops.masks import bitmap_targets, mask_targets, paste_masks
 from jaxseg.ops.matching import Matches, match
 from jaxseg.ops.matrix_nms import matrix_nms, points_nms
 from jaxseg.ops.nms import batched_nms, nms
-from jaxseg.ops.roi_align import assign_levels, multilevel_roi_align, roi_align, roi_align_each
-from jaxseg.ops.sampling import Samples, priorities, sample_balanced
+from jaxseg.ops.roi_align import assign_levels, indexed_roi_align, multilevel_roi_align, roi_align
+from jaxseg.ops.sampling import Samples, random_priority, sample_balanced
 
 __all__ = [
     "GridTargets",
@@ -33,17 +33,17 @@ __all__ = [
     "encode_boxes",
     "grid_anchors",
     "grid_targets",
+    "indexed_roi_align",
     "intersection_area",
-    "is_larger",
     "mask_targets",
     "match",
     "matrix_nms",
+    "min_size_mask",
     "multilevel_roi_align",
     "nms",
     "paste_masks",
     "points_nms",
-    "priorities",
+    "random_priority",
     "roi_align",
-    "roi_align_each",
     "sample_balanced",
 ]

@@ -24,7 +24,7 @@ def box_area(boxes: Float[Array, "*N 4"]) -> Float[Array, "*N"]:
     return width * height
 
 
-def is_larger(boxes: Float[Array, "*N 4"], side: float) -> Bool[Array, "*N"]:
+def min_size_mask(boxes: Float[Array, "*N 4"], side: float) -> Bool[Array, "*N"]:
     """Which boxes have an area and no side shorter than `side`."""
     shorter = jnp.minimum(boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1])
     return (shorter > 0) & (shorter >= side)

@@ -21,7 +21,7 @@ class GridTargets(NamedTuple):
     label: Int[Array, " K"]
     """Class of a positive cell. Where two objects share one, the later object's."""
     cell: Int[Array, " P"]
-    gt: Int[Array, " P"]
+    gt_index: Int[Array, " P"]
     valid: Bool[Array, " P"]
     dropped: Int[Array, ""]
     """Pairs that there was no room for."""
@@ -32,7 +32,7 @@ def grid_targets(
     labels: Int[Array, " N"],
     centers: Float[Array, "N 2"],
     valid: Bool[Array, " N"],
-    canvas: Num[Array, " 2"] | tuple[int, int],
+    padded_size: Num[Array, " 2"] | tuple[int, int],
     *,
     grids: Sequence[int],
     scale_ranges: Sequence[tuple[float, float]],
@@ -51,7 +51,9 @@ def grid_targets(
     """
     side = boxes[:, 2:] - boxes[:, :2]
     size = jnp.sqrt(jnp.maximum(side[:, 0] * side[:, 1], 0))
-    extent = jnp.stack([jnp.asarray(canvas[1]), jnp.asarray(canvas[0])]).astype(boxes.dtype)
+    extent = jnp.stack([jnp.asarray(padded_size[1]), jnp.asarray(padded_size[0])]).astype(
+        boxes.dtype
+    )
     reach = 0.5 * side * sigma
     step = jnp.arange(-1, 2)
     cells, hits, first_cell = [], [], 0
@@ -91,7 +93,7 @@ def grid_targets(
         positive=positive,
         label=jnp.where(positive, labels[jnp.maximum(last_gt, 0)], 0),
         cell=jnp.where(kept, cell[order], 0),
-        gt=jnp.where(kept, gt[order], 0),
+        gt_index=jnp.where(kept, gt[order], 0),
         valid=kept,
         dropped=hit.sum() - kept.sum(),
     )

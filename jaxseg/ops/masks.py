@@ -11,7 +11,7 @@ Pasting and cropping are separable: a weight matrix per axis, then two matrix pr
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from jaxseg.ops.roi_align import roi_align_each
+from jaxseg.ops.roi_align import indexed_roi_align
 
 _SAMPLES_PER_BIN = 2
 
@@ -111,7 +111,7 @@ def bitmap_targets(
     if masks.shape[0] == 0:
         return jnp.zeros((rois.shape[0], size, size), rois.dtype)
     maps = masks[..., None].astype(rois.dtype)
-    pooled = roi_align_each(
+    pooled = indexed_roi_align(
         maps,
         gt_index,
         rois,

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 class Matches(NamedTuple):
     """`gt` is the box that an anchor stands for, and means something for positives only."""
 
-    gt: Int[Array, " A"]
+    gt_index: Int[Array, " A"]
     positive: Bool[Array, " A"]
     negative: Bool[Array, " A"]
 

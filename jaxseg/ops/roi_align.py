@@ -113,7 +113,7 @@ def multilevel_roi_align(
     return _pool(cells.astype(boxes.dtype), taps_y._replace(cell=in_list), taps_x)
 
 
-def roi_align_each(
+def indexed_roi_align(
     maps: Float[Array, "N H W C"],
     map_index: Int[Array, " R"],
     boxes: Float[Array, "R 4"],

@@ -14,12 +14,12 @@ from jaxtyping import Array, Bool, Float, Int, Key
 class Samples(NamedTuple):
     """S chosen candidates: positives first, then negatives, then unused slots."""
 
-    chosen: Int[Array, " S"]
+    indices: Int[Array, " S"]
     valid: Bool[Array, " S"]
     positive: Bool[Array, " S"]
 
 
-def priorities(key: Key[Array, ""], ids: Int[Array, " K"]) -> Float[Array, " K"]:
+def random_priority(key: Key[Array, ""], ids: Int[Array, " K"]) -> Float[Array, " K"]:
     """A number in [0, 1) for each id, drawn from `key` and the id alone."""
     bits = jax.vmap(lambda i: jax.random.bits(jax.random.fold_in(key, i)))(ids)
     return (bits >> 8).astype(jnp.float32) * 2.0**-24

@@ -23,7 +23,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxseg.distributed import gather, host_index
+from jaxseg.distributed import allgather_json, process_index
 from jaxseg.log import say
 from jaxseg.training.step import TrainState
 
@@ -173,7 +173,7 @@ class Checkpoints:
 
     def _common_steps(self) -> list[int]:
         """The steps that all hosts see: one may see a new one later than another."""
-        seen = gather(sorted(self._manager.all_steps()))
+        seen = allgather_json(sorted(self._manager.all_steps()))
         return sorted(set.intersection(*map(set, seen)))
 
     def _newest_state(self, steps: list[int], like: TrainState) -> TrainState:
@@ -184,7 +184,7 @@ class Checkpoints:
                 found, why = self._read_state(step, like), None
             except Exception as error:  # whatever Orbax and TensorStore make of broken files
                 found, why = None, _first_line(error)
-            reasons = [reason for reason in gather(why) if reason is not None]
+            reasons = [reason for reason in allgather_json(why) if reason is not None]
             if found is not None and not reasons:
                 self._set_aside(damaged)
                 return found
@@ -201,9 +201,9 @@ class Checkpoints:
     def _read(self, step: int, **items: Any) -> Any:
         """Reads without the other hosts, which would wait for ever for one that fails."""
         alone = ocp.options.MultiprocessingOptions(
-            primary_host=host_index(),
-            active_processes={host_index()},
-            barrier_sync_key_prefix=f"host{host_index()}",
+            primary_host=process_index(),
+            active_processes={process_index()},
+            barrier_sync_key_prefix=f"process{process_index()}",
         )
         with ocp.Checkpointer(
             ocp.CompositeCheckpointHandler(), multiprocessing_options=alone
@@ -222,7 +222,7 @@ class Checkpoints:
         for step, why in damaged.items():
             aside = self.folder / f"damaged-{step}"
             say(f"checkpoint {self.folder / str(step)} is damaged ({why}): kept as {aside.name}")
-            if host_index() == 0:
+            if process_index() == 0:
                 shutil.rmtree(aside, ignore_errors=True)
                 (self.folder / str(step)).rename(aside)
         if damaged:
@@ -243,7 +243,7 @@ def open_checkpoints(workdir: pathlib.Path) -> Checkpoints:
 def set_workdir_aside(workdir: pathlib.Path) -> None:
     """Renames a workdir, which no host has open, to the first free of `<name>-1`, `<name>-2` and so
     on; all hosts call it and return when that is done."""
-    if host_index() == 0:
+    if process_index() == 0:
         names = (workdir.with_name(f"{workdir.name}-{n}") for n in itertools.count(1))
         aside = next(name for name in names if not name.exists())
         workdir.rename(aside)

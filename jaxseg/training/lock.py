@@ -6,12 +6,12 @@ import pathlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from jaxseg.distributed import host_index
+from jaxseg.distributed import process_index
 from jaxseg.log import say
 
 
 @contextmanager
-def locked(workdir: pathlib.Path) -> Iterator[None]:
+def workdir_lock(workdir: pathlib.Path) -> Iterator[None]:
     """Keeps other trainings out of a workdir until the context is left or the process ends, however
     it ends. Of several hosts the first one holds the lock.
 
@@ -19,7 +19,7 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
     half-written checkpoints. A file system that has no locks is told of and trusted. The lock is
     the process's own: it does not keep a second training in the same process out.
     """
-    if host_index() != 0:
+    if process_index() != 0:
         yield
         return
     with open(workdir / "lock", "w") as file:

@@ -14,15 +14,15 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from jaxseg.distributed import gather
+from jaxseg.distributed import allgather_json
 from jaxseg.log import say
 from jaxseg.model import Model, Variables
-from jaxseg.parallel import check_batch_size, parallel_step, replicate, shard_step, shared_by_hosts
+from jaxseg.parallel import check_batch_size, pmap_step, replicate, shard_map_step, to_global
 from jaxseg.training.checkpoint import Checkpoints, set_workdir_aside
-from jaxseg.training.lock import locked
+from jaxseg.training.lock import workdir_lock
 from jaxseg.training.nonfinite import NonFiniteSteps
 from jaxseg.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
-from jaxseg.training.preemption import Preempted, leave_at_once, watch_for_notice
+from jaxseg.training.preemption import Preempted, handle_signals, raise_on_notice
 from jaxseg.training.progress import Progress
 from jaxseg.training.step import Metrics, TrainState, init_variables, make_step, start_state
 from jaxseg.types import Batch
@@ -37,27 +37,27 @@ class TrainConfig:
     """Images of a step, over all devices."""
     optimizer: OptimizerConfig = OptimizerConfig()
     seed: int = 0
-    pieces: int = 1
+    grad_accum_steps: int = 1
     """A device's images of a step are computed in so many pieces, one after the other, which needs
     less memory. The gradient is that of the whole (batch norm's statistics are of a piece)."""
     ema_decay: float | None = None
     """Keeps a moving average of the parameters, which is then what is evaluated."""
     parallel: Literal["pmap", "shard_map"] = "pmap"
     """The transform that brings a step to the devices."""
-    skipped_in_a_row: int = 10
+    max_consecutive_nonfinite: int = 10
     """Steps whose loss or gradient is not finite are not applied; more in a row end the run."""
     log_every: int = 50
     eval_every: int = 0
     """Steps between evaluations on the split `val`, the best checkpoint being kept; 0 for none."""
     checkpoint_every: int = 1000
-    keep_checkpoints: int = 3
+    max_to_keep: int = 3
 
     def __post_init__(self) -> None:
-        positive = ("steps", "batch_size", "pieces", "log_every", "checkpoint_every")
-        for name in (*positive, "keep_checkpoints"):
+        positive = ("steps", "batch_size", "grad_accum_steps", "log_every", "checkpoint_every")
+        for name in (*positive, "max_to_keep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train: {name} {getattr(self, name)} must be at least 1")
-        for name in ("eval_every", "seed", "skipped_in_a_row"):
+        for name in ("eval_every", "seed", "max_consecutive_nonfinite"):
             if getattr(self, name) < 0:
                 raise ValueError(f"train: {name} {getattr(self, name)} must not be negative")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
@@ -106,14 +106,14 @@ def train(
     is at work in `workdir`.
     """
     devices = jax.device_count()
-    check_batch_size(config.batch_size, devices, config.pieces)
+    check_batch_size(config.batch_size, devices, config.grad_accum_steps)
     workdir.mkdir(parents=True, exist_ok=True)
     step_fn = _parallel_step(model, config, devices)
     schedule = make_schedule(config.optimizer, config.steps)
     with ExitStack() as opened:
-        opened.enter_context(locked(workdir))
-        notice = opened.enter_context(watch_for_notice())
-        checkpoints = opened.enter_context(Checkpoints(workdir, config.keep_checkpoints))
+        opened.enter_context(workdir_lock(workdir))
+        notice = opened.enter_context(handle_signals())
+        checkpoints = opened.enter_context(Checkpoints(workdir, config.max_to_keep))
         state = _first_state(model, config, data.image_shape, workdir, checkpoints, pretrained)
         state = replicate(state, devices)
         checkpoints.check_space(state)
@@ -127,7 +127,7 @@ def train(
                 raise Preempted(start, notice.reason)
             evaluations.make(state, start)
         stream = opened.enter_context(closing(data.batches(start)))
-        watched = NonFiniteSteps(workdir, config.skipped_in_a_row, data.image_ids)
+        watched = NonFiniteSteps(workdir, config.max_consecutive_nonfinite, data.image_ids)
         pending: Metrics | None = None
         for step in range(start, config.steps):
             asked = time.monotonic()
@@ -153,7 +153,7 @@ def train(
             if watched.in_a_row and not (last or leaving):
                 continue
             if to_save:
-                checkpoints.save(done, shared_by_hosts(state, devices), experiment)
+                checkpoints.save(done, to_global(state, devices), experiment)
             if leaving and (to_judge or not last):
                 checkpoints.finish()
                 raise Preempted(done, notice.reason)
@@ -167,9 +167,9 @@ def _parallel_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     optimizer = make_optimizer(config.optimizer, config.steps)
     step = make_step(
-        model, optimizer, config.seed, pieces=config.pieces, ema_decay=config.ema_decay
+        model, optimizer, config.seed, pieces=config.grad_accum_steps, ema_decay=config.ema_decay
     )
-    spread = parallel_step if config.parallel == "pmap" else shard_step
+    spread = pmap_step if config.parallel == "pmap" else shard_map_step
     return spread(step, devices)
 
 
@@ -182,7 +182,9 @@ def _first_state(
     pretrained: Callable[[Variables], Variables] | None,
 ) -> TrainState:
     """The newest checkpoint's state, or that of a new run."""
-    new, other_best = gather((checkpoints.latest_step() is None, (workdir / "best").exists()))[0]
+    new, other_best = allgather_json(
+        (checkpoints.latest_step() is None, (workdir / "best").exists())
+    )[0]
     if new and other_best:
         set_workdir_aside(workdir / "best")
     variables = init_variables(model, image_shape, config.seed)
@@ -218,7 +220,7 @@ class _Evaluations:
         assert self.validate is not None
         started = time.monotonic()
         try:
-            with leave_at_once(done):
+            with raise_on_notice(done):
                 found = self.validate(state, done)
         except Preempted:
             self.checkpoints.finish()
@@ -226,7 +228,7 @@ class _Evaluations:
         self.progress.show_validation(done, found.figures, found.pictures)
         # Hosts tell Orbax's writes apart by their order: two must not go on at once.
         self.checkpoints.finish()
-        shared = shared_by_hosts(state, jax.device_count())
+        shared = to_global(state, jax.device_count())
         _keep_if_best(self.workdir / "best", done, shared, self.experiment, found)
         self.progress.paused(time.monotonic() - started)
 
@@ -240,7 +242,7 @@ def _keep_if_best(
 ) -> None:
     """Saves the state as the workdir `folder` if none before had a score as high."""
     with Checkpoints(folder, keep=1) as best:
-        before, latest = gather((_score(best), best.latest_step()))[0]
+        before, latest = allgather_json((_score(best), best.latest_step()))[0]
     if before is not None and found.score <= before:
         return
     if latest is not None and (before is None or latest >= step):

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from jaxseg.distributed import host_index
+from jaxseg.distributed import process_index
 from jaxseg.log import say
 
 
@@ -32,7 +32,7 @@ class NonFiniteSteps:
         self.in_a_row += 1
         bad = {name: str(value) for name, value in values.items() if not math.isfinite(value)}
         line = {"step": step, "image_ids": list(self._image_ids(step)), "not_finite": bad}
-        if host_index() == 0:
+        if process_index() == 0:
             self._path.parent.mkdir(parents=True, exist_ok=True)  # it may have been lost
             with self._path.open("a") as file:
                 file.write(json.dumps(line) + "\n")

@@ -16,44 +16,46 @@ class OptimizerConfig:
     milestone, given in steps) or `constant`.
     """
 
-    kind: Literal["sgd", "adamw"] = "sgd"
+    name: Literal["sgd", "adamw"] = "sgd"
     learning_rate: float = 0.02
     warmup_steps: int = 500
-    warmup_start: float = 0.001
+    warmup_factor: float = 0.001
     """The learning rate at step 0, as a share of `learning_rate`."""
-    decay: Literal["cosine", "linear", "steps", "constant"] = "cosine"
+    schedule: Literal["cosine", "linear", "step", "constant"] = "cosine"
     milestones: tuple[int, ...] = ()
-    drop: float = 0.1
+    gamma: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 1e-4
     """For SGD it is added to the gradient (L2), for AdamW it is decoupled."""
-    decayed: Literal["kernels", "all"] = "kernels"
+    decay_norm_and_bias: bool = False
     """What `weight_decay` shrinks: matrices and kernels, or biases and normalisation too, as
     torchvision's and MMDetection's recipes do."""
-    clip_norm: float | None = 10.0
+    grad_clip_norm: float | None = 10.0
     """Largest global norm of the gradient; None leaves it as it is."""
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "warmup_steps", "warmup_start", "momentum", "weight_decay"):
+        for name in ("learning_rate", "warmup_steps", "warmup_factor", "momentum", "weight_decay"):
             if getattr(self, name) < 0:
                 raise ValueError(f"optimizer: {name} {getattr(self, name)} must not be negative")
-        if self.clip_norm is not None and self.clip_norm <= 0:
-            raise ValueError(f"optimizer: clip_norm {self.clip_norm} must be above 0, or None")
+        if self.grad_clip_norm is not None and self.grad_clip_norm <= 0:
+            raise ValueError(
+                f"optimizer: grad_clip_norm {self.grad_clip_norm} must be above 0, or None"
+            )
 
 
 def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     """The learning rate at each step of a run of `steps` steps."""
     after_warmup = max(steps - config.warmup_steps, 1)
-    if config.decay == "cosine":
+    if config.schedule == "cosine":
         decay = optax.cosine_decay_schedule(config.learning_rate, after_warmup)
-    elif config.decay == "linear":
+    elif config.schedule == "linear":
         decay = optax.linear_schedule(config.learning_rate, 0.0, after_warmup)
-    elif config.decay == "steps":
-        at = {milestone - config.warmup_steps: config.drop for milestone in config.milestones}
+    elif config.schedule == "step":
+        at = {milestone - config.warmup_steps: config.gamma for milestone in config.milestones}
         decay = optax.piecewise_constant_schedule(config.learning_rate, at)
     else:
         decay = optax.constant_schedule(config.learning_rate)
-    start = config.warmup_start * config.learning_rate
+    start = config.warmup_factor * config.learning_rate
     warmup = optax.linear_schedule(start, config.learning_rate, config.warmup_steps)
     return optax.join_schedules([warmup, decay], [config.warmup_steps])
 
@@ -62,10 +64,10 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     """Clip, then SGD or AdamW with the schedule of `make_schedule`."""
     schedule = make_schedule(config, steps)
     clip = optax.identity()
-    if config.clip_norm is not None:
-        clip = optax.clip_by_global_norm(config.clip_norm)
-    mask = _is_kernel if config.decayed == "kernels" else None
-    if config.kind == "adamw":
+    if config.grad_clip_norm is not None:
+        clip = optax.clip_by_global_norm(config.grad_clip_norm)
+    mask = None if config.decay_norm_and_bias else _is_kernel
+    if config.name == "adamw":
         adamw = optax.adamw(schedule, weight_decay=config.weight_decay, mask=mask)
         return optax.chain(clip, adamw)
     decay = optax.add_decayed_weights(config.weight_decay, mask=mask)

@@ -29,7 +29,7 @@ class Preempted(Exception):
         self.step = step
 
 
-class Notice:
+class PreemptionNotice:
     """Whether a notice has come, and by which signal."""
 
     def __init__(self) -> None:
@@ -51,13 +51,13 @@ class Notice:
 
 
 @contextmanager
-def watch_for_notice() -> Iterator[Notice]:
+def handle_signals() -> Iterator[PreemptionNotice]:
     """Catches the signals until the context is left. A second one of a kind acts as it did before.
 
     Of several hosts JAX's own service watches SIGTERM, so that they can agree; SIGUSR1 is handed
     on to it.
     """
-    notice = Notice()
+    notice = PreemptionNotice()
     before: dict[signal.Signals, Any] = {}
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -83,7 +83,7 @@ def watch_for_notice() -> Iterator[Notice]:
 
 
 @contextmanager
-def leave_at_once(step: int | None) -> Iterator[None]:
+def raise_on_notice(step: int | None) -> Iterator[None]:
     """Within the context, which must change nothing that is kept, a notice raises
     `Preempted(step)` where the process is. Several hosts, which could not agree, wait for its end.
     """

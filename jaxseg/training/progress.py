@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 
-from jaxseg.distributed import host_index
+from jaxseg.distributed import process_index
 from jaxseg.training.curves import Curves
 
 
@@ -19,7 +19,7 @@ class Progress:
     """Prints and records the metrics of a run from step `start` to step `steps`."""
 
     def __init__(self, workdir: pathlib.Path, start: int, steps: int, batch_size: int):
-        self._speaks = host_index() == 0
+        self._speaks = process_index() == 0
         if self._speaks:
             self._curves = Curves(workdir / "tensorboard", start)
         self._steps, self._batch_size = steps, batch_size

@@ -10,9 +10,9 @@ from jaxseg.zoo.load import (
     load_resnet_file,
     load_solo,
     load_torchvision,
+    replace_backbone,
     resnet_to_torchvision,
     to_torchvision,
-    with_backbone,
 )
 
 __all__ = [
@@ -25,8 +25,8 @@ __all__ = [
     "load_solo",
     "load_torchvision",
     "read_state_dict",
+    "replace_backbone",
     "resnet_to_torchvision",
     "to_torchvision",
-    "with_backbone",
     "write_safetensors",
 ]

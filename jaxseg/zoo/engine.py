@@ -25,8 +25,8 @@ Arrays = Mapping[str, np.ndarray]
 class Layout(NamedTuple):
     """How an array's axes are ordered: ours from the peer's, and back. Both only move numbers."""
 
-    to_ours: Callable[[np.ndarray], np.ndarray]
-    to_peer: Callable[[np.ndarray], np.ndarray]
+    from_source: Callable[[np.ndarray], np.ndarray]
+    to_source: Callable[[np.ndarray], np.ndarray]
 
 
 class Entry(NamedTuple):
@@ -50,7 +50,8 @@ POINTWISE = Layout(lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None])
 def then(first: Layout, second: Layout) -> Layout:
     """From the peer: `first`, then `second`."""
     return Layout(
-        lambda x: second.to_ours(first.to_ours(x)), lambda x: first.to_peer(second.to_peer(x))
+        lambda x: second.from_source(first.from_source(x)),
+        lambda x: first.to_source(second.to_source(x)),
     )
 
 
@@ -91,7 +92,7 @@ def import_state(
         if tuple(value.shape) != expected:
             misshapen.append(f"{entry.name} is {tuple(value.shape)}, the model's is {expected}")
         else:
-            values[entry.path] = np.ascontiguousarray(entry.layout.to_ours(value), np.float32)
+            values[entry.path] = np.ascontiguousarray(entry.layout.from_source(value), np.float32)
     if misshapen:
         problems.append("of another shape: " + _listed(misshapen))
     if problems:
@@ -103,13 +104,13 @@ def export_state(variables: Variables, table: Sequence[Entry]) -> dict[str, np.n
     """The peer's state dict from variables: what `import_state` read, bit for bit."""
     flat = traverse_util.flatten_dict(dict(variables))
     return {
-        entry.name: np.ascontiguousarray(entry.layout.to_peer(np.asarray(flat[entry.path])))
+        entry.name: np.ascontiguousarray(entry.layout.to_source(np.asarray(flat[entry.path])))
         for entry in table
     }
 
 
 def _peer_shape(entry: Entry, shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(entry.layout.to_peer(np.empty(shape, np.uint8)).shape)
+    return tuple(entry.layout.to_source(np.empty(shape, np.uint8)).shape)
 
 
 def _listed(names: Any, most: int = 20) -> str:

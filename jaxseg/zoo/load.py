@@ -11,8 +11,8 @@ from flax import traverse_util
 from jaxseg.model import Variables
 from jaxseg.models.mask_rcnn import MaskRCNNConfig
 from jaxseg.models.solov2 import SOLOv2Config
-from jaxseg.nn.build import set_frozen_apart
-from jaxseg.nn.freezing import FROZEN, thaw
+from jaxseg.nn.build import split_frozen_backbone
+from jaxseg.nn.freezing import FROZEN, merge_frozen
 from jaxseg.nn.resnet import ResNet, ResNetConfig
 from jaxseg.zoo import mask_rcnn as names
 from jaxseg.zoo import solov2 as solo_names
@@ -110,9 +110,9 @@ def load_resnet_file(path: pathlib.Path | str, config: ResNetConfig) -> dict[str
     return _read(path, lambda state: load_resnet(state, config))
 
 
-def with_backbone(variables: Variables, backbone: Variables) -> dict[str, Any]:
+def replace_backbone(variables: Variables, backbone: Variables) -> dict[str, Any]:
     """A model's variables with the ResNet's own, as `load_resnet` gives them, put in."""
-    values = traverse_util.flatten_dict(thaw(backbone))
+    values = traverse_util.flatten_dict(merge_frozen(backbone))
 
     def put_in(collection: str, tree: Mapping[str, Any]) -> dict[str, Any]:
         kind = "params" if collection == FROZEN else collection
@@ -129,7 +129,7 @@ def with_backbone(variables: Variables, backbone: Variables) -> dict[str, Any]:
 
 def to_torchvision(variables: Variables, config: MaskRCNNConfig) -> dict[str, np.ndarray]:
     """The state dict that torchvision's model of the same architecture loads."""
-    return export_state(thaw(variables), list(names.torchvision_table(config)))
+    return export_state(merge_frozen(variables), list(names.torchvision_table(config)))
 
 
 def resnet_to_torchvision(variables: Variables, config: ResNetConfig) -> dict[str, np.ndarray]:
@@ -149,5 +149,5 @@ def _read(path: pathlib.Path | str, load: Callable[[Arrays], dict[str, Any]]) ->
 def _load(state: Arrays, config: Config, table: Callable[[Config], Iterator[Entry]]) -> dict:
     init = config.build().init
     like = jax.eval_shape(lambda: init(jax.random.key(0), (1, 64, 64, 3)))
-    variables = import_state(state, list(table(config)), thaw(like), names.is_unused)
-    return set_frozen_apart(config.backbone, variables)
+    variables = import_state(state, list(table(config)), merge_frozen(like), names.is_unused)
+    return split_frozen_backbone(config.backbone, variables)

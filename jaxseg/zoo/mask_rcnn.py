@@ -34,15 +34,15 @@ UPSAMPLE = Layout(
 def _flattened(pool_size: int) -> Layout:
     """A dense layer on a flattened map: channels first at the peer, last here."""
 
-    def to_ours(x: np.ndarray) -> np.ndarray:
+    def from_source(x: np.ndarray) -> np.ndarray:
         cells = x.reshape(x.shape[0], -1, pool_size, pool_size)
         return cells.transpose(2, 3, 1, 0).reshape(-1, x.shape[0])
 
-    def to_peer(x: np.ndarray) -> np.ndarray:
+    def to_source(x: np.ndarray) -> np.ndarray:
         cells = x.reshape(pool_size, pool_size, -1, x.shape[1])
         return cells.transpose(3, 2, 0, 1).reshape(x.shape[1], -1)
 
-    return Layout(to_ours, to_peer)
+    return Layout(from_source, to_source)
 
 
 def _background_last(per_class: int) -> Layout:
@@ -71,12 +71,12 @@ def _outputs(
 
     box, mask = ("box_head",), ("mask_head",)
     yield from layer_entries(classes, (*box, "logit"), ordered(DENSE, 1), ordered(VECTOR, 1))
-    shared = config.box.class_agnostic
+    shared = config.box.cls_agnostic_bbox_reg
     boxes_layout = ordered(DENSE, 4, shared), ordered(VECTOR, 4, shared)
     yield from layer_entries(boxes, (*box, "delta"), *boxes_layout)
     yield Entry(f"{upsample}.weight", ("params", *mask, "upsample", "kernel"), UPSAMPLE)
     yield Entry(f"{upsample}.bias", ("params", *mask, "upsample_bias"), VECTOR)
-    shared = config.mask.class_agnostic
+    shared = config.mask.cls_agnostic_mask
     masks_layout = ordered(POINTWISE, 1, shared), ordered(VECTOR, 1, shared)
     yield from layer_entries(masks, (*mask, "logit"), *masks_layout)
 
@@ -86,7 +86,11 @@ def torchvision_table(config: MaskRCNNConfig) -> Iterator[Entry]:
 
     Raises ValueError for a config whose heads torchvision has no names for.
     """
-    if not config.background_outputs or config.box.class_agnostic or config.mask.class_agnostic:
+    if (
+        not config.predict_background
+        or config.box.cls_agnostic_bbox_reg
+        or config.mask.cls_agnostic_mask
+    ):
         raise ValueError(
             "torchvision's heads have a box and a mask for each class and for the background: "
             "the model must have background_outputs=True and not be class_agnostic"
@@ -97,12 +101,12 @@ def torchvision_table(config: MaskRCNNConfig) -> Iterator[Entry]:
             name, path = f"backbone.fpn.{blocks}.{i}", ("fpn", f"{ours}{i + 2}")
             norm_path = ("fpn", f"{ours}{i + 2}_norm")
             yield from _conv_norm(config, f"{name}.0", f"{name}.1", path, norm_path)
-    for i in range(config.rpn.convs):
+    for i in range(config.rpn.num_convs):
         yield from layer_entries(f"rpn.head.conv.{i}.0", ("rpn_head", f"conv{i + 1}"), CONV)
     yield from layer_entries("rpn.head.cls_logits", ("rpn_head", "logit"), CONV)
     yield from layer_entries("rpn.head.bbox_pred", ("rpn_head", "delta"), CONV)
 
-    convs = config.box.convs
+    convs = config.box.num_convs
     for i in range(convs):
         name, path = f"roi_heads.box_head.{i}", ("box_head", f"conv{i + 1}")
         norm_path = ("box_head", f"norm{i + 1}")
@@ -110,7 +114,7 @@ def torchvision_table(config: MaskRCNNConfig) -> Iterator[Entry]:
     # In a sequence, the flattening and each activation count as a layer.
     names = [f"{convs + 1 + 2 * i}" if convs else f"fc{6 + i}" for i in range(_hidden(config))]
     yield from _hidden_layers(config, [f"roi_heads.box_head.{name}" for name in names])
-    for i in range(config.mask.convs):
+    for i in range(config.mask.num_convs):
         name, path = f"roi_heads.mask_head.{i}", ("mask_head", f"conv{i + 1}")
         norm_path = ("mask_head", f"norm{i + 1}")
         yield from _conv_norm(config, f"{name}.0", f"{name}.1", path, norm_path)
@@ -158,12 +162,12 @@ def mmdet_table(config: MaskRCNNConfig) -> Iterator[Entry]:
     yield from layer_entries("rpn_head.rpn_cls", ("rpn_head", "logit"), CONV)
     yield from layer_entries("rpn_head.rpn_reg", ("rpn_head", "delta"), CONV)
     box, mask = "roi_head.bbox_head", "roi_head.mask_head"
-    for i in range(config.box.convs):
+    for i in range(config.box.num_convs):
         name, path = f"{box}.shared_convs.{i}", ("box_head", f"conv{i + 1}")
         norm_path = ("box_head", f"norm{i + 1}")
         yield from _conv_norm(config, f"{name}.conv", f"{name}.bn", path, norm_path)
     yield from _hidden_layers(config, [f"{box}.shared_fcs.{i}" for i in range(_hidden(config))])
-    for i in range(config.mask.convs):
+    for i in range(config.mask.num_convs):
         name, path = f"{mask}.convs.{i}", ("mask_head", f"conv{i + 1}")
         norm_path = ("mask_head", f"norm{i + 1}")
         yield from _conv_norm(config, f"{name}.conv", f"{name}.bn", path, norm_path)
@@ -184,11 +188,11 @@ def detectron2_table(config: MaskRCNNConfig) -> Iterator[Entry]:
     yield from layer_entries(f"{rpn}.objectness_logits", ("rpn_head", "logit"), CONV)
     yield from layer_entries(f"{rpn}.anchor_deltas", ("rpn_head", "delta"), CONV)
     box, mask = "roi_heads.box_head", "roi_heads.mask_head"
-    for i in range(1, config.box.convs + 1):
+    for i in range(1, config.box.num_convs + 1):
         name, path = f"{box}.conv{i}", ("box_head", f"conv{i}")
         yield from _conv_norm(config, name, f"{name}.norm", path, ("box_head", f"norm{i}"))
     yield from _hidden_layers(config, [f"{box}.fc{i + 1}" for i in range(_hidden(config))])
-    for i in range(1, config.mask.convs + 1):
+    for i in range(1, config.mask.num_convs + 1):
         name, path = f"{mask}.mask_fcn{i}", ("mask_head", f"conv{i}")
         yield from _conv_norm(config, name, f"{name}.norm", path, ("mask_head", f"norm{i}"))
     predictor = "roi_heads.box_predictor"
@@ -203,13 +207,13 @@ def detectron2_table(config: MaskRCNNConfig) -> Iterator[Entry]:
 
 
 def _hidden(config: MaskRCNNConfig) -> int:
-    return config.box.hidden_layers
+    return config.box.num_fc
 
 
 def _hidden_layers(config: MaskRCNNConfig, names: list[str]) -> Iterator[Entry]:
     """The box head's fully connected layers; the first one reads flattened maps."""
     for number, name in enumerate(names, start=1):
-        layout = _flattened(config.box.pool_size) if number == 1 else DENSE
+        layout = _flattened(config.box.pooler_resolution) if number == 1 else DENSE
         yield from layer_entries(name, ("box_head", f"hidden{number}"), layout)
 
 

@@ -19,20 +19,20 @@ TORCHVISION_R50_FPN = MaskRCNNConfig(
     num_classes=90,
     # Torchvision sets the epsilon of its published COCO_V1 weights to 0; it is 1e-5 otherwise.
     backbone=ResNetConfig(depth=50, norm_epsilon=0.0, freeze_at=2),
-    rpn=RPNConfig(rounded_anchors=True, min_box_size=1e-3, train_proposals=2000),
+    rpn=RPNConfig(round_anchors=True, min_size=1e-3, post_nms_topk_train=2000),
     roi_align=RoIAlignConfig(aligned=False, sampling_ratio=2),
-    box=BoxHeadConfig(min_box_size=1e-2),
-    mask=MaskHeadConfig(logit_std=None, targets="soft_bitmap", paste="whole_pixel_box"),
-    background_outputs=True,
+    box=BoxHeadConfig(min_size=1e-2),
+    mask=MaskHeadConfig(logit_init_std=None, mask_targets="soft", paste="integer"),
+    predict_background=True,
 )
 """`maskrcnn_resnet50_fpn`, weights COCO_V1."""
 
 TORCHVISION_R50_FPN_V2 = dataclasses.replace(
     TORCHVISION_R50_FPN,
-    backbone=ResNetConfig(depth=50, norm="batch"),
-    head_norm="batch",
-    rpn=dataclasses.replace(TORCHVISION_R50_FPN.rpn, convs=2),
-    box=dataclasses.replace(TORCHVISION_R50_FPN.box, convs=4, hidden_layers=1),
+    backbone=ResNetConfig(depth=50, norm="sync_batch"),
+    head_norm="sync_batch",
+    rpn=dataclasses.replace(TORCHVISION_R50_FPN.rpn, num_convs=2),
+    box=dataclasses.replace(TORCHVISION_R50_FPN.box, num_convs=4, num_fc=1),
 )
 """`maskrcnn_resnet50_fpn_v2`, weights COCO_V1 (Li et al. 2021, arXiv 2111.11429)."""
 
@@ -42,7 +42,7 @@ DETECTRON2_R50_FPN = MaskRCNNConfig(
     rpn=RPNConfig(smooth_l1_beta=0.0),
     roi_align=RoIAlignConfig(aligned=True, sampling_ratio=0),
     box=BoxHeadConfig(smooth_l1_beta=0.0),
-    mask=MaskHeadConfig(targets="bitmap"),
+    mask=MaskHeadConfig(mask_targets="binary"),
 )
 """`mask_rcnn_R_50_FPN_1x` and `_3x`."""
 
@@ -61,36 +61,36 @@ DETECTRON2_X101_FPN = dataclasses.replace(
 MMDET_R50_FPN = dataclasses.replace(
     DETECTRON2_R50_FPN,
     pixels=PixelConfig(),
-    backbone=ResNetConfig(depth=50, norm="affine", freeze_at=2),
-    rpn=RPNConfig(smooth_l1_beta=0.0, low_quality_iou=0.3, claims=True),
-    mask=MaskHeadConfig(logit_std=None, targets="bitmap"),
+    backbone=ResNetConfig(depth=50, norm="norm_eval", freeze_at=2),
+    rpn=RPNConfig(smooth_l1_beta=0.0, min_pos_iou=0.3, low_quality_overrides=True),
+    mask=MaskHeadConfig(logit_init_std=None, mask_targets="binary"),
 )
 """`mask-rcnn_r50_fpn_1x_coco` and `_2x`."""
 
-MMDET_SOLOV2_R50 = SOLOv2Config(backbone=ResNetConfig(depth=50, norm="affine", freeze_at=2))
+MMDET_SOLOV2_R50 = SOLOv2Config(backbone=ResNetConfig(depth=50, norm="norm_eval", freeze_at=2))
 """`solov2_r50_fpn_1x_coco` and `_ms-3x_coco`; the authors' own models too."""
 
 MMDET_SOLOV2_R101 = dataclasses.replace(
-    MMDET_SOLOV2_R50, backbone=ResNetConfig(depth=101, norm="affine", freeze_at=2)
+    MMDET_SOLOV2_R50, backbone=ResNetConfig(depth=101, norm="norm_eval", freeze_at=2)
 )
 """`solov2_r101_fpn_ms-3x_coco`."""
 
 MMDET_SOLOV2_LIGHT_R50 = dataclasses.replace(
     MMDET_SOLOV2_R50,
     scale_ranges=((1.0, 56.0), (28.0, 112.0), (56.0, 224.0), (112.0, 448.0), (224.0, 896.0)),
-    head_convs=2,
+    num_head_convs=2,
     head_channels=256,
-    mask_channels=128,
+    mask_out_channels=128,
 )
 """`solov2-light_r50_fpn_ms-3x_coco`, for images with a shorter side of 448."""
 
 MMDET_SOLOV2_LIGHT_R34 = dataclasses.replace(
-    MMDET_SOLOV2_LIGHT_R50, backbone=ResNetConfig(depth=34, norm="affine", freeze_at=2)
+    MMDET_SOLOV2_LIGHT_R50, backbone=ResNetConfig(depth=34, norm="norm_eval", freeze_at=2)
 )
 """`solov2-light_r34_fpn_ms-3x_coco`."""
 
 MMDET_SOLOV2_LIGHT_R18 = dataclasses.replace(
-    MMDET_SOLOV2_LIGHT_R50, backbone=ResNetConfig(depth=18, norm="affine", freeze_at=2)
+    MMDET_SOLOV2_LIGHT_R50, backbone=ResNetConfig(depth=18, norm="norm_eval", freeze_at=2)
 )
 """`solov2-light_r18_fpn_ms-3x_coco`."""
 

@@ -97,7 +97,7 @@ def _mmdet_neck() -> Iterator[Entry]:
 
 def _head_entries(config: SOLOv2Config, names: _Heads) -> Iterator[Entry]:
     grids, masks = ("grid_head",), ("mask_feature",)
-    for i in range(config.head_convs):
+    for i in range(config.num_head_convs):
         yield from _conv_norm(names.class_layer(i), (*grids, f"class_conv{i + 1}"))
         yield from _conv_norm(names.kernel_layer(i), (*grids, f"kernel_conv{i + 1}"))
     yield from layer_entries(names.class_output, (*grids, "logit"), CONV)

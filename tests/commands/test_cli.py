@@ -24,8 +24,8 @@ from tests.tiny import tiny_config
 
 SHAPES = Shapes(size=64, train_images=8, val_images=5)
 EXPERIMENT = Experiment(
-    model=dataclasses.replace(tiny_config(norm="batch"), num_classes=5),
-    data=DataConfig(source=SHAPES, canvases=((64, 64),), resize=None, max_objects=6),
+    model=dataclasses.replace(tiny_config(norm="sync_batch"), num_classes=5),
+    data=DataConfig(source=SHAPES, buckets=((64, 64),), max_objects=6),
     train=TrainConfig(
         steps=6,
         batch_size=2,
@@ -48,7 +48,7 @@ def final_state(workdir):
     return trained.step, jax.tree.map(np.asarray, trained.variables)
 
 
-class PulledPlug(Exception):
+class SimulatedCrash(Exception):
     pass
 
 
@@ -59,10 +59,10 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_never_stopped(workdir, tmp_pa
         stream = real(*args, **kwargs)
         for _ in range(5):
             yield next(stream)
-        raise PulledPlug
+        raise SimulatedCrash
 
     monkeypatch.setattr(train_command.data, "train_batches", batches_until_the_plug_is_pulled)
-    with pytest.raises(PulledPlug):
+    with pytest.raises(SimulatedCrash):
         train_command.train(EXPERIMENT, tmp_path)
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest_step() == 4
@@ -109,8 +109,8 @@ def test_the_number_of_classes_must_be_that_of_the_data(tmp_path):
 
 
 def test_non_finite_losses_name_the_step_and_the_terms(tmp_path):
-    optimizer = OptimizerConfig(warmup_steps=0, learning_rate=1e30, clip_norm=1e30)
-    train = dataclasses.replace(EXPERIMENT.train, optimizer=optimizer, skipped_in_a_row=2)
+    optimizer = OptimizerConfig(warmup_steps=0, learning_rate=1e30, grad_clip_norm=1e30)
+    train = dataclasses.replace(EXPERIMENT.train, optimizer=optimizer, max_consecutive_nonfinite=2)
     with pytest.raises(FloatingPointError, match=r"step \d: .*rpn_class = nan"):
         train_command.train(dataclasses.replace(EXPERIMENT, train=train), tmp_path)
 
@@ -267,7 +267,7 @@ def test_unknown_flags_are_errors():
     assert stop.value.code == 2
 
 
-@pytest.mark.parametrize("flag", ["--hosts", "--host"])
+@pytest.mark.parametrize("flag", ["--num-processes", "--process-id"])
 def test_numbers_of_hosts_need_a_way_to_meet(flag, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["train", "x.py", "--workdir", "x", flag, "0"])
@@ -304,7 +304,7 @@ def test_the_dry_run_tells_of_images_with_too_many_objects(capsys):
 
 
 def test_a_run_may_go_on_with_what_only_changes_how_it_is_computed(workdir):
-    train = dataclasses.replace(EXPERIMENT.train, pieces=2, keep_checkpoints=1)
+    train = dataclasses.replace(EXPERIMENT.train, grad_accum_steps=2, max_to_keep=1)
     backbone = dataclasses.replace(EXPERIMENT.model.backbone, remat=True)
     model = dataclasses.replace(EXPERIMENT.model, backbone=backbone)
     changed = dataclasses.replace(EXPERIMENT, model=model, train=train, pretrained="absent.pth")
@@ -329,7 +329,7 @@ def test_a_run_may_go_on_from_its_best_checkpoint(tmp_path):
         (TrainConfig, "checkpoint_every", 0, "train: checkpoint_every 0 must be at least 1"),
         (TrainConfig, "eval_every", -1, "train: eval_every -1 must not be negative"),
         (TrainConfig, "ema_decay", 1.0, "train: ema_decay 1.0 must be between 0 and 1, or None"),
-        (OptimizerConfig, "clip_norm", 0.0, "clip_norm 0.0 must be above 0, or None"),
+        (OptimizerConfig, "grad_clip_norm", 0.0, "grad_clip_norm 0.0 must be above 0, or None"),
         (OptimizerConfig, "learning_rate", -1.0, "learning_rate -1.0 must not be negative"),
     ],
 )
@@ -354,7 +354,7 @@ def test_a_record_that_fails_is_named(tmp_path, capsys, monkeypatch):
 def test_the_dry_run_is_a_command(tmp_path, capsys):
     path = tmp_path / "experiment.py"
     path.write_text("from tests.commands.test_cli import EXPERIMENT as experiment")
-    fields = ["--train.batch-size", "4", "--train.pieces", "2"]
+    fields = ["--train.batch-size", "4", "--train.grad-accum-steps", "2"]
     assert main(["train", str(path), "--dry-run", *fields]) == 0
     told = capsys.readouterr().out
     for expected in ("parameters: ", "FLOP", "GiB of temporaries", "8 images"):

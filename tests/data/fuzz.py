@@ -29,7 +29,7 @@ from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 
 from jaxseg.data import CocoFolder, Shapes, read_image, write_coco
-from jaxseg.data.issues import DROPPABLE
+from jaxseg.data.issues import IGNORABLE
 
 SHARED = pathlib.Path(__file__).resolve().parents[3] / "shared"
 NASTY: list[Any] = [
@@ -174,12 +174,12 @@ def _check_entry(error: Exception) -> None:
     assert named, f"the refusal names no entry: {error}"
 
 
-def judge(folder: pathlib.Path) -> str:
+def evaluate_variables(folder: pathlib.Path) -> str:
     """`read` or `refused`. AssertionError, or any other, if it is neither as it should be."""
     outcome = "refused"
-    for drop in ((), tuple(DROPPABLE)):
+    for drop in ((), tuple(IGNORABLE)):
         try:
-            source = CocoFolder(str(folder), drop=drop).open("train")
+            source = CocoFolder(str(folder), ignore_issues=drop).open("train")
         except (ValueError, FileNotFoundError) as error:
             _check_named("train.json", error)
             _check_entry(error)
@@ -230,7 +230,7 @@ def run(cases: int, seed: int = 0) -> collections.Counter:
             rng = random.Random(f"{seed} {case}")
             (folder / "train.json").write_text(mutate(rng.choice(corpus), rng), errors="replace")
             try:
-                outcomes[judge(folder)] += 1
+                outcomes[evaluate_variables(folder)] += 1
             except Exception as error:
                 error.add_note(f"case {case} of seed {seed}")
                 raise

@@ -20,7 +20,7 @@ def scene(bitmaps, size=None, boxes=None, crowd=None, seed=0) -> Example:
         boxes=np.asarray(boxes, np.float32).reshape(-1, 4),
         labels=np.arange(len(bitmaps), dtype=np.int32),
         rles=[mask_api.encode(np.asfortranarray(b, np.uint8)) for b in bitmaps],
-        crowd=np.zeros(len(bitmaps), bool) if crowd is None else np.asarray(crowd, bool),
+        iscrowd=np.zeros(len(bitmaps), bool) if crowd is None else np.asarray(crowd, bool),
     )
 
 

@@ -62,7 +62,7 @@ def test_any_segmentation_is_refused_or_has_pycocotools_mask(tmp_path, segmentat
     if not (tmp_path / "images").exists():
         write(tmp_path, data)
     (tmp_path / "train.json").write_text(json.dumps(data))
-    source = CocoFolder(str(tmp_path), drop=tuple(fuzz.DROPPABLE)).open("train")
+    source = CocoFolder(str(tmp_path), ignore_issues=tuple(fuzz.IGNORABLE)).open("train")
     if not source.ground_truth()["annotations"]:
         with pytest.raises(ValueError, match="annotation id 1"):
             CocoFolder(str(tmp_path)).open("train")

@@ -6,7 +6,7 @@ import pytest
 
 from jaxseg.data import CocoFolder
 from jaxseg.data.coco.file import check_file
-from jaxseg.data.issues import DROPPABLE, LASTING, TOLERATED
+from jaxseg.data.issues import FATAL, IGNORABLE, WARNINGS
 from tests.data.coco.test_folder import SIZE, compressed, content, disc, write
 
 FIELD = r"(?: \([a-z_, ]+\))?: "
@@ -148,17 +148,17 @@ def test_a_broken_file_is_refused_by_name_and_read_without_what_is_broken(tmp_pa
     with pytest.raises(ValueError, match=message.replace(": ", FIELD, 1)) as refusal:
         folder.open("train")
     assert "train.json has defects" in str(refusal.value)
-    defects = check_file(tmp_path / "train.json", tmp_path / "images").defects
-    found = {defect.kind for defect in defects} - TOLERATED.keys()
-    if kind not in DROPPABLE:
+    issues = check_file(tmp_path / "train.json", tmp_path / "images").issues
+    found = {issue.kind for issue in issues} - WARNINGS.keys()
+    if kind not in IGNORABLE:
         assert kind in found  # what refers to a broken category is broken too
         assert "drop=('annotation-category',)" in str(refusal.value) or found == {kind}
         return
     assert found == {kind}
     missing_fields = {"empty image": 4, "empty annotation": 5}
-    assert sum(d.kind == kind for d in defects) == missing_fields.get(name, 1)
+    assert sum(d.kind == kind for d in issues) == missing_fields.get(name, 1)
     assert f"drop=('{kind}',)" in str(refusal.value)
-    source = CocoFolder(str(tmp_path), drop=(kind,)).open("train")
+    source = CocoFolder(str(tmp_path), ignore_issues=(kind,)).open("train")
     assert len(source) == (1 if kind.startswith("image") else 2)
     assert len(source[0].boxes) == (3 if kind.startswith("image") else 2)
     truth = source.ground_truth()
@@ -167,21 +167,21 @@ def test_a_broken_file_is_refused_by_name_and_read_without_what_is_broken(tmp_pa
 
 
 def test_every_kind_that_opening_finds_is_tested():
-    tested = {kind for _, kind, _ in BROKEN.values()} | TOLERATED.keys()
+    tested = {kind for _, kind, _ in BROKEN.values()} | WARNINGS.keys()
     reading = {"image-unreadable", "image-size-differs", "objects-truncated"}
-    assert tested | reading == DROPPABLE.keys() | LASTING.keys()
+    assert tested | reading == IGNORABLE.keys() | FATAL.keys()
 
 
 def kinds_of(tmp_path, data):
     write(tmp_path, data)
-    return [d.kind for d in check_file(tmp_path / "train.json", tmp_path / "images").defects]
+    return [d.kind for d in check_file(tmp_path / "train.json", tmp_path / "images").issues]
 
 
 def test_the_same_annotation_twice_is_reported_and_dropped_only_if_asked(tmp_path):
     assert kinds_of(tmp_path, twin()) == ["box-zero", "annotation-duplicate"]
     folder = CocoFolder(str(tmp_path))
     assert len(folder.open("train")[0].boxes) == 4
-    asked = CocoFolder(str(tmp_path), drop=("annotation-duplicate",)).open("train")
+    asked = CocoFolder(str(tmp_path), ignore_issues=("annotation-duplicate",)).open("train")
     assert len(asked[0].boxes) == 3
     for changes in ({"image_id": 8}, {"category_id": 5}, {"segmentation": [SQUARE]}):
         assert "annotation-duplicate" not in kinds_of(tmp_path, twin(**changes))
@@ -209,15 +209,15 @@ def test_what_is_odd_but_legal_is_read(tmp_path):
 def test_an_unknown_kind_to_drop_is_refused_with_the_known(tmp_path):
     write(tmp_path, content())
     with pytest.raises(ValueError, match=r"drop names 'box-tiny'; .*box-negative, .*rle-text"):
-        CocoFolder(str(tmp_path), drop=("box-tiny",)).open("train")
+        CocoFolder(str(tmp_path), ignore_issues=("box-tiny",)).open("train")
     with pytest.raises(ValueError, match="drop names 'file-json'"):
-        CocoFolder(str(tmp_path), drop=("file-json",)).open("train")
+        CocoFolder(str(tmp_path), ignore_issues=("file-json",)).open("train")
 
 
 def test_what_is_left_out_is_logged(tmp_path, caplog):
     folder = write(tmp_path, image("height", 0))
     with caplog.at_level(logging.WARNING):
-        CocoFolder(folder.path, drop=("image-size",)).open("train")
+        CocoFolder(folder.path, ignore_issues=("image-size",)).open("train")
     assert "train.json: 1 annotations have boxes without area" in caplog.text
     assert "1 images and 0 annotations are left out, for these defects: 1 image-size" in caplog.text
 
@@ -228,7 +228,7 @@ def test_nothing_left_is_an_error(tmp_path):
         entry["height"] = 0
     write(tmp_path, data)
     with pytest.raises(ValueError, match=r"train.json: no image is left"):
-        CocoFolder(str(tmp_path), drop=("image-size",)).open("train")
+        CocoFolder(str(tmp_path), ignore_issues=("image-size",)).open("train")
 
 
 def test_a_refusal_counts_all_and_shows_the_first(tmp_path):
@@ -244,4 +244,4 @@ def test_a_refusal_counts_all_and_shows_the_first(tmp_path):
 def test_real_data_has_no_defect(shared, name):
     for split in ("train", "val"):
         source = CocoFolder(str(shared / "data" / name)).open(split)
-        assert check_file(source.path, source.image_folder).defects == []
+        assert check_file(source.path, source.image_folder).issues == []

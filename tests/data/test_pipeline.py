@@ -14,9 +14,9 @@ from jaxseg.data import (
     CocoFolder,
     ColorJitter,
     CopyPaste,
-    Crop,
     DataConfig,
     Example,
+    RandomSizeCrop,
     ScaleJitter,
     Shapes,
     eval_batches,
@@ -31,9 +31,9 @@ from jaxseg.data.transforms.sample import make_sample, train_sample
 from jaxseg.data.transforms.view import plain_view
 from jaxseg.types import Batch, MaskFrame, MaskSpec, unpack_masks
 
-NEEDS = MaskSpec(MaskFrame.BOX, 14)
+NEEDS = MaskSpec(MaskFrame.GRID_SAMPLE, 14)
 SHAPES = Shapes(size=64, train_images=10, val_images=5)
-CONFIG = DataConfig(SHAPES, canvases=((64, 64),), resize=None, max_objects=8)
+CONFIG = DataConfig(SHAPES, buckets=((64, 64),), max_objects=8)
 
 
 def take(count, **options):
@@ -77,7 +77,7 @@ def test_shards_are_the_parts_of_the_global_batch():
 def test_worker_processes_and_a_resume_in_mid_epoch_change_nothing():
     batches = take(7)
     for workers, start in ((1, 0), (4, 2)):
-        config = dataclasses.replace(CONFIG, workers=workers)
+        config = dataclasses.replace(CONFIG, num_workers=workers)
         settings = {"batch_size": 4, "seed": 3, "start_step": start}
         stream = train_batches(SHAPES.open("train"), config, NEEDS, **settings)
         for expected in batches[start:]:
@@ -89,18 +89,19 @@ def test_workers_change_nothing_with_everything_switched_on(tmp_path, monkeypatc
     monkeypatch.setattr(shared_arrays, "_LARGE", 0)  # arrays go through files
     write_coco(Shapes(size=96, train_images=8).open("train"), tmp_path, "train")
     everything = Augmentation(
-        jitter=ScaleJitter(), crop=Crop(), copy_paste=CopyPaste(), color=ColorJitter()
+        lsj=ScaleJitter(), crop=RandomSizeCrop(), copy_paste=CopyPaste(), color=ColorJitter()
     )
     streams = [
         train_batches(
             CocoFolder(str(tmp_path)).open("train"),
             DataConfig(
                 CocoFolder(str(tmp_path)),
-                canvases=((64, 96), (96, 96)),
-                resize=(80, 96),
+                buckets=((64, 96), (96, 96)),
+                min_size=80,
+                max_size=96,
                 max_objects=12,
                 augmentation=everything,
-                workers=workers,
+                num_workers=workers,
             ),
             MaskSpec(MaskFrame.IMAGE, 4, centers=True),
             batch_size=3,
@@ -123,11 +124,11 @@ def test_a_split_without_images_cannot_be_trained_on():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"canvases": ()}, "canvases"),
-        ({"canvases": ((0, 64),)}, "canvases"),
-        ({"resize": (0, 0)}, "resize"),
+        ({"buckets": ()}, "buckets"),
+        ({"buckets": ((0, 64),)}, "buckets"),
+        ({"min_size": 0, "max_size": 0}, "min_size"),
         ({"max_objects": 0}, "max_objects 0 must be at least 1"),
-        ({"workers": -1}, "workers -1 must be at least 0"),
+        ({"num_workers": -1}, "num_workers -1 must be at least 0"),
     ],
 )
 def test_a_config_that_cannot_be_meant_is_refused(change, message):
@@ -157,7 +158,7 @@ class Deadly:
 
 def test_the_death_of_a_worker_is_an_error_that_names_the_batch():
     deadly = int(Order(np.zeros(10, int), seed=3, batch_size=4).batch(0).indices[2])
-    config = dataclasses.replace(CONFIG, workers=1)
+    config = dataclasses.replace(CONFIG, num_workers=1)
     stream = train_batches(Deadly(deadly), config, NEEDS, batch_size=4, seed=3)
     with pytest.raises(ChildProcessError, match=rf"step 0 \(image ids .*\b{deadly + 1}\b.*\)"):
         next(stream)
@@ -185,7 +186,7 @@ class TwoSizes:
 
 def test_images_of_a_batch_share_the_canvas_that_they_fit():
     source = TwoSizes()
-    config = dataclasses.replace(CONFIG, canvases=((64, 64), (48, 64)))
+    config = dataclasses.replace(CONFIG, buckets=((64, 64), (48, 64)))
     stream = train_batches(source, config, NEEDS, batch_size=2, seed=0)
     shapes = set()
     for batch in (next(stream) for _ in range(6)):
@@ -201,7 +202,9 @@ def test_images_of_a_batch_share_the_canvas_that_they_fit():
     assert ids.tolist() == [1, 3, 5, 7, 9, 11, 0, 2, 4, 6, 8, 10]
 
 
-@pytest.mark.parametrize("needs", [NEEDS, MaskSpec(MaskFrame.IMAGE, 4), MaskSpec(MaskFrame.BOX, 8)])
+@pytest.mark.parametrize(
+    "needs", [NEEDS, MaskSpec(MaskFrame.IMAGE, 4), MaskSpec(MaskFrame.GRID_SAMPLE, 8)]
+)
 def test_masks_are_packed_and_unpacked_without_loss(needs):
     source = SHAPES.open("train")
     batch = next(train_batches(source, CONFIG, needs, batch_size=2, seed=0))
@@ -211,7 +214,7 @@ def test_masks_are_packed_and_unpacked_without_loss(needs):
         Order(np.zeros(10, int), seed=0, batch_size=2).batch(0).indices.tolist()
     ):
         rng = np.random.default_rng([1, 0, 0, index])
-        alone = train_sample(source, index, rng, config=CONFIG, canvas=(64, 64), needs=needs)
+        alone = train_sample(source, index, rng, config=CONFIG, bucket=(64, 64), needs=needs)
         np.testing.assert_array_equal(unpacked.masks[slot], alone.masks)
     assert unpack_masks(unpacked, needs) is unpacked
 
@@ -242,15 +245,15 @@ def example(height=20, width=30, boxes=((3.0, 4.0, 13.0, 10.0),), crowd=None):
         boxes=np.asarray(boxes, np.float32),
         labels=np.arange(len(boxes), dtype=np.int32),
         rles=bitmaps,
-        crowd=np.zeros(len(boxes), bool) if crowd is None else np.asarray(crowd),
+        iscrowd=np.zeros(len(boxes), bool) if crowd is None else np.asarray(crowd),
     )
 
 
-def sample(scene, needs=NEEDS, flipped=False, canvas=(64, 64), resize=None, max_objects=3):
+def sample(scene, needs=NEEDS, flipped=False, bucket=(64, 64), min_max_size=None, max_objects=3):
     return make_sample(
         scene,
-        canvas=canvas,
-        resize=resize,
+        bucket=bucket,
+        min_max_size=min_max_size,
         max_objects=max_objects,
         needs=needs,
         flipped=flipped,
@@ -259,12 +262,12 @@ def sample(scene, needs=NEEDS, flipped=False, canvas=(64, 64), resize=None, max_
 
 def test_boxes_and_crops_follow_resize_and_flip():
     scene = example()
-    plain = sample(scene, resize=(40, 60))
+    plain = sample(scene, min_max_size=(40, 60))
     assert plain.image_size.tolist() == [40, 60]
     np.testing.assert_allclose(plain.boxes[0], [6, 8, 26, 20])
     np.testing.assert_array_equal(plain.masks[0], np.arange(14)[None, :].repeat(14, 0) < 7)
     assert plain.valid.tolist() == [True, False, False]
-    mirrored = sample(scene, resize=(40, 60), flipped=True)
+    mirrored = sample(scene, min_max_size=(40, 60), flipped=True)
     np.testing.assert_allclose(mirrored.boxes[0], [34, 8, 54, 20])
     np.testing.assert_array_equal(mirrored.masks[0], plain.masks[0][:, ::-1])
     np.testing.assert_array_equal(mirrored.images[:40, :60], plain.images[:40, :60][:, ::-1])
@@ -378,10 +381,10 @@ def test_shapes_written_as_coco_read_back_the_same(tmp_path):
 def test_masks_of_the_whole_image_bring_their_centres():
     scene = example(boxes=((3.0, 4.0, 13.0, 10.0), (20.0, 2.0, 28.0, 12.0)))
     needs = MaskSpec(MaskFrame.IMAGE, 4, centers=True)
-    plain = sample(scene, needs, resize=(40, 60))
+    plain = sample(scene, needs, min_max_size=(40, 60))
     # Pixels 3 to 7 across and 4 to 9 down, then all twice as large.
     np.testing.assert_allclose(plain.centers[0], [(5 + 0.5) * 2 - 0.5, (6.5 + 0.5) * 2 - 0.5])
-    mirrored = sample(scene, needs, flipped=True, resize=(40, 60))
+    mirrored = sample(scene, needs, flipped=True, min_max_size=(40, 60))
     np.testing.assert_allclose(mirrored.centers[0], [59 - plain.centers[0, 0], 13.5])
     assert sample(scene).centers is None
 

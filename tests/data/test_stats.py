@@ -7,7 +7,7 @@ import pytest
 from jaxseg.commands.cli import main
 from jaxseg.commands.data_check import format_health, format_shared
 from jaxseg.data import Shapes, write_coco
-from jaxseg.data.stats import check_folder, examine
+from jaxseg.data.stats import scan, scan_folder
 from tests.data.coco.test_folder import SIZE, content, write
 
 SHAPES = Shapes(size=64, train_images=12, val_images=3)
@@ -15,7 +15,7 @@ SHAPES = Shapes(size=64, train_images=12, val_images=3)
 
 def test_the_counts_are_those_of_the_examples():
     source = SHAPES.open("train")
-    health = examine(source, split="train", file="shapes", max_objects=3, canvas=(32, 8))
+    health = scan(source, split="train", file="shapes", max_objects=3, bucket=(32, 8))
     examples = [source[i] for i in range(12)]
     counts = np.zeros((5, 3), int)
     for example in examples:
@@ -26,7 +26,7 @@ def test_the_counts_are_those_of_the_examples():
     assert health.images == 12
     assert health.empty_images == sum(len(e.boxes) == 0 for e in examples)
     crowded = [e for e in examples if len(e.boxes) > 3]
-    assert {d.where for d in health.defects} == {f"image id {e.image_id}" for e in crowded}
+    assert {d.where for d in health.issues} == {f"image id {e.image_id}" for e in crowded}
     assert health.lost_objects == sum(len(e.boxes) - 3 for e in crowded) > 0
     small = [b for e in examples for b in (e.boxes[:, 2:] - e.boxes[:, :2]) / 8 if b.min() < 1]
     assert health.tiny == len(small)
@@ -41,7 +41,7 @@ def decode(rle):
 def test_images_of_the_same_content_are_found(tmp_path):
     write(tmp_path, content())  # both images are one grey
     (tmp_path / "val.json").write_text((tmp_path / "train.json").read_text())
-    healths = check_folder(tmp_path)
+    healths = scan_folder(tmp_path)
     assert [h.split for h in healths] == ["train", "val"]
     assert list(healths[0].digests.values()) == [[7, 8]]
     assert "2; ids 7=8" in format_health(healths[0], 100, None)
@@ -96,7 +96,7 @@ def test_the_status_is_0_if_training_loses_nothing(tmp_path, capsys):
     check = ["data", "check", str(tmp_path)]
     assert main(check) == 0
     assert "training would suffer from nothing" in capsys.readouterr().out
-    assert main([*check, "--max-objects", "1", "--canvas", "64", "64"]) == 1
+    assert main([*check, "--max-objects", "1", "--bucket", "64", "64"]) == 1
     out = capsys.readouterr().out
     assert "raise max_objects to 2" in out
     assert "below a pixel on 64x64" in out
@@ -104,7 +104,15 @@ def test_the_status_is_0_if_training_loses_nothing(tmp_path, capsys):
 
 def test_kinds_that_are_dropped_do_not_count(tmp_path, capsys):
     break_everything(tmp_path)
-    check = ["data", "check", str(tmp_path), "--drop", "box-negative", "rle-sum", "image-missing"]
+    check = [
+        "data",
+        "check",
+        str(tmp_path),
+        "--ignore-issues",
+        "box-negative",
+        "rle-sum",
+        "image-missing",
+    ]
     assert main(check) == 1
     assert "suffer from 2 defects besides what is dropped" in capsys.readouterr().out
     for name, size in (("c.png", (5, 5)), ("d.png", (5, 5))):
@@ -138,7 +146,7 @@ def test_a_folder_without_data_is_one_line_and_status_1(tmp_path, capsys):
 
 def test_a_canvas_without_pixels_is_refused(tmp_path, capsys):
     write(tmp_path, content())
-    assert main(["data", "check", str(tmp_path), "--canvas", "0", "5"]) == 1
+    assert main(["data", "check", str(tmp_path), "--bucket", "0", "5"]) == 1
     assert main(["data", "check", str(tmp_path), "--max-objects", "0"]) == 1
     assert capsys.readouterr().err.count("must be positive") == 2
 

@@ -110,7 +110,7 @@ def test_tfds_builds_the_same_set_in_its_own_way(folder, tmp_path, monkeypatch):
     assert builder.info.features["objects"]["label"].names[0] == "disc"
 
 
-class PulledPlug(Exception):
+class SimulatedCrash(Exception):
     pass
 
 
@@ -122,7 +122,7 @@ def pull_the_plug(monkeypatch, after):
         calls.append(path)
         if len(calls) > after:
             path.with_name(path.name + ".partial").write_bytes(b"half a shard")
-            raise PulledPlug
+            raise SimulatedCrash
         real(path, records)
 
     monkeypatch.setattr(write, "_write_shard", write_shard)
@@ -135,7 +135,7 @@ def test_an_interrupted_build_goes_on_and_ends_as_if_never_stopped(
     out = tmp_path / "set"
     with monkeypatch.context() as patch:
         pull_the_plug(patch, after)
-        with pytest.raises(PulledPlug):
+        with pytest.raises(SimulatedCrash):
             build(folder, out, images_per_shard=2)
     assert not out.exists()
     with pytest.raises(FileNotFoundError, match="not a prepared TFDS set"):
@@ -178,7 +178,7 @@ def test_a_build_is_not_taken_up_with_other_annotations(folder, tmp_path, monkey
     out = tmp_path / "set"
     with monkeypatch.context() as patch:
         pull_the_plug(patch, 1)
-        with pytest.raises(PulledPlug):
+        with pytest.raises(SimulatedCrash):
             build(folder, out, images_per_shard=2)
     whole = (folder / "train.json").read_text()
     (folder / "train.json").write_text(whole.replace('"disc"', '"disk"'))
@@ -232,8 +232,8 @@ def test_defects_are_refused_or_left_out_by_kind(folder, tmp_path):
     with pytest.raises(ValueError, match="box-negative"):
         build(folder, tmp_path / "set")
     arguments = ["data", "build", str(folder), "--out", str(tmp_path / "set")]
-    assert main([*arguments, "--drop", "box-negative"]) == 0
-    dropped = CocoFolder(str(folder), drop=("box-negative",)).open("train")
+    assert main([*arguments, "--ignore-issues", "box-negative"]) == 0
+    dropped = CocoFolder(str(folder), ignore_issues=("box-negative",)).open("train")
     assert_same_examples(TfdsFolder(str(tmp_path / "set")).open("train"), dropped)
 
 
@@ -326,7 +326,7 @@ def test_cocos_own_data_comes_back_whole_and_judges_itself_perfect(shared, tmp_p
     source = built.open("val")
     predictions = []
     for example in (source[index] for index in range(len(source))):
-        known = np.flatnonzero(~example.crowd)
+        known = np.flatnonzero(~example.iscrowd)
         scores, rles = np.ones(len(known), np.float32), [example.rles[i] for i in known]
         boxes, labels = example.boxes[known], example.labels[known]
         predictions.append(Prediction(example.image_id, boxes, scores, labels, rles))

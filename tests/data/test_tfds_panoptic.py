@@ -130,7 +130,7 @@ def test_things_are_instances_and_stuff_is_left_out(source):
         things = [segment for segment in segments.values() if segment[0] not in STUFF]
         labels = [source.categories[label].name for label in example.labels]
         assert labels == [name for name, _, _ in things] == ["zebra", "toothbrush", "person"]
-        assert example.crowd.tolist() == [False, False, True]
+        assert example.iscrowd.tolist() == [False, False, True]
         for rle, box, (_, _, mask) in zip(example.rles, example.boxes, things, strict=True):
             np.testing.assert_array_equal(mask_api.decode(rle).astype(bool), mask)
             rows, columns = np.nonzero(mask)

@@ -17,11 +17,11 @@ from jaxseg.data import (
     train_batches,
     write_coco,
 )
-from jaxseg.data.stats import check_folder
+from jaxseg.data.stats import scan_folder
 from jaxseg.data.tfds import build
 from jaxseg.types import Batch, MaskFrame, MaskSpec
 
-NEEDS = MaskSpec(MaskFrame.BOX, 14)
+NEEDS = MaskSpec(MaskFrame.GRID_SAMPLE, 14)
 SHAPES = Shapes(size=48, train_images=7, val_images=3)
 
 
@@ -36,7 +36,13 @@ def pair(tmp_path_factory):
 
 
 def assert_same_batches(folder, built, split, **options):
-    config = {"canvases": ((256, 320),), "resize": (160, 256), "max_objects": 20, **options}
+    config = {
+        "buckets": ((256, 320),),
+        "min_size": 160,
+        "max_size": 256,
+        "max_objects": 20,
+        **options,
+    }
     streams = [
         train_batches(s.open(split), DataConfig(s, **config), NEEDS, batch_size=4, seed=5)
         for s in (folder, built)
@@ -53,7 +59,7 @@ def assert_same_batches(folder, built, split, **options):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_batches_are_those_of_the_folder(pair, workers):
     folder, built = CocoFolder(str(pair[0])), TfdsFolder(str(pair[1]))
-    assert_same_batches(folder, built, "train", canvases=((64, 64),), resize=None, workers=workers)
+    assert_same_batches(folder, built, "train", buckets=((64, 64),), num_workers=workers)
 
 
 @pytest.mark.parametrize(("name", "split"), [("coco_mini", "val"), ("nuclei", "mini_val")])
@@ -64,14 +70,14 @@ def test_batches_of_real_data_are_those_of_the_folder(shared, tmp_path, name, sp
 
 
 def test_the_health_of_a_set_is_that_of_its_folder(pair):
-    for folder, built in zip(check_folder(pair[0]), check_folder(pair[1]), strict=True):
+    for folder, built in zip(scan_folder(pair[0]), scan_folder(pair[1]), strict=True):
         assert built.split == folder.split
         assert built.digests == folder.digests
         for name, counts in folder.classes.items():
             np.testing.assert_array_equal(built.classes[name], counts)
-    (alone,) = check_folder(pair[1], split="val", max_objects=1)
+    (alone,) = scan_folder(pair[1], split="val", max_objects=1)
     assert alone.lost_objects > 0
-    assert {defect.kind for defect in alone.defects} == {"objects-truncated"}
+    assert {issue.kind for issue in alone.issues} == {"objects-truncated"}
 
 
 def test_a_source_travels_small_and_reads_on_elsewhere(pair):
@@ -195,10 +201,10 @@ def test_a_set_that_cannot_be_written_to_is_read_without_an_index(pair, tmp_path
     path = copy(pair[1], tmp_path / "set")
     (path / "val.images.npy").unlink()
 
-    def refuse(*args):
+    def raise_if_any(*args):
         raise PermissionError("read-only")
 
-    monkeypatch.setattr(module, "write_index", refuse)
+    monkeypatch.setattr(module, "write_index", raise_if_any)
     source = TfdsFolder(str(path)).open("val")
     expected = CocoFolder(str(pair[0])).open("val")
     assert source.image_ids == expected.image_ids

@@ -163,10 +163,10 @@ def detections(frame, masks):
     )
 
 
-@pytest.mark.parametrize("frame", [MaskFrame.BOX, MaskFrame.IMAGE])
+@pytest.mark.parametrize("frame", [MaskFrame.GRID_SAMPLE, MaskFrame.IMAGE])
 def test_predictions_are_brought_back_to_the_original_image(frame):
     """An image of 60x40 was resized to 30x20 on a canvas of 32x32."""
-    if frame is MaskFrame.BOX:
+    if frame is MaskFrame.GRID_SAMPLE:
         masks = np.stack([np.ones((4, 4)), np.zeros((4, 4))]).astype(np.float32)
     else:
         masks = np.zeros((2, 16, 16), np.float32)
@@ -177,7 +177,7 @@ def test_predictions_are_brought_back_to_the_original_image(frame):
         original_size=np.asarray([[60, 40], [32, 32]]),
         image_id=np.asarray([5, 0]),
         valid=np.asarray([True, False]),
-        canvas=(32, 32),
+        bucket=(32, 32),
     )
     assert prediction.image_id == 5
     np.testing.assert_allclose(prediction.boxes, [[16, 8, 32, 24]])
@@ -229,8 +229,8 @@ def test_predictions_lay_whole_pixel_masks_over_the_grown_box():
     masks = np.random.default_rng(0).random((2, 8, 8)).astype(np.float32)
     sizes = np.asarray([[32, 32]] * 2)
     found, _ = to_predictions(
-        detections(MaskFrame.WHOLE_PIXEL_BOX, masks),
-        sizes, sizes, np.asarray([1, 2]), np.asarray([True, True]), canvas=(32, 32),
+        detections(MaskFrame.INTEGER, masks),
+        sizes, sizes, np.asarray([1, 2]), np.asarray([True, True]), bucket=(32, 32),
     )  # fmt: skip
     assert found.rles[0] == whole_pixel_mask_rle(masks[0], found.boxes[0], [32, 32])
     assert found.rles[0] != box_mask_rle(masks[0], found.boxes[0], [32, 32])

@@ -13,7 +13,7 @@ SIZES = [(64, 64), (40, 52)]
 KEY = jax.random.key(7)
 
 
-class Subject:
+class ModelUnderTest:
     """A model with its jitted functions, compiled once for all tests."""
 
     def __init__(self, model):
@@ -38,13 +38,13 @@ class Subject:
             self.variables, jnp.asarray(batch.images), jnp.asarray(batch.image_size)
         )
 
-    def batch(self, canvas=(64, 64), slots=6, objects=(4, 2)) -> Batch:
-        return make_batch(SIZES, objects, canvas, slots, needs=self.model.needs)
+    def batch(self, padded_size=(64, 64), slots=6, objects=(4, 2)) -> Batch:
+        return make_batch(SIZES, objects, padded_size, slots, needs=self.model.needs)
 
 
 @pytest.fixture(scope="module", params=MODELS)
 def subject(request):
-    return Subject(MODELS[request.param]().build())
+    return ModelUnderTest(MODELS[request.param]().build())
 
 
 def assert_same_losses(a, b, rtol=1e-4):
@@ -73,7 +73,10 @@ def test_detections_have_static_shapes_and_obey_the_contract(subject):
 
 
 def test_more_padding_changes_no_detection(subject):
-    small, large = subject.detect(subject.batch()), subject.detect(subject.batch(canvas=(96, 128)))
+    small, large = (
+        subject.detect(subject.batch()),
+        subject.detect(subject.batch(padded_size=(96, 128))),
+    )
     np.testing.assert_array_equal(small.valid, large.valid)
     np.testing.assert_array_equal(small.labels, large.labels)
     np.testing.assert_allclose(small.boxes, large.boxes, atol=1e-3)
@@ -84,7 +87,7 @@ def test_more_padding_changes_no_detection(subject):
 
 def test_more_padding_changes_no_loss(subject):
     few, _ = subject.losses(subject.batch())
-    many, _ = subject.losses(subject.batch(canvas=(96, 128), slots=9))
+    many, _ = subject.losses(subject.batch(padded_size=(96, 128), slots=9))
     assert_same_losses(few, many)
 
 

@@ -43,7 +43,7 @@ def affine(blocks, inner):
     ],
 )
 def test_resnets_have_the_published_number_of_parameters(name, expected):
-    config = dataclasses.replace(published.RESNETS[name], norm="batch")
+    config = dataclasses.replace(published.RESNETS[name], norm="sync_batch")
     images, size = jnp.zeros((1, 32, 32, 3)), jnp.full((1, 2), 32)
     init = ResNet(config).init
     variables = jax.eval_shape(lambda: init(jax.random.key(0), images, size, train=False))
@@ -101,7 +101,7 @@ def test_mask_loss_of_a_perfect_prediction_is_zero():
         boxes=batch.boxes[:, :2],
         valid=jnp.ones((1, 2), bool),
         positive=jnp.asarray([[True, False]]),
-        gt=jnp.asarray([[0, 1]]),
+        gt_index=jnp.asarray([[0, 1]]),
     )
     frames = batch.boxes[0]
     target = ops.mask_targets(
@@ -128,7 +128,7 @@ def test_cells_that_are_just_half_covered_are_always_inside(size):
     batch = batch._replace(boxes=boxes, masks=jnp.asarray(crops))
     every = jnp.ones((1, count), bool)
     rois = RoIs(boxes, every, every, jnp.arange(count)[None])
-    found = np.asarray(mask_targets(MaskHeadConfig(crop_size=side), rois, batch, size))
+    found = np.asarray(mask_targets(MaskHeadConfig(gt_mask_size=side), rois, batch, size))
     # A crop's cell i has its centre at 4 * size * i + 2 * size parts, a sample k at the odd
     # multiple (2 k + 1) of side: numbers without rounding.
     samples = (2 * np.arange(2 * size)[:, None] + 1) * side

@@ -19,7 +19,7 @@ from jaxseg.heads.roi_pooler import RoIAlignConfig
 from jaxseg.heads.rpn import AnchorSamples, RPNConfig
 from jaxseg.models import mask_rcnn as module
 from jaxseg.models.mask_rcnn import MaskRCNN, MaskRCNNConfig, mask_rcnn
-from jaxseg.nn.padding import canvas_size
+from jaxseg.nn.padding import round_up_size
 from jaxseg.nn.resnet import ResNetConfig
 from jaxseg.types import Batch, MaskFrame
 from tests.goldens import difference, load_model, nchw
@@ -38,32 +38,32 @@ def golden_config(meta) -> MaskRCNNConfig:
         fpn_channels=c["fpn_channels"],
         rpn=RPNConfig(
             anchor_sizes=tuple(float(s[0]) for s in c["anchor_sizes"]),
-            rounded_anchors=True,
-            train_candidates=c["rpn_pre_nms_top_n_train"],
-            test_candidates=c["rpn_pre_nms_top_n_test"],
-            train_proposals=c["rpn_post_nms_top_n_train"],
-            test_proposals=c["rpn_post_nms_top_n_test"],
-            min_box_size=1e-3,
+            round_anchors=True,
+            pre_nms_topk_train=c["rpn_pre_nms_top_n_train"],
+            pre_nms_topk_test=c["rpn_pre_nms_top_n_test"],
+            post_nms_topk_train=c["rpn_post_nms_top_n_train"],
+            post_nms_topk_test=c["rpn_post_nms_top_n_test"],
+            min_size=1e-3,
         ),
         roi_align=RoIAlignConfig(
-            aligned=False, sampling_ratio=2, canonical_size=float(c["roi_canonical_scale"])
+            aligned=False, sampling_ratio=2, canonical_box_size=float(c["roi_canonical_scale"])
         ),
         box=BoxHeadConfig(
-            hidden=c["box_head"],
-            samples=512,
+            fc_dim=c["box_head"],
+            batch_size_per_image=512,
             positive_fraction=1.0,
-            detections=c["box_detections_per_img"],
-            min_box_size=1e-2,
+            detections_per_image=c["box_detections_per_img"],
+            min_size=1e-2,
         ),
         mask=MaskHeadConfig(
-            convs=len(c["mask_layers"]),
-            channels=c["mask_dim"],
-            targets="soft_bitmap",
-            paste="whole_pixel_box",
+            num_convs=len(c["mask_layers"]),
+            conv_dim=c["mask_dim"],
+            mask_targets="soft",
+            paste="integer",
         ),
-        background_outputs=True,
+        predict_background=True,
         # Torchvision's padding is that of the whole batch, and its layers see into it.
-        canvas_multiple=192 if small else 32,
+        size_divisibility=192 if small else 32,
     )
 
 
@@ -153,7 +153,7 @@ def test_detections_in_the_same_order(golden):
         original = golden[f"image{i}"].shape[:2]
         ratio = np.asarray([original[1] / size[1], original[0] / size[0]] * 2, np.float32)
         assert difference(boxes * ratio, golden[f"eval__boxes{i}"]) < 1e-4
-        assert found.mask_frame is MaskFrame.WHOLE_PIXEL_BOX
+        assert found.mask_frame is MaskFrame.INTEGER
         pasted = np.asarray(
             ops.paste_masks(found.masks[i, :count], jnp.asarray(boxes * ratio), original)
         )
@@ -238,14 +238,14 @@ def test_losses_and_gradients(golden, mode):
     batch = golden_batch(golden)
     config = golden.config
     most = int(recorded_rois(golden, mode).valid.sum(1).max())
-    box = dataclasses.replace(config.box, samples=most)
+    box = dataclasses.replace(config.box, batch_size_per_image=most)
     net = MaskRCNN(dataclasses.replace(config, box=box))
     rois = recorded_rois(golden, mode)
 
     def match(net, batch):
-        canvas = canvas_size(batch.image_size, config.canvas_multiple)
-        pyramid = net.features(batch.images, batch.image_size, canvas, train=True)
-        anchors = rpn.make_anchors(config.rpn, pyramid, canvas)
+        padded_size = round_up_size(batch.image_size, config.canvas_multiple)
+        pyramid = net.features(batch.images, batch.image_size, padded_size, train=True)
+        anchors = rpn.make_anchors(config.rpn, pyramid, padded_size)
         matched = jax.vmap(
             lambda boxes, gt, valid: ops.match(
                 ops.box_iou(boxes, gt), valid, high=0.7, low=0.3, low_quality=0.0
@@ -258,7 +258,7 @@ def test_losses_and_gradients(golden, mode):
         label = golden[f"{mode}__rpn_labels{i}"]
         np.testing.assert_array_equal(matched.positive[i], label == 1)
         np.testing.assert_array_equal(matched.negative[i], label == 0)
-    samples = recorded_anchors(golden, mode, batch, np.asarray(matched.gt))
+    samples = recorded_anchors(golden, mode, batch, np.asarray(matched.gt_index))
 
     def losses(net, batch, samples, rois):
         pyramid, anchors, _ = match(net, batch)

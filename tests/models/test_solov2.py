@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxseg.models.solov2 import make_targets, mask_logits, solo_losses, solov2
-from jaxseg.nn.resize import coordinates, double, resize
+from jaxseg.nn.resize import coord_grid, resize, upsample2x
 from jaxseg.types import MaskFrame, MaskSpec
 from jaxseg.zoo import published
 from tests.goldens import load_golden
@@ -35,7 +35,7 @@ def test_other_depths_build(config):
 
 def test_each_level_needs_its_settings():
     with pytest.raises(ValueError, match="one value for each of P2 to P6"):
-        solov2(dataclasses.replace(tiny_solov2_config(), grids=(8, 6, 4)))
+        solov2(dataclasses.replace(tiny_solov2_config(), num_grids=(8, 6, 4)))
 
 
 def test_coordinates_are_those_of_mmdetection(shared):
@@ -44,7 +44,7 @@ def test_coordinates_are_those_of_mmdetection(shared):
         expected = golden[f"coord{case}"].transpose(0, 2, 3, 1)
         count, height, width, _ = expected.shape
         extent = jnp.tile(jnp.asarray([[height, width]]), (count, 1))
-        np.testing.assert_allclose(coordinates(extent, height, width), expected, atol=1e-6)
+        np.testing.assert_allclose(coord_grid(extent, height, width), expected, atol=1e-6)
 
 
 def test_a_map_in_a_larger_pad_is_resized_as_if_alone():
@@ -59,7 +59,7 @@ def test_a_map_in_a_larger_pad_is_resized_as_if_alone():
     assert not np.asarray(inside[:, :, 3:]).any()
 
     expected = resize(jnp.asarray(padded), extent, 2 * extent, (16, 12))
-    np.testing.assert_allclose(double(jnp.asarray(padded), extent), expected, atol=1e-6)
+    np.testing.assert_allclose(upsample2x(jnp.asarray(padded), extent), expected, atol=1e-6)
 
 
 def test_resize_is_torchs_interpolation():
@@ -101,18 +101,20 @@ def test_a_model_with_3x3_kernels_predicts():
 
 
 def test_pairs_beyond_the_room_are_counted_and_not_learned():
-    config = dataclasses.replace(tiny_solov2_config(), center_sigma=1.0)
+    config = dataclasses.replace(tiny_solov2_config(), pos_scale=1.0)
     batch = jax.tree.map(jnp.asarray, make_batch([(64, 64)], [4], needs=NEEDS))
-    canvas = jnp.asarray([[64, 64]])
-    every = make_targets(config, batch, canvas)
-    few = make_targets(dataclasses.replace(config, pairs=3), batch, canvas)
+    padded_size = jnp.asarray([[64, 64]])
+    every = make_targets(config, batch, padded_size)
+    few = make_targets(dataclasses.replace(config, max_positives=3), batch, padded_size)
     assert int(every.dropped[0]) == 0
     assert int(few.dropped[0]) == int(every.valid.sum()) - 3
 
-    cells = sum(g * g for g in config.grids)
+    cells = sum(g * g for g in config.num_grids)
     logits, kernels = jnp.zeros((1, cells, 3)), jnp.ones((1, cells, 16))
     feature = jnp.ones((1, 16, 16, 16))
-    terms = solo_losses(dataclasses.replace(config, pairs=3), logits, kernels, feature, batch)
+    terms = solo_losses(
+        dataclasses.replace(config, max_positives=3), logits, kernels, feature, batch
+    )
     assert float(terms["pairs_dropped"].total) == float(few.dropped[0])
     assert float(terms["mask"].weight) <= 3
     assert float(terms["class"].weight) == float(every.positive.sum())
@@ -137,16 +139,16 @@ def test_objects_of_one_size_in_one_place_are_told_apart_whatever_their_order():
         centers=np.repeat(batch.centers[:, :1], 6, 1),
         labels=np.asarray([[0, 1, 0, 0, 0, 0]], np.int32),
     )
-    canvas = jnp.asarray([[64, 64]])
-    one = make_targets(tiny_solov2_config(), jax.tree.map(jnp.asarray, twins), canvas)
+    padded_size = jnp.asarray([[64, 64]])
+    one = make_targets(tiny_solov2_config(), jax.tree.map(jnp.asarray, twins), padded_size)
     swapped = twins._replace(labels=twins.labels[:, [1, 0, 2, 3, 4, 5]])
-    other = make_targets(tiny_solov2_config(), jax.tree.map(jnp.asarray, swapped), canvas)
+    other = make_targets(tiny_solov2_config(), jax.tree.map(jnp.asarray, swapped), padded_size)
     assert one.positive.any()
     np.testing.assert_array_equal(one.label, other.label)
 
 
 def test_a_canvas_beyond_the_padding_is_refused():
-    model = dataclasses.replace(tiny_solov2_config(), canvas_multiple=(64, 128)).build()
+    model = dataclasses.replace(tiny_solov2_config(), size_divisibility=(64, 128)).build()
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), (1, 64, 64, 3)))
     images, size = jnp.zeros((1, 64, 64, 3), jnp.uint8), jnp.asarray([[40, 52]])
     with pytest.raises(ValueError, match=r"padded to 64x64; .* multiples of \(64, 128\)"):

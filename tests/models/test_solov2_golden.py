@@ -14,7 +14,7 @@ from jaxseg import zoo
 from jaxseg.evaluation import to_predictions
 from jaxseg.models import solov2 as module
 from jaxseg.models.solov2 import SOLOv2, SOLOv2Config
-from jaxseg.nn.freezing import thaw
+from jaxseg.nn.freezing import merge_frozen
 from jaxseg.nn.resnet import ResNetConfig
 from jaxseg.types import Batch
 from jaxseg.zoo.engine import export_state
@@ -25,33 +25,33 @@ from tests.oracles.solo import centre_of_mass
 R50 = pytest.param("solov2_r50", marks=pytest.mark.slow)
 
 
-def golden_config(meta, canvas) -> SOLOv2Config:
+def golden_config(meta, padded_size) -> SOLOv2Config:
     """Our config for a golden's settings."""
     backbone, head, test = (meta["config"][k] for k in ("backbone", "mask_head", "test_cfg"))
     feature = head["mask_feature_head"]
     return SOLOv2Config(
         num_classes=head["num_classes"],
         backbone=ResNetConfig(
-            depth=backbone["depth"], norm="affine", freeze_at=backbone["frozen_stages"] + 1
+            depth=backbone["depth"], norm="norm_eval", freeze_at=backbone["frozen_stages"] + 1
         ),
         fpn_channels=meta["config"]["neck"]["out_channels"],
-        grids=tuple(head["num_grids"]),
+        num_grids=tuple(head["num_grids"]),
         scale_ranges=tuple((float(low), float(high)) for low, high in head["scale_ranges"]),
-        center_sigma=head["pos_scale"],
-        head_convs=head["stacked_convs"],
+        pos_scale=head["pos_scale"],
+        num_head_convs=head["stacked_convs"],
         head_channels=head["feat_channels"],
-        mask_hidden=feature["feat_channels"],
-        mask_channels=feature["out_channels"],
+        mask_feat_channels=feature["feat_channels"],
+        mask_out_channels=feature["out_channels"],
         norm_groups=head["norm_cfg"]["num_groups"],
         score_threshold=test["score_thr"],
-        candidates=test["nms_pre"],
-        min_cells=tuple(head["strides"]),
-        filter_threshold=test["filter_thr"],
-        nms_kernel=test["kernel"],
-        nms_sigma=test["sigma"],
-        detections=test["max_per_img"],
+        pre_nms_topk=test["nms_pre"],
+        min_mask_area=tuple(head["strides"]),
+        post_nms_score_threshold=test["filter_thr"],
+        matrix_nms_kernel=test["kernel"],
+        matrix_nms_sigma=test["sigma"],
+        detections_per_image=test["max_per_img"],
         # MMDetection's padding is that of the whole batch, and its layers see into it.
-        canvas_multiple=canvas,
+        size_divisibility=padded_size,
     )
 
 
@@ -60,8 +60,8 @@ class Golden:
 
     def __init__(self, shared, name):
         self.state, self.meta, self.arrays = load_model(shared, name)
-        self.canvas = tuple(self.meta["batch"])
-        self.config = golden_config(self.meta, self.canvas)
+        self.padded_size = tuple(self.meta["batch"])
+        self.config = golden_config(self.meta, self.padded_size)
         self.variables = zoo.load_mmdet(self.state, self.config)
         self.net = SOLOv2(self.config)
         self.sizes = np.asarray(self.meta["sizes"], np.int32)
@@ -77,7 +77,7 @@ class Golden:
     def prediction(self):
         def run(variables, images, sizes):
             predict = nn.apply(module._predict, self.net, capture_intermediates=True)
-            return predict(thaw(variables), images, sizes)
+            return predict(merge_frozen(variables), images, sizes)
 
         found, captured = jax.jit(run)(self.variables, self.images, self.sizes)
         return found, captured["intermediates"]
@@ -86,7 +86,7 @@ class Golden:
     def levels(self):
         """`(level, grid, its cells)`."""
         first = 0
-        for level, grid in enumerate(self.config.grids):
+        for level, grid in enumerate(self.config.num_grids):
             yield level, grid, slice(first, first + grid * grid)
             first += grid * grid
 
@@ -128,7 +128,7 @@ def test_instances_in_the_same_order(golden):
     count = len(golden.images)
     everything = np.ones(count, bool)
     predictions = to_predictions(
-        found, golden.sizes, original, np.arange(count), everything, canvas=golden.canvas
+        found, golden.sizes, original, np.arange(count), everything, bucket=golden.padded_size
     )
     for i, prediction in enumerate(predictions):
         assert difference(prediction.scores, golden[f"eval__scores{i}"]) < 1e-4
@@ -145,7 +145,7 @@ def test_instances_in_the_same_order(golden):
 def golden_batch(golden):
     count = len(golden.images)
     slots = max(len(golden[f"gt_labels{i}"]) for i in range(count))
-    height, width = golden.canvas
+    height, width = golden.padded_size
     boxes, labels = np.zeros((count, slots, 4), np.float32), np.zeros((count, slots), np.int32)
     masks = np.zeros((count, slots, height // 4, width // 4), bool)
     valid, centers = np.zeros((count, slots), bool), np.zeros((count, slots, 2), np.float32)
@@ -163,8 +163,8 @@ def golden_batch(golden):
 
 def test_targets(golden):
     batch = jax.tree.map(jnp.asarray, golden_batch(golden))
-    canvas = jnp.tile(jnp.asarray(golden.canvas)[None], (len(golden.images), 1))
-    targets = jax.jit(lambda b, c: module.make_targets(golden.config, b, c))(batch, canvas)
+    padded_size = jnp.tile(jnp.asarray(golden.padded_size)[None], (len(golden.images), 1))
+    targets = jax.jit(lambda b, c: module.make_targets(golden.config, b, c))(batch, padded_size)
     assert not np.asarray(targets.dropped).any()
     for i in range(len(golden.images)):
         for level, grid, cells in golden.levels:
@@ -192,7 +192,7 @@ def test_losses_and_gradients(golden):
     np.testing.assert_allclose(means["class"], golden["train__loss_cls"], rtol=1e-4)
     np.testing.assert_allclose(means["mask"], golden["train__loss_mask"], rtol=1e-4)
     table = list(mmdet_table(golden.config))
-    merged = thaw({"params": grads} | state)
+    merged = merge_frozen({"params": grads} | state)
     exported = export_state(merged, table)
     names = golden.meta["grad_names"]
     norms = np.asarray([np.linalg.norm(exported[name].astype(np.float64)) for name in names])

@@ -21,7 +21,7 @@ iou_both_ways = jax.jit(lambda a, b: (ops.box_iou(a, b), ops.box_iou(b, a)))
 
 @jax.jit
 def areas(a, b):
-    larger = ops.is_larger(a, 0.0), ops.is_larger(a, 2.0)
+    larger = ops.min_size_mask(a, 0.0), ops.min_size_mask(a, 2.0)
     return ops.box_area(a), ops.intersection_area(a, b), larger
 
 
@@ -59,7 +59,7 @@ def test_areas_and_overlaps_agree_with_the_definitions(a, b):
     area, intersection, larger = areas(a, b)
     np.testing.assert_array_equal(area, [oracle.area(x) for x in a])
     np.testing.assert_array_equal(intersection, [[oracle.intersection(x, y) for y in b] for x in a])
-    expected = [[oracle.is_larger(x, side) for x in a] for side in (0.0, 2.0)]
+    expected = [[oracle.min_size_mask(x, side) for x in a] for side in (0.0, 2.0)]
     np.testing.assert_array_equal(larger, expected)
     overlap, swapped = iou_both_ways(a, b)
     expected = [[iou(x, y) for y in b] for x in a.astype(float)]
@@ -123,7 +123,7 @@ def test_round_trip_and_small_boxes_golden(shared, case):
     trip = decode(encode(golden[f"{case}__gt"], proposals, weights), proposals, weights)
     np.testing.assert_allclose(trip, golden[f"{case}__roundtrip"], rtol=1e-5, atol=1e-3)
     clipped = jnp.asarray(golden[f"{case}__decoded_clipped"].reshape(-1, 4))
-    larger = ops.is_larger(clipped, options["remove_small_min"])
+    larger = ops.min_size_mask(clipped, options["remove_small_min"])
     np.testing.assert_array_equal(np.flatnonzero(larger), golden[f"{case}__keep_small"])
 
 

@@ -29,7 +29,7 @@ def test_thresholds_and_low_quality_matches():
     matches = run()
     assert matches.positive.tolist() == [True, False, True, True, False]
     assert matches.negative.tolist() == [False, False, False, False, True]
-    assert matches.gt[:4].tolist() == [0, 0, 1, 1]
+    assert matches.gt_index[:4].tolist() == [0, 0, 1, 1]
     assert run(low_quality=None).positive.tolist() == [True, False, False, False, False]
 
 
@@ -93,12 +93,12 @@ def test_a_claimed_anchor_stands_for_the_last_box_that_claims_it():
     iou = jnp.asarray([[0.6, 0.5], [0.2, 0.1]])
     options = {"high": 0.7, "low": 0.3, "low_quality": 0.3}
     valid = jnp.asarray([True, True])
-    assert ops.match(iou, valid, **options).gt.tolist() == [0, 0]
+    assert ops.match(iou, valid, **options).gt_index.tolist() == [0, 0]
     claimed = ops.match(iou, valid, **options, claims=True)
-    assert claimed.gt.tolist() == [1, 0]
+    assert claimed.gt_index.tolist() == [1, 0]
     assert claimed.positive.tolist() == [True, False]
     out_of_reach = ops.match(iou, valid, high=0.7, low=0.3, low_quality=0.55, claims=True)
-    assert out_of_reach.gt.tolist() == [0, 0]
+    assert out_of_reach.gt_index.tolist() == [0, 0]
 
 
 def check_golden(iou, expected, **options):
@@ -107,14 +107,14 @@ def check_golden(iou, expected, **options):
     np.testing.assert_array_equal(matches.positive, expected >= 0)
     np.testing.assert_array_equal(matches.negative, expected == -1)
     positive = expected >= 0
-    np.testing.assert_array_equal(np.asarray(matches.gt)[positive], expected[positive])
+    np.testing.assert_array_equal(np.asarray(matches.gt_index)[positive], expected[positive])
 
 
 def sample(positive, negative, size=8, ids=None):
     positive, negative = jnp.asarray(positive), jnp.asarray(negative)
     ids = jnp.arange(len(positive)) if ids is None else ids
     return ops.sample_balanced(
-        ops.priorities(jax.random.key(3), ids),
+        ops.random_priority(jax.random.key(3), ids),
         positive,
         negative,
         size=size,
@@ -131,7 +131,7 @@ def test_sampling_counts_and_membership():
         expected = expected_positive + min(8 - expected_positive, negatives)
         assert int(samples.positive.sum()) == expected_positive
         assert int(samples.valid.sum()) == expected
-        picked = np.asarray(samples.chosen)[np.asarray(samples.valid)]
+        picked = np.asarray(samples.indices)[np.asarray(samples.valid)]
         assert len(set(picked.tolist())) == expected
         np.testing.assert_array_equal(
             kind[picked], [1] * expected_positive + [2] * (expected - expected_positive)
@@ -146,7 +146,7 @@ def test_sampling_where_the_share_of_positives_rounds_to_none():
         size=3,
         positive_fraction=0.25,
     )
-    assert samples.chosen.tolist() == [3, 2, 0]
+    assert samples.indices.tolist() == [3, 2, 0]
     assert samples.valid.tolist() == [True, True, False]
     assert not samples.positive.any()
 
@@ -155,16 +155,16 @@ def test_sampling_does_not_depend_on_padding_or_order():
     positive, negative = np.arange(12) % 3 == 0, np.arange(12) % 3 == 1
     samples = sample(positive, negative)
     padded = sample(np.pad(positive, (0, 9)), np.pad(negative, (0, 9)))
-    np.testing.assert_array_equal(samples.chosen, padded.chosen)
+    np.testing.assert_array_equal(samples.indices, padded.indices)
     order = np.random.default_rng(0).permutation(12)
     shuffled = sample(positive[order], negative[order], ids=jnp.asarray(order))
     np.testing.assert_array_equal(
-        order[shuffled.chosen][shuffled.valid], samples.chosen[samples.valid]
+        order[shuffled.indices][shuffled.valid], samples.indices[samples.valid]
     )
 
 
 def test_priorities_are_uniform():
-    values = np.asarray(ops.priorities(jax.random.key(0), jnp.arange(4000)))
+    values = np.asarray(ops.random_priority(jax.random.key(0), jnp.arange(4000)))
     assert values.min() >= 0
     assert values.max() < 1
     assert abs(values.mean() - 0.5) < 0.03
@@ -196,4 +196,4 @@ def test_matching_agrees_with_the_loop(
     gt, positive, negative = slow_match(iou, gt_valid, anchor_valid, **options)
     np.testing.assert_array_equal(matches.positive, positive)
     np.testing.assert_array_equal(matches.negative, negative)
-    np.testing.assert_array_equal(np.asarray(matches.gt)[positive], gt[positive])
+    np.testing.assert_array_equal(np.asarray(matches.gt_index)[positive], gt[positive])

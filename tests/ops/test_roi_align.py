@@ -226,7 +226,7 @@ def assign_levels(boxes, canonical_size, canonical_level):
 
 @functools.partial(jax.jit, static_argnames=("sampling_ratio", "aligned"))
 def pool_each(features, map_index, boxes, sampling_ratio, aligned):
-    return ops.roi_align_each(
+    return ops.indexed_roi_align(
         features,
         map_index,
         boxes,

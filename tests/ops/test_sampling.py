@@ -11,7 +11,7 @@ from tests import strategies
 from tests.oracles import sampling as oracle
 
 sample = jax.jit(ops.sample_balanced, static_argnames=("size", "positive_fraction"))
-priorities = jax.jit(lambda seed, ids: ops.priorities(jax.random.key(seed), ids))
+random_priority = jax.jit(lambda seed, ids: ops.random_priority(jax.random.key(seed), ids))
 
 
 @pytest.mark.parametrize(("size", "fraction"), [(6, 0.5), (7, 0.25), (4, 1.0), (14, 0.5)])
@@ -32,9 +32,9 @@ def test_sampling_agrees_with_the_definition(size, fraction, priority, kind):
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**31 - 2), ids=strategies.integers(8, 0, 1000))
 def test_a_priority_depends_on_the_key_and_the_id_alone(seed, ids):
-    drawn = np.asarray(priorities(seed, ids))
+    drawn = np.asarray(random_priority(seed, ids))
     assert ((drawn >= 0) & (drawn < 1)).all()
     for i, value in zip(ids, drawn, strict=True):
-        np.testing.assert_array_equal(priorities(seed, np.full(8, i, np.int32)), value)
-    others = np.asarray(priorities(seed + 1, ids))
+        np.testing.assert_array_equal(random_priority(seed, np.full(8, i, np.int32)), value)
+    others = np.asarray(random_priority(seed + 1, ids))
     assert (drawn != others).any()

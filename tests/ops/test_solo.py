@@ -87,7 +87,7 @@ def test_grid_targets_are_those_of_mmdetection(shared, key):
         labels = np.where(targets.positive[cells], targets.label[cells], case["num_classes"])
         np.testing.assert_array_equal(labels.reshape(grid, grid), golden[f"{key}__labels_l{level}"])
         here = targets.valid & (targets.cell >= first) & (targets.cell < first + grid * grid)
-        ours = sorted(zip(targets.cell[here] - first, targets.gt[here], strict=True))
+        ours = sorted(zip(targets.cell[here] - first, targets.gt_index[here], strict=True))
         index = golden[f"{key}__pos_index_l{level}"]
         assert [cell for cell, _ in ours] == sorted(index.tolist())
         shape = (len(index), case["feat"][0], case["feat"][1])
@@ -162,7 +162,7 @@ def test_grid_targets_agree_with_the_loop(boxes, labels, shift, valid):
     )
     np.testing.assert_array_equal(targets.positive, positive)
     np.testing.assert_array_equal(targets.label, label)
-    kept = (np.asarray(x)[targets.valid].tolist() for x in (targets.cell, targets.gt))
+    kept = (np.asarray(x)[targets.valid].tolist() for x in (targets.cell, targets.gt_index))
     ours = set(zip(*kept, strict=True))
     assert ours <= set(pairs)
     assert len(ours) == min(len(pairs), 20)
@@ -177,7 +177,7 @@ def test_beyond_the_room_the_cells_at_the_centres_stay():
         boxes, labels, centers, valid, (48, 64), grids=(8,), scale_ranges=((1.0, 64.0),),
         sigma=0.9, pairs=2,
     )  # fmt: skip
-    assert sorted(few.gt.tolist()) == [0, 1]
+    assert sorted(few.gt_index.tolist()) == [0, 1]
     assert sorted(few.cell.tolist()) == [2 * 8 + 1, 4 * 8 + 5]
     assert int(few.dropped) > 0
     assert int(few.positive.sum()) == int(few.dropped) + 2

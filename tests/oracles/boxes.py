@@ -18,7 +18,7 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
     return intersection(a, b) / union if union > 0 else 0.0
 
 
-def is_larger(box: np.ndarray, side: float) -> bool:
+def min_size_mask(box: np.ndarray, side: float) -> bool:
     return area(box) > 0 and box[2] - box[0] >= side and box[3] - box[1] >= side
 
 

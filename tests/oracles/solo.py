@@ -45,7 +45,7 @@ def slow_matrix_nms(masks, labels, scores, valid, kernel, sigma):
     return decayed
 
 
-def slow_grid_targets(boxes, labels, centers, valid, canvas, grids, scale_ranges, sigma):
+def slow_grid_targets(boxes, labels, centers, valid, bucket, grids, scale_ranges, sigma):
     """`(positive, label, [(cell, object), ...])` over the cells of all levels."""
     positive, label, pairs, first_cell = [], [], [], 0
 
@@ -60,7 +60,7 @@ def slow_grid_targets(boxes, labels, centers, valid, canvas, grids, scale_ranges
                 continue
             spans = []
             for center, side, extent in zip(
-                centers[n], (x2 - x1, y2 - y1), canvas[::-1], strict=True
+                centers[n], (x2 - x1, y2 - y1), bucket[::-1], strict=True
             ):
                 own, reach = place(center, extent, grid), np.float32(0.5 * side * sigma)
                 first = max(0, place(center - reach, extent, grid), own - 1)

@@ -14,13 +14,13 @@ import jax
 import numpy as np
 import optax
 
-from jaxseg.distributed import connect, host_count, host_index
-from jaxseg.parallel import parallel_step, replicate, shard_step
+from jaxseg.distributed import connect, process_count, process_index
+from jaxseg.parallel import pmap_step, replicate, shard_map_step
 from jaxseg.training.step import init_state, make_step
 from tests.tiny import make_batch, tiny_config, tiny_solov2_config
 
 MODELS = {"mask_rcnn": tiny_config, "solov2": tiny_solov2_config}
-TRANSFORMS = {"pmap": parallel_step, "shard_map": shard_step}
+TRANSFORMS = {"pmap": pmap_step, "shard_map": shard_map_step}
 OBJECTS = [6, 0, 1, 0, 0, 3, 2, 0]
 
 
@@ -35,10 +35,10 @@ def main(out, model_name, norm, transform, devices, pieces, *hosts):
     state = replicate(jax.tree.map(np.asarray, state), int(devices))
     sizes = [(64, 64), (50, 64), (64, 40), (64, 64)] * 2
     batch = make_batch(sizes, OBJECTS, needs=model.needs)
-    share = len(sizes) // host_count()
-    mine = slice(host_index() * share, (host_index() + 1) * share)
+    share = len(sizes) // process_count()
+    mine = slice(process_index() * share, (process_index() + 1) * share)
     state, metrics = step(state, jax.tree.map(lambda x: x[mine], batch))
-    if host_index() == 0:
+    if process_index() == 0:
         leaves = jax.tree_util.tree_leaves_with_path((state.params, state.model_state, metrics))
         np.savez(out, **{jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves})
 

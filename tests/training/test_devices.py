@@ -15,7 +15,7 @@ BOUND = 5e-6
 change of a parameter is about 0.1."""
 
 
-def start(out, model, transform="pmap", devices=1, *, norm="batch", pieces=1, hosts=()):
+def start(out, model, transform="pmap", devices=1, *, norm="sync_batch", pieces=1, hosts=()):
     local = devices // (int(hosts[1]) if hosts else 1)
     flags = f"--xla_force_host_platform_device_count={local}"
     arguments = [out, model, norm, transform, devices, pieces, *hosts]

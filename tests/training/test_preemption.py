@@ -13,7 +13,7 @@ import jax
 import pytest
 
 from jaxseg.training import preemption
-from jaxseg.training.preemption import Preempted, leave_at_once, watch_for_notice
+from jaxseg.training.preemption import Preempted, handle_signals, raise_on_notice
 from tests.conftest import ROOT
 
 
@@ -26,7 +26,7 @@ def test_a_notice_where_exceptions_are_ignored_is_not_lost():
             pass
 
     before = signal.getsignal(signal.SIGUSR1)
-    with pytest.raises(Preempted, match="SIGUSR1: before the first step"), leave_at_once(None):
+    with pytest.raises(Preempted, match="SIGUSR1: before the first step"), raise_on_notice(None):
         handles_all()
     assert signal.getsignal(signal.SIGUSR1) == before
 
@@ -36,7 +36,7 @@ def test_of_several_hosts_each_signal_reaches_the_one_that_jax_watches(monkeypat
     reached = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: reached.append(number))
     try:
-        with watch_for_notice():
+        with handle_signals():
             os.kill(os.getpid(), signal.SIGUSR1)
             time.sleep(0.01)
     finally:
@@ -49,7 +49,7 @@ def test_several_hosts_count_from_one_when_they_ask_for_a_notice(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     told_before = SimpleNamespace(reached_preemption_sync_point=lambda number: number == 1)
     monkeypatch.setattr(preemption, "multihost_utils", told_before)
-    notice = preemption.Notice()
+    notice = preemption.PreemptionNotice()
     assert notice.reached()
     assert notice.reason == "told to stop"
 

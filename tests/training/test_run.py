@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxseg.distributed import lost_host
+from jaxseg.distributed import is_process_failure
 from jaxseg.training import checkpoint, lock, loop
 from jaxseg.training.checkpoint import Checkpoints, open_checkpoints
 from jaxseg.training.loop import TrainConfig, TrainData, Validation
@@ -64,7 +64,7 @@ def straight(tmp_path_factory):
     return run(tmp_path_factory.mktemp("straight"))
 
 
-class PulledPlug(Exception):
+class SimulatedCrash(Exception):
     pass
 
 
@@ -72,9 +72,9 @@ def run_until(step, workdir):
     """A run that is interrupted before a step."""
 
     def pull():
-        raise PulledPlug
+        raise SimulatedCrash
 
-    with pytest.raises(PulledPlug):
+    with pytest.raises(SimulatedCrash):
         run(workdir, at_step={step: pull})
 
 
@@ -108,10 +108,10 @@ def test_another_training_in_the_workdir_is_refused(tmp_path):
 
 
 def test_a_file_system_without_locks_is_told_of(tmp_path, straight, monkeypatch, capsys):
-    def refuse(*_):
+    def raise_if_any(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(lock.fcntl, "lockf", refuse)
+    monkeypatch.setattr(lock.fcntl, "lockf", raise_if_any)
     assert_same(run(tmp_path), straight)
     assert f"{tmp_path} cannot be locked" in capsys.readouterr().err
 
@@ -163,7 +163,7 @@ def test_steps_that_are_not_finite_are_skipped_and_told(tmp_path, capsys):
 
 
 def test_too_many_in_a_row_end_the_run_with_its_checkpoints(tmp_path, straight):
-    config = dataclasses.replace(CONFIG, skipped_in_a_row=2)
+    config = dataclasses.replace(CONFIG, max_consecutive_nonfinite=2)
     with pytest.raises(FloatingPointError, match=r"step 7: .*; 3 steps in a row .* images are in"):
         run(tmp_path, config, poisoned=range(5, 12))
     assert steps_in(tmp_path) == [4]
@@ -171,7 +171,9 @@ def test_too_many_in_a_row_end_the_run_with_its_checkpoints(tmp_path, straight):
 
 
 def test_steps_that_fail_do_not_push_out_the_checkpoints_before(tmp_path):
-    config = dataclasses.replace(CONFIG, skipped_in_a_row=6, checkpoint_every=1, keep_checkpoints=2)
+    config = dataclasses.replace(
+        CONFIG, max_consecutive_nonfinite=6, checkpoint_every=1, max_to_keep=2
+    )
     with pytest.raises(FloatingPointError):
         run(tmp_path, config, poisoned=range(4, 12))
     assert steps_in(tmp_path) == [3, 4]
@@ -192,8 +194,8 @@ def test_a_failing_disk_does_not_hide_another_error(tmp_path, monkeypatch, capsy
             raise result
 
     monkeypatch.setattr(checkpoint._Manager, "wait_until_finished", wait)
-    with pytest.raises(PulledPlug), Checkpoints(tmp_path):
-        raise PulledPlug
+    with pytest.raises(SimulatedCrash), Checkpoints(tmp_path):
+        raise SimulatedCrash
     assert "could not be written" in capsys.readouterr().err
 
 
@@ -258,7 +260,7 @@ class Validate:
     def __call__(self, state, step):
         self.asked.append(step)
         if step == self._fails_at:
-            raise PulledPlug
+            raise SimulatedCrash
         score = SCORES[step]
         return Validation(score, {"segm/AP": score}, [np.zeros((8, 8, 3), np.uint8)])
 
@@ -277,7 +279,7 @@ def test_the_best_checkpoint_is_kept(tmp_path):
 
 @pytest.mark.parametrize("step", [6, 12])
 def test_an_evaluation_that_was_cut_short_is_made_first_thing(tmp_path, straight, step):
-    with pytest.raises(PulledPlug):
+    with pytest.raises(SimulatedCrash):
         run(tmp_path, JUDGED, validate=Validate(fails_at=step))
     assert steps_in(tmp_path)[-1] == step
     validate = Validate()
@@ -323,7 +325,7 @@ def test_a_notice_during_an_evaluation_ends_it(tmp_path, straight):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's own loops
 def test_a_damaged_best_is_given_up_and_the_run_goes_on(tmp_path, straight, capsys):
-    with pytest.raises(PulledPlug):
+    with pytest.raises(SimulatedCrash):
         run(tmp_path, JUDGED, validate=Validate(fails_at=9))
     shutil.rmtree(tmp_path / "best" / "checkpoints" / "6" / "experiment")
     assert_same(run(tmp_path, JUDGED, validate=Validate()), straight)
@@ -334,7 +336,7 @@ def test_a_damaged_best_is_given_up_and_the_run_goes_on(tmp_path, straight, caps
 def test_a_new_run_does_not_keep_the_best_of_another(tmp_path, capsys):
     run(tmp_path, JUDGED, validate=Validate())
     shutil.rmtree(tmp_path / "checkpoints")
-    with pytest.raises(PulledPlug):
+    with pytest.raises(SimulatedCrash):
         run(tmp_path, JUDGED, validate=Validate(fails_at=6))
     assert f"{tmp_path / 'best'} is kept as best-1" in capsys.readouterr().err
     assert best_of(tmp_path) == (3, {"step": 3, "score": 0.2})
@@ -343,13 +345,13 @@ def test_a_new_run_does_not_keep_the_best_of_another(tmp_path, capsys):
 
 
 def test_a_better_state_of_an_earlier_step_becomes_the_best(tmp_path, monkeypatch):
-    config = dataclasses.replace(JUDGED, keep_checkpoints=9)
+    config = dataclasses.replace(JUDGED, max_to_keep=9)
     run(tmp_path, config, validate=Validate())
     assert best_of(tmp_path) == (6, {"step": 6, "score": 0.5})
     for step in (4, 6, 8, 9, 12):
         shutil.rmtree(tmp_path / "checkpoints" / str(step))
     monkeypatch.setitem(SCORES, 3, 0.6)
-    with pytest.raises(PulledPlug):
+    with pytest.raises(SimulatedCrash):
         run(tmp_path, config, validate=Validate(fails_at=6))
     assert best_of(tmp_path) == (3, {"step": 3, "score": 0.6})
 
@@ -387,4 +389,4 @@ def test_readers_leave_a_workdir_as_it_is(tmp_path, capsys):
 )
 def test_a_device_without_memory_is_no_lost_host(monkeypatch, message, lost):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    assert lost_host(jax.errors.JaxRuntimeError(message)) is lost
+    assert is_process_failure(jax.errors.JaxRuntimeError(message)) is lost

@@ -15,10 +15,10 @@ import time
 
 import jax.numpy as jnp
 
-from jaxseg.distributed import connect, host_index
-from jaxseg.parallel import shared_by_hosts
+from jaxseg.distributed import connect, process_index
+from jaxseg.parallel import to_global
 from jaxseg.training.checkpoint import Checkpoints
-from jaxseg.training.preemption import watch_for_notice
+from jaxseg.training.preemption import handle_signals
 from jaxseg.training.step import TrainState
 
 
@@ -26,7 +26,7 @@ class HalfBlind(Checkpoints):
     """Host 1 cannot read step 1005."""
 
     def _read(self, step, **items):
-        if host_index() == 1 and step == 1005:
+        if process_index() == 1 and step == 1005:
             raise OSError("stale file handle")
         return super()._read(step, **items)
 
@@ -38,20 +38,20 @@ def state_after(step):
 def main(workdir, address, host):
     connect(address, 2, int(host))
     left = None
-    with watch_for_notice() as notice, HalfBlind(pathlib.Path(workdir)) as checkpoints:
+    with handle_signals() as notice, HalfBlind(pathlib.Path(workdir)) as checkpoints:
         for done in range(1001, 1010):
             if notice.reached():
                 left = done
                 break
             if done in (1002, 1005):
-                checkpoints.save(done, shared_by_hosts(state_after(done), 2), {})
-            if done == 1005 and host_index() == 1:
+                checkpoints.save(done, to_global(state_after(done), 2), {})
+            if done == 1005 and process_index() == 1:
                 os.kill(os.getpid(), signal.SIGTERM)
             if done == 1005:
                 time.sleep(1)
         checkpoints.finish()
         restored = int(checkpoints.restore(state_after(0)).step)
-    if host_index() == 1:
+    if process_index() == 1:
         print(json.dumps({"left": left, "restored": restored}))
 
 

@@ -12,7 +12,7 @@ from jaxseg import zoo
 from jaxseg.commands import cli
 from jaxseg.data import Shapes
 from jaxseg.data.coco.write import write_coco
-from jaxseg.nn.freezing import thaw
+from jaxseg.nn.freezing import merge_frozen
 from jaxseg.zoo import mask_rcnn as names
 from jaxseg.zoo import solov2 as solo_names
 from jaxseg.zoo.engine import export_state
@@ -31,15 +31,16 @@ SMALL = {
     "model.backbone.width": 8,
     "model.backbone.norm-epsilon": 1e-5,
     "model.fpn-channels": 16,
-    "model.rpn.test-candidates": 20,
-    "model.rpn.test-proposals": 20,
-    "model.box.hidden": 16,
+    "model.rpn.pre-nms-topk-test": 20,
+    "model.rpn.post-nms-topk-test": 20,
+    "model.box.fc_dim": 16,
     "model.box.score-threshold": 0.0,
-    "model.box.detections": 5,
-    "model.mask.channels": 8,
-    "model.mask.convs": 1,
-    "data.canvases": "64 64",
-    "data.resize": "64 64",
+    "model.box.detections_per_image": 5,
+    "model.mask.conv_dim": 8,
+    "model.mask.num_convs": 1,
+    "data.buckets": "64 64",
+    "data.min-size": "64",
+    "data.max-size": "64",
 }
 FLAGS = [part for key, value in SMALL.items() for part in (f"--{key}", *str(value).split())]
 
@@ -73,7 +74,7 @@ def checkpoint(tmp_path_factory):
 
 
 def import_checkpoint(path, out):
-    arguments = ["weights", "import", str(path), "--arch", "maskrcnn_resnet50_fpn_v2"]
+    arguments = ["weights", "import", str(path), "--model", "maskrcnn_resnet50_fpn_v2"]
     return cli.main([*arguments, "--out", str(out), *FLAGS])
 
 
@@ -106,7 +107,7 @@ def test_bad_checkpoints_are_refused_before_anything_is_written(checkpoint, tmp_
     zoo.write_safetensors(tmp_path / "broken.safetensors", broken)
     assert import_checkpoint(tmp_path / "broken.safetensors", tmp_path / "out") == 1
     assert "missing: rpn.head.cls_logits.bias" in capsys.readouterr().err
-    arguments = ["weights", "import", str(path), "--arch", "yolo", "--out", str(tmp_path / "out")]
+    arguments = ["weights", "import", str(path), "--model", "yolo", "--out", str(tmp_path / "out")]
     assert cli.main(arguments) == 1
     assert "choose one of maskrcnn_resnet50_fpn" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -117,14 +118,14 @@ def test_bad_checkpoints_are_refused_before_anything_is_written(checkpoint, tmp_
     [
         (small(DETECTRON2_R50_FPN), names.detectron2_table, zoo.load_detectron2),
         (small(MMDET_R50_FPN), names.mmdet_table, zoo.load_mmdet),
-        (tiny_solov2_config("affine"), solo_names.mmdet_table, zoo.load_mmdet),
-        (tiny_solov2_config("affine"), solo_names.authors_table, zoo.load_solo),
+        (tiny_solov2_config("norm_eval"), solo_names.mmdet_table, zoo.load_mmdet),
+        (tiny_solov2_config("norm_eval"), solo_names.authors_table, zoo.load_solo),
         (tiny_solov2_config("frozen"), solo_names.adelaidet_table, zoo.load_adelaidet),
     ],
 )
 def test_the_other_zoos_names_load_too(config, table, load, tmp_path):
     variables = initial(config, seed=1)
-    state = export_state(thaw(variables), list(table(config)))
+    state = export_state(merge_frozen(variables), list(table(config)))
     zoo.write_safetensors(tmp_path / "zoo.safetensors", state)
     extra = {"roi_heads.box_head.fc1.num_batches_tracked": np.zeros(())}
     for loaded in (
@@ -163,13 +164,27 @@ def test_evaluation_goes_by_the_names_of_classes(checkpoint, tmp_path, capsys):
 
 
 def test_a_published_solov2_is_imported_and_predicts(tmp_path, monkeypatch, capsys):
-    config = dataclasses.replace(tiny_solov2_config("affine"), num_classes=80)
+    config = dataclasses.replace(tiny_solov2_config("norm_eval"), num_classes=80)
     monkeypatch.setitem(BY_NAME, "mmdet_solov2_light_r18_fpn", config)
     state = export_state(initial(config), list(solo_names.mmdet_table(config)))
     zoo.write_safetensors(tmp_path / "zoo.safetensors", state)
     arguments = ["weights", "import", str(tmp_path / "zoo.safetensors")]
-    arguments += ["--arch", "mmdet_solov2_light_r18_fpn", "--out", str(tmp_path / "imported")]
-    assert cli.main([*arguments, "--data.canvases", "64", "64", "--data.resize", "64", "64"]) == 0
+    arguments += ["--model", "mmdet_solov2_light_r18_fpn", "--out", str(tmp_path / "imported")]
+    assert (
+        cli.main(
+            [
+                *arguments,
+                "--data.buckets",
+                "64",
+                "64",
+                "--data.min-size",
+                "64",
+                "--data.max-size",
+                "64",
+            ]
+        )
+        == 0
+    )
     Image.new("RGB", (60, 48), (200, 30, 30)).save(tmp_path / "photo.png")
     predict = ["predict", str(tmp_path / "imported"), str(tmp_path / "photo.png")]
     assert cli.main([*predict, "--out", str(tmp_path / "out"), "--threshold", "0"]) == 0

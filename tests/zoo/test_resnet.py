@@ -13,7 +13,7 @@ from jaxseg import zoo
 from jaxseg.commands import cli
 from jaxseg.data import Shapes, write_coco
 from jaxseg.models.mask_rcnn import mask_rcnn
-from jaxseg.nn.freezing import thaw
+from jaxseg.nn.freezing import merge_frozen
 from jaxseg.nn.pixels import PixelConfig, normalize
 from jaxseg.nn.resnet import ResNet, ResNetConfig
 from jaxseg.predictor import load
@@ -111,11 +111,11 @@ def test_wrong_resnets_are_refused():
 def test_a_detector_starts_from_the_backbone_and_keeps_its_own_heads():
     config, backbone = small_resnet(seed=5)
     frozen = dataclasses.replace(config, freeze_at=2)
-    detector = dataclasses.replace(tiny_config(norm="batch"), backbone=frozen)
+    detector = dataclasses.replace(tiny_config(norm="sync_batch"), backbone=frozen)
     before = jax.jit(mask_rcnn(detector).init, static_argnums=1)(jax.random.key(0), (1, 64, 64, 3))
-    after = zoo.with_backbone(before, backbone)
+    after = zoo.replace_backbone(before, backbone)
     assert jax.tree.structure(after) == jax.tree.structure(dict(before))
-    ours, given = thaw(after), traverse_util.flatten_dict(dict(backbone))
+    ours, given = merge_frozen(after), traverse_util.flatten_dict(dict(backbone))
     for (collection, *path), value in given.items():
         np.testing.assert_array_equal(
             traverse_util.flatten_dict(ours[collection]["backbone"])[tuple(path)], value
@@ -125,11 +125,12 @@ def test_a_detector_starts_from_the_backbone_and_keeps_its_own_heads():
 
 
 FLAGS = """
---data.source.train train --data.canvases 64 64 --train.batch-size 2 --train.steps 1
+--data.source.train train --data.buckets 64 64 --train.batch-size 2 --train.steps 1
 --model.num-classes 5 --model.backbone.depth 18 --model.backbone.width 8
 --model.backbone.no-stride-in-1x1 --model.backbone.norm-epsilon 1e-5
---model.fpn-channels 16 --model.rpn.train-candidates 20 --model.rpn.train-proposals 20
---model.box.hidden 16 --model.box.samples 8 --model.mask.convs 1 --model.mask.channels 8
+--model.fpn-channels 16 --model.rpn.pre-nms-topk-train 20 --model.rpn.post-nms-topk-train 20
+--model.box.fc-dim 16 --model.box.batch-size-per-image 8
+--model.mask.num-convs 1 --model.mask.conv-dim 8
 """
 
 
@@ -140,7 +141,13 @@ def test_training_starts_from_an_imported_resnet(tmp_path, monkeypatch, capsys):
         tmp_path / "published.safetensors", zoo.resnet_to_torchvision(backbone, config)
     )
     imported = tmp_path / "new" / "resnet18.safetensors"
-    arguments = ["weights", "import", str(tmp_path / "published.safetensors"), "--arch", "resnet18"]
+    arguments = [
+        "weights",
+        "import",
+        str(tmp_path / "published.safetensors"),
+        "--model",
+        "resnet18",
+    ]
     assert cli.main([*arguments, "--out", str(imported)]) == 0
     assert cli.main([*arguments, "--out", str(imported)]) == 1
     assert "must be a new file" in capsys.readouterr().err

@@ -19,7 +19,7 @@ import numpy as np
 from jaxseg.data.coco.annotations import Annotations, Images, check_annotations
 from jaxseg.data.coco.table import Table, show
 from jaxseg.data.images import MOST_PIXELS
-from jaxseg.data.issues import Defect
+from jaxseg.data.issues import Issue
 from jaxseg.data.source import Category
 
 _LISTS = ("images", "annotations", "categories")
@@ -29,7 +29,7 @@ class CocoFile(NamedTuple):
     """A file's content, as far as it can be read, and what is wrong with it."""
 
     path: pathlib.Path
-    defects: list[Defect]
+    issues: list[Issue]
     categories: list[Category]
     image_table: Table
     images: Images
@@ -38,25 +38,25 @@ class CocoFile(NamedTuple):
 
 
 def check_file(path: pathlib.Path, image_folder: pathlib.Path) -> CocoFile:
-    """Reads and checks a COCO file. Whatever is wrong with it is among `defects`.
+    """Reads and checks a COCO file. Whatever is wrong with it is among `issues`.
 
     Images are not opened; that they exist is checked. The parsed JSON lasts as long as the
     tables.
     """
     with _without_collection():
         content = parse(path)
-        defects = [content] if isinstance(content, Defect) else []
-        lists = {name: [] for name in _LISTS} if isinstance(content, Defect) else content
-        if not lists["images"] and not defects:
-            defects.append(Defect("split-empty", str(path), "", "images", "there are no images"))
+        issues = [content] if isinstance(content, Issue) else []
+        lists = {name: [] for name in _LISTS} if isinstance(content, Issue) else content
+        if not lists["images"] and not issues:
+            issues.append(Issue("split-empty", str(path), "", "images", "there are no images"))
         names = zip(_LISTS, ("image", "annotation", "category"), strict=True)
         tables = [Table(str(path), name, item, lists[name]) for name, item in names]
         categories = _check_categories(tables[2])
         images = _check_images(tables[0], image_folder)
         annotations = check_annotations(tables[1], images, categories)
         for table in (tables[2], tables[0], tables[1]):
-            defects += table.defects
-        return CocoFile(path, defects, categories, tables[0], images, tables[1], annotations)
+            issues += table.issues
+        return CocoFile(path, issues, categories, tables[0], images, tables[1], annotations)
 
 
 @contextlib.contextmanager
@@ -71,22 +71,22 @@ def _without_collection() -> Iterator[None]:
             gc.enable()
 
 
-def parse(path: pathlib.Path) -> dict[str, Any] | Defect:
+def parse(path: pathlib.Path) -> dict[str, Any] | Issue:
     """The JSON of a COCO file, which has lists of images, annotations and categories."""
     try:
         with _without_collection():
             content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        return Defect("file-json", str(path), "", "", f"it cannot be read: {error}")
+        return Issue("file-json", str(path), "", "", f"it cannot be read: {error}")
     except (ValueError, RecursionError) as error:
-        return Defect("file-json", str(path), "", "", f"it is not valid JSON: {error}")
+        return Issue("file-json", str(path), "", "", f"it is not valid JSON: {error}")
     if not isinstance(content, dict):
         message = f"{show(content)} is not a JSON object, so this is not in COCO format"
-        return Defect("file-coco", str(path), "", "", message)
+        return Issue("file-coco", str(path), "", "", message)
     missing = [name for name in _LISTS if type(content.get(name)) is not list]
     if missing:
         message = f"it is not in COCO format: there is no list of {', '.join(missing)}"
-        return Defect("file-coco", str(path), "", missing[0], message)
+        return Issue("file-coco", str(path), "", missing[0], message)
     return content
 
 

@@ -22,8 +22,8 @@ from pycocotools import mask as mask_api
 
 from jaxseg.data.coco.file import CocoFile, check_file, parse
 from jaxseg.data.images import read_image
-from jaxseg.data.issues import Defect, check_kinds, count_kinds, refuse
-from jaxseg.data.ragged import firsts
+from jaxseg.data.issues import Issue, check_kinds, count_kinds, raise_if_any
+from jaxseg.data.ragged import offsets
 from jaxseg.data.shared_arrays import SharedArrays
 from jaxseg.data.source import RLE, Category, Example
 
@@ -37,9 +37,9 @@ class CocoFolder:
     path: str
     train: str = "train"
     val: str = "val"
-    drop: tuple[str, ...] = ()
+    ignore_issues: tuple[str, ...] = ()
     """Kinds of defects (`jaxseg.data.issues`) whose images or annotations are left out."""
-    drop_images: tuple[int, ...] = ()
+    ignore_image_ids: tuple[int, ...] = ()
     """Ids of images to leave out, such as those whose files cannot be read."""
 
     def open(self, split: str) -> "CocoSource":
@@ -48,19 +48,21 @@ class CocoFolder:
         ValueError if it has defects that training would suffer from and that are not dropped.
         """
         name = {"train": self.train, "val": self.val}.get(split, split)
-        check_kinds(self.drop)
+        check_kinds(self.ignore_issues)
         place = find_split(pathlib.Path(self.path).expanduser(), name)
         content = check_file(place.annotations, place.images)
-        refuse(content.defects, self.drop)
-        unknown = sorted(set(self.drop_images) - set(content.images.ids.tolist()))
+        raise_if_any(content.issues, self.ignore_issues)
+        unknown = sorted(set(self.ignore_image_ids) - set(content.images.ids.tolist()))
         if unknown:
             raise ValueError(
                 f"{content.path} has no image id {unknown[0]}, which drop_images names"
             )
-        source = CocoSource(content, place.images, self.drop, self.drop_images)
+        source = CocoSource(content, place.images, self.ignore_issues, self.ignore_image_ids)
         if not len(source):
-            raise ValueError(f"{source.path}: no image is left without what drop={self.drop} names")
-        source.log_losses(content, self.drop)
+            raise ValueError(
+                f"{source.path}: no image is left without what drop={self.ignore_issues} names"
+            )
+        source.log_losses(content, self.ignore_issues)
         return source
 
 
@@ -127,15 +129,17 @@ class CocoSource:
         self,
         content: CocoFile,
         image_folder: pathlib.Path,
-        drop: Collection[str] = (),
-        drop_images: Sequence[int] = (),
+        ignore_issues: Collection[str] = (),
+        ignore_image_ids: Sequence[int] = (),
     ):
         self.path, self.image_folder = content.path, image_folder
         self._state = _file_state(self.path)
         self.categories: Sequence[Category] = content.categories
         images, annotations = content.images, content.annotations
-        no_image = content.image_table.rows_of(drop) | np.isin(images.ids, drop_images)
-        gone = content.annotation_table.rows_of(drop)
+        no_image = content.image_table.rows_of(ignore_issues) | np.isin(
+            images.ids, ignore_image_ids
+        )
+        gone = content.annotation_table.rows_of(ignore_issues)
         gone |= (annotations.images < 0) | (annotations.labels < 0)
         gone[~gone] = no_image[annotations.images[~gone]]
         # What ground truth has and training has not.
@@ -155,19 +159,19 @@ class CocoSource:
         self._arrays = SharedArrays(
             {
                 "names": np.frombuffer(b"".join(names), np.uint8),
-                "name_ends": firsts(np.asarray([len(name) for name in names], np.int64)),
+                "name_ends": offsets(np.asarray([len(name) for name in names], np.int64)),
                 "rows": rows,
-                "row_ends": firsts(of_image),
+                "row_ends": offsets(of_image),
                 "boxes": annotations.boxes,
                 "labels": annotations.labels.astype(np.int32),
-                "crowd": annotations.crowd,
+                "iscrowd": annotations.crowd,
                 **annotations.masks._asdict(),
             }
         )
 
-    def log_losses(self, content: CocoFile, drop: Collection[str]) -> None:
+    def log_losses(self, content: CocoFile, ignore_issues: Collection[str]) -> None:
         """Warns of what training does not see of a file."""
-        counts = count_kinds(d for d in content.defects if d.kind in {*drop, "box-zero"})
+        counts = count_kinds(d for d in content.issues if d.kind in {*ignore_issues, "box-zero"})
         flat = counts.pop("box-zero", 0)
         if flat:
             _LOG.warning("%s: %d annotations have boxes without area: left out", self.path, flat)
@@ -198,7 +202,7 @@ class CocoSource:
             boxes=self._arrays["boxes"][rows],
             labels=self._arrays["labels"][rows],
             rles=[self._rle(row, height, width) for row in rows.tolist()],
-            crowd=self._arrays["crowd"][rows],
+            iscrowd=self._arrays["iscrowd"][rows],
         )
 
     def image_path(self, index: int) -> pathlib.Path:
@@ -220,7 +224,7 @@ class CocoSource:
         """The file's content, read anew, with `iscrowd` and `area` added to annotations that lack
         them. Without what was dropped; with boxes without area, which COCO evaluates."""
         content = parse(self.path)
-        if isinstance(content, Defect) or _file_state(self.path) != self._state:
+        if isinstance(content, Issue) or _file_state(self.path) != self._state:
             raise ValueError(f"{self.path} was changed since it was opened: open it again")
         no_image, no_annotation = (set(rows.tolist()) for rows in self._gone)
         images = [e for row, e in enumerate(content["images"]) if row not in no_image]

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxseg.data.coco.table import Table, show
 from jaxseg.data.masks.rle import areas_and_boxes, decode_runs, encode_runs
-from jaxseg.data.ragged import firsts, flatten_numbers, reduce_lists
+from jaxseg.data.ragged import flatten_numbers, offsets, reduce_lists
 
 _BLOCK = 20_000
 """Masks whose runs are looked at together: bounds the memory that takes."""
@@ -76,7 +76,7 @@ def _check_polygons(table: Table, rows: np.ndarray, values: list[Any], sizes: np
     table.add_all(rows[amounts == 0], "mask-empty", "segmentation", "segmentation is empty")
     polygons = list(itertools.chain.from_iterable(lists))
     owner = np.repeat(rows, amounts)
-    number = np.arange(len(owner)) - np.repeat(firsts(amounts)[:-1], amounts)
+    number = np.arange(len(owner)) - np.repeat(offsets(amounts)[:-1], amounts)
 
     def add(which: np.ndarray, kind: str, says: Callable[[int], str]) -> None:
         """One defect for each annotation, of its first such polygon."""
@@ -111,7 +111,7 @@ def _check_polygons(table: Table, rows: np.ndarray, values: list[Any], sizes: np
     with np.errstate(over="ignore", invalid="ignore"):
         sums = reduce_lists(np.add, flat, lengths) + lengths
         digest = np.where(good, reduce_lists(np.add, sums, owned), 0)
-    return _Part((firsts(owned), firsts(lengths), flat), boxes, good, digest)
+    return _Part((offsets(owned), offsets(lengths), flat), boxes, good, digest)
 
 
 def _ranges(flat: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -177,7 +177,7 @@ def _check_rles(table: Table, rows: np.ndarray, values: list[Any], sizes: np.nda
         known[block] = good & (area > 0)
         boxes[block], digest[block], lengths[block] = box, area, amounts
         blocks.append(text)
-    return _Part((firsts(lengths), np.concatenate(blocks)), boxes, known, digest)
+    return _Part((offsets(lengths), np.concatenate(blocks)), boxes, known, digest)
 
 
 def _read_counts(
@@ -191,7 +191,7 @@ def _read_counts(
     fits = whole & ~reduce_lists(np.logical_or, np.abs(runs) >= 1 << 28, amounts)
     runs, amounts = runs[np.repeat(fits, amounts)], np.where(fits, amounts, 0)
     encoded, sizes = encode_runs(runs.astype(np.int64), amounts)
-    starts = firsts(sizes)
+    starts = offsets(sizes)
     for place, i in enumerate(other):
         row, value = int(rows[i]), counts[i]
         texts[i] = encoded[starts[place] : starts[place + 1]].tobytes()

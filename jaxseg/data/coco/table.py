@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxseg.data.issues import Defect
+from jaxseg.data.issues import Issue
 
 _ABSENT: Any = object()
 _LARGEST_ID = 1 << 53
@@ -26,7 +26,7 @@ class Table:
 
     def __init__(self, file: str, name: str, item: str, entries: Sequence[Any]):
         self.file, self.name, self.item = file, name, item
-        self.defects: list[Defect] = []
+        self.issues: list[Issue] = []
         self._rows: list[int] = []  # of each defect
         self.is_object = [type(entry) is dict for entry in entries]
         self.entries: Sequence[dict[str, Any]] = entries
@@ -42,7 +42,7 @@ class Table:
     def add(self, row: int, kind: str, field: str, message: str) -> None:
         number = self.entries[row].get("id")
         where = f"{self.item} id {number}" if type(number) is int else f"{self.name}[{row}]"
-        self.defects.append(Defect(kind, self.file, where, field, message))
+        self.issues.append(Issue(kind, self.file, where, field, message))
         self._rows.append(row)
 
     def add_all(self, rows: np.ndarray, kind: str, field: str, says: str) -> None:
@@ -53,8 +53,8 @@ class Table:
     def rows_of(self, kinds: Collection[str] | None = None) -> np.ndarray:
         """Which rows have a defect of these kinds (without `kinds`, of any): bool `[rows]`."""
         found = np.zeros(len(self), bool)
-        pairs = zip(self._rows, self.defects, strict=True)
-        found[[row for row, defect in pairs if kinds is None or defect.kind in kinds]] = True
+        pairs = zip(self._rows, self.issues, strict=True)
+        found[[row for row, issue in pairs if kinds is None or issue.kind in kinds]] = True
         return found
 
     def values(self, field: str) -> list[Any]:

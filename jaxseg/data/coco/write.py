@@ -21,7 +21,7 @@ def coco_json(source: Source) -> dict[str, Any]:
         name = f"{example.image_id:08}.png"
         images.append({"id": example.image_id, "file_name": name, "height": height, "width": width})
         for box, label, rle, crowd in zip(
-            example.boxes.tolist(), example.labels, example.rles, example.crowd, strict=True
+            example.boxes.tolist(), example.labels, example.rles, example.iscrowd, strict=True
         ):
             x1, y1, x2, y2 = box
             annotations.append(

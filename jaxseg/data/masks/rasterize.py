@@ -7,14 +7,19 @@ from collections.abc import Callable
 
 import numpy as np
 
-from jaxseg.data.transforms.objects import Placed, canvas_extent, canvas_pixels, seen_bitmap
+from jaxseg.data.transforms.objects import (
+    ViewedObject,
+    extent_in_bucket,
+    pixels_in_bucket,
+    seen_bitmap,
+)
 from jaxseg.types import MaskFrame
 
 _HALF = 0.5 - 1e-6
 """Half covered, whichever way the last digit was rounded."""
 
 
-def crop_to_box(item: Placed, out: np.ndarray) -> None:
+def crop_to_box(item: ViewedObject, out: np.ndarray) -> None:
     """Fills `out`, bool `[M, M]`, with the mask at `M x M` points of its box, bilinear, at least
     half covered.
 
@@ -58,14 +63,14 @@ def _weigh(corners: np.ndarray, row_weights: np.ndarray, column_weights: np.ndar
     return sides[::2] + sides[1::2]
 
 
-def whole_image(item: Placed, out: np.ndarray, stride: int) -> None:
+def whole_image(item: ViewedObject, out: np.ndarray, stride: int) -> None:
     """Fills `out`, bool `[H/s, W/s]` and False, with the mask resized with its image to the nearest
     pixel, as the references do, on the canvas; then at a stride, bilinear and rounded, as SOLO's
     authors do.
 
     At a stride, bilinear is the mean of the pixels around each cell's middle: one or two a side.
     """
-    top, left, bottom, right = canvas_extent(item)
+    top, left, bottom, right = extent_in_bucket(item)
     if bottom <= top or right <= left:
         return
     first_row, first_column = top // stride, left // stride
@@ -74,7 +79,7 @@ def whole_image(item: Placed, out: np.ndarray, stride: int) -> None:
     columns = _middles(first_column, cells.shape[1], stride)
     pixels = np.zeros((len(rows), len(columns)), np.uint8)
     height, width = (rows < item.view.size[0]).sum(), (columns < item.view.size[1]).sum()
-    pixels[:height, :width] = canvas_pixels(item, rows[:height], columns[:width])
+    pixels[:height, :width] = pixels_in_bucket(item, rows[:height], columns[:width])
     if stride % 2:
         cells[:] = pixels > 0
     else:
@@ -88,7 +93,7 @@ def _middles(first: int, cells: int, stride: int) -> np.ndarray:
     return (np.arange(first, first + cells)[:, None] * stride + around).reshape(-1)
 
 
-def rasterizer(frame: MaskFrame, size: int) -> Callable[[Placed, np.ndarray], None]:
+def rasterizer(frame: MaskFrame, size: int) -> Callable[[ViewedObject, np.ndarray], None]:
     """What fills an object's mask into an array of zeros, in the frame and size of a `MaskSpec`."""
     if frame is MaskFrame.IMAGE:
         return lambda item, out: whole_image(item, out, size)

@@ -12,7 +12,7 @@ from the run two before (`rleToString` in maskApi.c of https://github.com/cocoda
 
 import numpy as np
 
-from jaxseg.data.ragged import cumsum_lists, firsts, places, reduce_lists
+from jaxseg.data.ragged import cumsum_lists, offsets, places, reduce_lists
 
 _LONGEST = 6
 """Characters of a number. pycocotools shifts further ones out of a C int."""
@@ -29,7 +29,7 @@ def decode_runs(text: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, ...]
     ends = (code & 32) == 0
     filled = lengths > 0
     cut = np.zeros(len(lengths), bool)
-    cut[filled] = ~ends[firsts(lengths)[1:][filled] - 1]
+    cut[filled] = ~ends[offsets(lengths)[1:][filled] - 1]
     good = ~(stray | cut)
     kept = np.repeat(good, lengths)
     code, ends, lengths = code[kept], ends[kept], np.where(good, lengths, 0)
@@ -40,7 +40,7 @@ def decode_runs(text: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, ...]
     numbers = reduce_lists(np.add, (code & 31) << shift, digits)
     sign = (code[starts + digits - 1] >> 4) & 1
     numbers -= sign << (5 * np.minimum(digits, _LONGEST))
-    counts = np.diff(firsts(ends)[firsts(lengths)])
+    counts = np.diff(offsets(ends)[offsets(lengths)])
 
     long = reduce_lists(np.logical_or, digits > _LONGEST, counts)
     kept = np.repeat(~long, counts)

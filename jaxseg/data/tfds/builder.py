@@ -108,7 +108,7 @@ class Records:
 
 
 def open_splits(
-    folder: pathlib.Path, splits: Sequence[str], drop: Sequence[str] = ()
+    folder: pathlib.Path, splits: Sequence[str], ignore_issues: Sequence[str] = ()
 ) -> dict[str, CocoSource]:
     """The splits of a COCO-format folder by name, all of them if none is named.
 
@@ -121,7 +121,10 @@ def open_splits(
                 f"{folder}: TFDS has no split named {name!r}; a name is of letters, digits, - and "
                 "_, and not 'all'. Rename it, or name the other splits"
             )
-    sources = {name: CocoFolder(str(folder), drop=tuple(drop)).open(name) for name in names}
+    sources = {
+        name: CocoFolder(str(folder), ignore_issues=tuple(ignore_issues)).open(name)
+        for name in names
+    }
     first = names[0]
     for name in names[1:]:
         if sources[name].categories != sources[first].categories:

@@ -80,7 +80,7 @@ class TfdsSource:
             boxes=boxes[has_area],
             labels=np.asarray([self._label[a["category_id"]] for a in annotations], np.int32),
             rles=[to_rle(a["segmentation"], height, width) for a in annotations],
-            crowd=np.asarray([bool(a["iscrowd"]) for a in annotations], bool),
+            iscrowd=np.asarray([bool(a["iscrowd"]) for a in annotations], bool),
         )
 
     def ground_truth(self) -> dict[str, Any]:

@@ -30,11 +30,11 @@ def build(
     out: pathlib.Path,
     splits: Sequence[str] = (),
     *,
-    drop: Sequence[str] = (),
+    ignore_issues: Sequence[str] = (),
     images_per_shard: int = IMAGES_PER_SHARD,
 ) -> bool:
     """Builds the set `out` from splits of a COCO-format folder, from all if none is named, without
-    what has defects of the kinds in `drop` (`jaxseg.data.issues`).
+    what has defects of the kinds in `ignore_issues` (`jaxseg.data.issues`).
 
     True if it was built, False if it was there already, built from the same annotations. Every
     image is decoded once, to see that it can be, and stored as the bytes of its file. A
@@ -43,11 +43,11 @@ def build(
     from jaxseg.data.tfds import builder
 
     out = out.expanduser().resolve()
-    sources = builder.open_splits(folder, splits, drop)
+    sources = builder.open_splits(folder, splits, ignore_issues)
     plan = {
         "builder": builder.VERSION,
         "images_per_shard": images_per_shard,
-        "drop": sorted(drop),
+        "ignore_issues": sorted(ignore_issues),
         "annotations": {name: _digest(source.path) for name, source in sources.items()},
     }
     if out.exists() and _is_built(out, plan):

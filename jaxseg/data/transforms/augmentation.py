@@ -1,6 +1,6 @@
 """What training may change about an image at random, as frozen choices.
 
-Every change of one image comes in this order: a crop, the choice of a size (`jitter` or one of
+Every change of one image comes in this order: a crop, the choice of a size (`lsj` or one of
 `scales`), a flip; they make one `View`, and the image is resized once. Objects of a second
 image, which has a view of its own, are pasted over it; its colours are changed last. Each
 augmentation draws from a generator of its own, so that one does not change what another draws.
@@ -18,54 +18,57 @@ class ScaleJitter:
     not reach is padding.
     """
 
-    low: float = 0.1
-    high: float = 2.0
+    min_scale: float = 0.1
+    max_scale: float = 2.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.low <= self.high:
-            raise ValueError(f"jitter: low {self.low} and high {self.high} must be 0 < low <= high")
+        if not 0 < self.min_scale <= self.max_scale:
+            raise ValueError(
+                f"lsj: min_scale {self.min_scale} and max_scale {self.max_scale} must be "
+                "0 < min_scale <= max_scale"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
-class Crop:
+class RandomSizeCrop:
     """A random rectangle in place of the image (DETR: Carion et al. 2020, appendix A.4).
 
     With the shorter side of the image thought resized to one of `shorter`, the rectangle is
     `smallest` to `largest` pixels wide and, drawn apart, as many high, or as large as the image.
     """
 
-    probability: float = 0.5
-    shorter: tuple[int, ...] = (400, 500, 600)
-    smallest: int = 384
-    largest: int = 600
+    prob: float = 0.5
+    resize_to: tuple[int, ...] = (400, 500, 600)
+    min_size: int = 384
+    max_size: int = 600
 
     def __post_init__(self) -> None:
-        _check_probability("crop: probability", self.probability)
-        if not self.shorter or min(self.shorter) < 1:
-            raise ValueError(f"crop: shorter {self.shorter} must be one or more positive sides")
-        if not 0 < self.smallest <= self.largest:
+        _check_probability("crop: prob", self.prob)
+        if not self.resize_to or min(self.resize_to) < 1:
+            raise ValueError(f"crop: resize_to {self.resize_to} must be one or more positive sides")
+        if not 0 < self.min_size <= self.max_size:
             raise ValueError(
-                f"crop: smallest {self.smallest} and largest {self.largest} must be "
-                "0 < smallest <= largest"
+                f"crop: min_size {self.min_size} and max_size {self.max_size} must be "
+                "0 < min_size <= max_size"
             )
 
 
 @dataclasses.dataclass(frozen=True)
 class CopyPaste:
-    """Simple Copy-Paste (Ghiasi et al. 2021, section 3), best together with `jitter`.
+    """Simple Copy-Paste (Ghiasi et al. 2021, section 3), best together with `lsj`.
 
     Some objects of another image of the split, 1 to all of them, are pasted where they lie on
     their own canvas; edges are not blended. Masks and boxes of objects beneath become what is
     visible. Crowds are not pasted.
     """
 
-    probability: float = 0.5
-    least_visible: float = 0.1
+    prob: float = 0.5
+    min_visible_fraction: float = 0.1
     """An object beneath is dropped if less than this share of its pixels stays visible."""
 
     def __post_init__(self) -> None:
-        _check_probability("copy_paste: probability", self.probability)
-        _check_probability("copy_paste: least_visible", self.least_visible)
+        _check_probability("copy_paste: prob", self.prob)
+        _check_probability("copy_paste: min_visible_fraction", self.min_visible_fraction)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,24 +97,24 @@ class ColorJitter:
 class Augmentation:
     """Random changes of training images; None leaves a change out."""
 
-    flip: float = 0.5
+    hflip_prob: float = 0.5
     """Probability of a horizontal flip."""
-    scales: tuple[int, ...] = ()
+    min_sizes: tuple[int, ...] = ()
     """Shorter sides, of which each image takes one in place of `resize`'s, which is the largest
     (multi-scale training as in Detectron2 and MMDetection: 640 to 800 by 32)."""
-    jitter: ScaleJitter | None = None
+    lsj: ScaleJitter | None = None
     """Large-scale jitter, in place of `resize` and `scales`."""
-    crop: Crop | None = None
+    crop: RandomSizeCrop | None = None
     copy_paste: CopyPaste | None = None
     color: ColorJitter | None = None
 
     def __post_init__(self) -> None:
-        _check_probability("augmentation: flip", self.flip)
-        if self.scales and min(self.scales) < 1:
-            raise ValueError(f"augmentation: scales {self.scales} must be positive sides")
-        if self.scales and self.jitter:
+        _check_probability("augmentation: hflip_prob", self.hflip_prob)
+        if self.min_sizes and min(self.min_sizes) < 1:
+            raise ValueError(f"augmentation: min_sizes {self.min_sizes} must be positive sides")
+        if self.min_sizes and self.lsj:
             raise ValueError(
-                "augmentation: scales and jitter both say how large an image becomes; leave one out"
+                "augmentation: min_sizes and lsj both say how large an image becomes; leave one out"
             )
 
 

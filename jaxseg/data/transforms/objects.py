@@ -18,7 +18,7 @@ Bounds = tuple[int, int, int, int]
 _NOTHING: Bounds = (0, 0, 0, 0)
 
 
-class Placed(NamedTuple):
+class ViewedObject(NamedTuple):
     """An object of an image that is seen through a view."""
 
     box: np.ndarray  # float32 [4], on the canvas
@@ -31,14 +31,14 @@ class Placed(NamedTuple):
     """uint8 `[H, W]`: the pixels of the canvas where something lies over the object, if any."""
 
 
-def place(example: Example, view: View) -> list[Placed]:
+def place(example: Example, view: View) -> list[ViewedObject]:
     """The objects that are seen of an example, without its crowds.
 
     Boxes are the annotated ones, except where the view cuts a mask: there the box is that of the
     mask's pixels in sight, and the object is left out if there are none. Boxes end at the view if
     that is a part of the image.
     """
-    kept = np.flatnonzero(~example.crowd).tolist()
+    kept = np.flatnonzero(~example.iscrowd).tolist()
     rles = [example.rles[i] for i in kept]
     boxes = view.see(example.boxes[kept])
     masks = view.see(mask_bounds(rles)).tolist()
@@ -56,7 +56,7 @@ def place(example: Example, view: View) -> list[Placed]:
             if not (box[2:] > box[:2]).all():
                 continue
         on_canvas = np.asarray(box * view.factors, np.float32)
-        placed.append(Placed(on_canvas, box, int(example.labels[i]), rle, bounds, view))
+        placed.append(ViewedObject(on_canvas, box, int(example.labels[i]), rle, bounds, view))
     return placed
 
 
@@ -86,7 +86,7 @@ def seen_bitmap(rle: RLE, view: View, top: int, left: int, bottom: int, right: i
     return decode_part(rle, y + top, x + left, y + bottom, x + right)
 
 
-def canvas_extent(item: Placed) -> Bounds:
+def extent_in_bucket(item: ViewedObject) -> Bounds:
     """Where the mask may have pixels on the canvas; it has none elsewhere."""
     top, left, bottom, right = item.bounds
     (height, width), (rows, columns) = item.view.size, item.view.part
@@ -100,7 +100,7 @@ def canvas_extent(item: Placed) -> Bounds:
     )
 
 
-def canvas_pixels(item: Placed, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+def pixels_in_bucket(item: ViewedObject, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Whether pixels of the canvas are the object's and not covered, uint8 `[r, c]`.
 
     `rows` and `columns` ascend and lie inside the image. A pixel takes the nearest one of the mask,
@@ -123,7 +123,7 @@ def _nearest(pixels: np.ndarray, resized: int, side: int) -> np.ndarray:
     return np.minimum(np.floor(pixels * step).astype(np.int64), side - 1)
 
 
-def center_of_mass(item: Placed) -> np.ndarray:
+def center_of_mass(item: ViewedObject) -> np.ndarray:
     """`(x, y)` of what is seen of the mask, in pixel indices of the canvas: the first pixel's is 0.
 
     The mask must not be empty.
@@ -132,8 +132,8 @@ def center_of_mass(item: Placed) -> np.ndarray:
         top, left, bottom, right = item.bounds
         bitmap = seen_bitmap(item.rle, item.view, *item.bounds)
         return (_middle(bitmap) + np.asarray([left, top]) + 0.5) * item.view.factors[:2] - 0.5
-    top, left, bottom, right = canvas_extent(item)
-    pixels = canvas_pixels(item, np.arange(top, bottom), np.arange(left, right))
+    top, left, bottom, right = extent_in_bucket(item)
+    pixels = pixels_in_bucket(item, np.arange(top, bottom), np.arange(left, right))
     return _middle(pixels) + np.asarray([left, top])
 
 

@@ -14,8 +14,8 @@ from jaxseg.data.masks.rasterize import rasterizer
 from jaxseg.data.source import Example, Source
 from jaxseg.data.transforms.color import change_colors, random_colors
 from jaxseg.data.transforms.copy_paste import choose, paste
-from jaxseg.data.transforms.objects import Placed, center_of_mass, place
-from jaxseg.data.transforms.resize import Resampling
+from jaxseg.data.transforms.objects import ViewedObject, center_of_mass, place
+from jaxseg.data.transforms.resize import ResizeBackend
 from jaxseg.data.transforms.view import plain_view, random_view
 from jaxseg.types import MaskSpec
 
@@ -39,7 +39,7 @@ def train_sample(
     rng: np.random.Generator,
     *,
     config: DataConfig,
-    canvas: tuple[int, int],
+    bucket: tuple[int, int],
     needs: MaskSpec,
 ) -> Sample:
     """Image `index` of a source, changed at random as `config.augmentation` says.
@@ -48,12 +48,12 @@ def train_sample(
     """
     changes = config.augmentation
     for_paste, for_color = rng.spawn(2)
-    picture, size, objects = _look(source[index], rng, config, canvas)
-    if changes.copy_paste is not None and for_paste.random() < changes.copy_paste.probability:
+    picture, size, objects = _look(source[index], rng, config, bucket)
+    if changes.copy_paste is not None and for_paste.random() < changes.copy_paste.prob:
         partner = source[int(for_paste.integers(len(source)))]
-        other, _, found = _look(partner, for_paste, config, canvas)
+        other, _, found = _look(partner, for_paste, config, bucket)
         pasted = choose(found, for_paste)
-        least = changes.copy_paste.least_visible
+        least = changes.copy_paste.min_visible_fraction
         size, objects = paste(picture, size, objects, other, pasted, least)
     if changes.color is not None:
         seen = picture[: size[0], : size[1]]
@@ -65,33 +65,35 @@ def train_sample(
 def make_sample(
     example: Example,
     *,
-    canvas: tuple[int, int],
-    resize: tuple[int, int] | None,
+    bucket: tuple[int, int],
+    min_max_size: tuple[int, int] | None,
     max_objects: int,
     needs: MaskSpec,
     flipped: bool,
-    resampling: Resampling = "opencv",
+    resize_backend: ResizeBackend = "cv2",
 ) -> Sample:
     """The example as fixed shapes, flipped or not, with nothing left to chance."""
     height, width = example.image.shape[:2]
-    view = plain_view((height, width), canvas, resize, flipped=flipped, resampling=resampling)
-    picture = view.draw(example.image, canvas, resampling)
+    view = plain_view(
+        (height, width), bucket, min_max_size, flipped=flipped, resize_backend=resize_backend
+    )
+    picture = view.draw(example.image, bucket, resize_backend)
     return _pack(picture, view.size, place(example, view), max_objects, needs)
 
 
 def _look(
-    example: Example, rng: np.random.Generator, config: DataConfig, canvas: tuple[int, int]
-) -> tuple[np.ndarray, tuple[int, int], list[Placed]]:
+    example: Example, rng: np.random.Generator, config: DataConfig, bucket: tuple[int, int]
+) -> tuple[np.ndarray, tuple[int, int], list[ViewedObject]]:
     """An example through a random view: canvas, `(height, width)` and objects on it."""
     height, width = example.image.shape[:2]
-    view = random_view((height, width), rng, config, canvas)
-    return view.draw(example.image, canvas, config.resampling), view.size, place(example, view)
+    view = random_view((height, width), rng, config, bucket)
+    return view.draw(example.image, bucket, config.resize_backend), view.size, place(example, view)
 
 
 def _pack(
     picture: np.ndarray,
     size: tuple[int, int],
-    objects: list[Placed],
+    objects: list[ViewedObject],
     max_objects: int,
     needs: MaskSpec,
 ) -> Sample:
@@ -121,7 +123,7 @@ def _pack(
     )
 
 
-def _largest(objects: list[Placed], count: int) -> list[Placed]:
+def _largest(objects: list[ViewedObject], count: int) -> list[ViewedObject]:
     """The objects if they are few enough, else the `count` with the largest boxes, in order."""
     if len(objects) <= count:
         return objects

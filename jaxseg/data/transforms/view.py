@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 
 from jaxseg.data.config import DataConfig
-from jaxseg.data.transforms.augmentation import Augmentation, Crop, ScaleJitter
-from jaxseg.data.transforms.resize import Resampling, draw_image, scaled_size, whole_size
+from jaxseg.data.transforms.augmentation import Augmentation, RandomSizeCrop, ScaleJitter
+from jaxseg.data.transforms.resize import ResizeBackend, draw_image, scaled_size, whole_size
 
 _Region = tuple[int, int, int, int]
 
@@ -55,26 +55,26 @@ class View(NamedTuple):
         return seen
 
     def draw(
-        self, image: np.ndarray, canvas: tuple[int, int], resampling: Resampling
+        self, image: np.ndarray, bucket: tuple[int, int], resize_backend: ResizeBackend
     ) -> np.ndarray:
         """What is seen of the image, on a canvas of zeros."""
         top, left, bottom, right = self.region
         part = image[top:bottom, left:right]
         return draw_image(
-            cv2.flip(part, 1) if self.flipped else part, self.size, canvas, resampling
+            cv2.flip(part, 1) if self.flipped else part, self.size, bucket, resize_backend
         )
 
 
 def plain_view(
     stored: tuple[int, int],
-    canvas: tuple[int, int],
-    resize: tuple[int, int] | None,
+    bucket: tuple[int, int],
+    min_max_size: tuple[int, int] | None,
     *,
     flipped: bool = False,
-    resampling: Resampling = "opencv",
+    resize_backend: ResizeBackend = "cv2",
 ) -> View:
     """The whole image, resized as `scaled_size` says."""
-    size = scaled_size(stored, canvas, resize, resampling)
+    size = scaled_size(stored, bucket, min_max_size, resize_backend)
     return View(stored, (0, 0, *stored), flipped, size)
 
 
@@ -82,31 +82,33 @@ def random_view(
     stored: tuple[int, int],
     rng: np.random.Generator,
     config: DataConfig,
-    canvas: tuple[int, int],
+    bucket: tuple[int, int],
 ) -> View:
     """A view of an image of `stored` `(height, width)`, drawn as `config.augmentation` says."""
     changes: Augmentation = config.augmentation
-    flipped = bool(rng.random() < changes.flip)
+    flipped = bool(rng.random() < changes.hflip_prob)
     for_crop, for_size = rng.spawn(2)
     region = (0, 0, *stored)
     if changes.crop is not None:
         region = _crop(stored, changes.crop, for_crop)
-    if changes.jitter is not None:
-        return _jitter(stored, region, changes.jitter, for_size, canvas, flipped, config.resampling)
-    resize = config.resize
-    if changes.scales and resize is not None:
-        resize = int(for_size.choice(changes.scales)), resize[1]
+    if changes.lsj is not None:
+        return _jitter(
+            stored, region, changes.lsj, for_size, bucket, flipped, config.resize_backend
+        )
+    min_max_size = config.min_max_size
+    if changes.min_sizes and min_max_size is not None:
+        min_max_size = int(for_size.choice(changes.min_sizes)), min_max_size[1]
     part = region[2] - region[0], region[3] - region[1]
-    size = scaled_size(part, canvas, resize, config.resampling)
+    size = scaled_size(part, bucket, min_max_size, config.resize_backend)
     return View(stored, region, flipped, size)
 
 
-def _crop(stored: tuple[int, int], crop: Crop, rng: np.random.Generator) -> _Region:
-    """The rectangle of `Crop`, or the whole image where it does not come to a crop."""
-    if rng.random() >= crop.probability:
+def _crop(stored: tuple[int, int], crop: RandomSizeCrop, rng: np.random.Generator) -> _Region:
+    """The rectangle of `RandomSizeCrop`, or the whole image where it does not come to a crop."""
+    if rng.random() >= crop.prob:
         return 0, 0, *stored
-    scale = rng.choice(crop.shorter) / min(stored)
-    drawn = rng.integers(crop.smallest, crop.largest, size=2, endpoint=True)
+    scale = rng.choice(crop.resize_to) / min(stored)
+    drawn = rng.integers(crop.min_size, crop.max_size, size=2, endpoint=True)
     sides = [min(max(round(d / scale), 1), s) for d, s in zip(drawn.tolist(), stored, strict=True)]
     return _place(sides, (0, 0, *stored), rng)
 
@@ -114,11 +116,11 @@ def _crop(stored: tuple[int, int], crop: Crop, rng: np.random.Generator) -> _Reg
 def _jitter(
     stored: tuple[int, int],
     region: _Region,
-    jitter: ScaleJitter,
+    lsj: ScaleJitter,
     rng: np.random.Generator,
-    canvas: tuple[int, int],
+    bucket: tuple[int, int],
     flipped: bool,
-    resampling: Resampling,
+    resize_backend: ResizeBackend,
 ) -> View:
     """The part of `region` that is seen on the canvas at a random scale.
 
@@ -127,10 +129,10 @@ def _jitter(
     one of those.
     """
     part = region[2] - region[0], region[3] - region[1]
-    fit = min(canvas[0] / part[0], canvas[1] / part[1])
-    scale = fit * rng.uniform(jitter.low, jitter.high)
-    sides = [min(max(round(side / scale), 1), p) for side, p in zip(canvas, part, strict=True)]
-    size = whole_size((sides[0], sides[1]), scale, canvas, resampling)
+    fit = min(bucket[0] / part[0], bucket[1] / part[1])
+    scale = fit * rng.uniform(lsj.min_scale, lsj.max_scale)
+    sides = [min(max(round(side / scale), 1), p) for side, p in zip(bucket, part, strict=True)]
+    size = whole_size((sides[0], sides[1]), scale, bucket, resize_backend)
     return View(stored, _place(sides, region, rng), flipped, size)
 
 

@@ -83,7 +83,7 @@ def test_every_kind_of_mask_is_read(tmp_path):
     assert example.image.shape == (*SIZE, 3)
     np.testing.assert_allclose(example.boxes[0], [4, 2, 14, 12])
     assert example.labels.tolist() == [0, 1, 1]  # the annotation without area is left out
-    assert example.crowd.tolist() == [False, False, True]
+    assert example.iscrowd.tolist() == [False, False, True]
     truth = COCO()
     truth.dataset = copy.deepcopy(source.ground_truth())
     truth.createIndex()
@@ -266,18 +266,18 @@ def test_images_are_left_out_by_id(tmp_path):
     data = content()
     write(tmp_path, data)
     gone = data["images"][0]["id"]
-    source = CocoFolder(str(tmp_path), drop_images=(gone,)).open("train")
+    source = CocoFolder(str(tmp_path), ignore_image_ids=(gone,)).open("train")
     assert gone not in source.image_ids
     assert len(source) == len(data["images"]) - 1
     assert all(a["image_id"] != gone for a in source.ground_truth()["annotations"])
     with pytest.raises(ValueError, match="has no image id 999, which drop_images names"):
-        CocoFolder(str(tmp_path), drop_images=(999,)).open("train")
+        CocoFolder(str(tmp_path), ignore_image_ids=(999,)).open("train")
 
 
 def test_objects_are_counted_without_crowds(tmp_path):
     write(tmp_path, content())
     source = CocoFolder(str(tmp_path)).open("train")
-    counts = [int((~source[i].crowd).sum()) for i in range(len(source))]
+    counts = [int((~source[i].iscrowd).sum()) for i in range(len(source))]
     assert source.object_counts.tolist() == counts
 
 

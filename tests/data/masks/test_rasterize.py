@@ -9,7 +9,7 @@ from pycocotools import mask as mask_api
 
 from jaxseg.data.masks.rasterize import crop_to_box, whole_image
 from jaxseg.data.source import Example
-from jaxseg.data.transforms.objects import canvas_extent, canvas_pixels, center_of_mass, place
+from jaxseg.data.transforms.objects import center_of_mass, extent_in_bucket, pixels_in_bucket, place
 from jaxseg.data.transforms.sample import make_sample
 from jaxseg.data.transforms.view import View, plain_view
 from jaxseg.types import MaskFrame, MaskSpec
@@ -58,8 +58,8 @@ def test_no_pixel_lies_outside_of_the_extent_and_none_begins_beyond_the_box(seed
     bitmaps, view = drawn(np.random.default_rng(seed))
     for item in place(scene(bitmaps), view):
         rows, columns = np.arange(view.size[0]), np.arange(view.size[1])
-        ys, xs = np.nonzero(canvas_pixels(item, rows, columns))
-        top, left, bottom, right = canvas_extent(item)
+        ys, xs = np.nonzero(pixels_in_bucket(item, rows, columns))
+        top, left, bottom, right = extent_in_bucket(item)
         assert ((ys >= top) & (ys < bottom) & (xs >= left) & (xs < right)).all()
         # The nearest pixel of the mask, as the references take it, is that of the corner.
         x1, y1, x2, y2 = item.box + np.asarray([-1, -1, 1, 1], np.float32) * 1e-4
@@ -78,7 +78,7 @@ def test_crops_laid_back_over_their_boxes_are_the_masks_of_the_image():
         (item,) = place(scene([disc]), view)
         crop = np.zeros((112, 112), bool)
         crop_to_box(item, crop)
-        pixels = canvas_pixels(item, np.arange(200), np.arange(300)).astype(bool)
+        pixels = pixels_in_bucket(item, np.arange(200), np.arange(300)).astype(bool)
         x1, y1, x2, y2 = item.box
         rows = np.floor((np.arange(200) + 0.5 - y1) / (y2 - y1) * 112).astype(int)
         columns = np.floor((np.arange(300) + 0.5 - x1) / (x2 - x1) * 112).astype(int)
@@ -111,13 +111,15 @@ def thousand(side):
     return Example(image, 1, boxes, labels, rles, np.zeros(1000, bool))
 
 
-@pytest.mark.parametrize("needs", [MaskSpec(MaskFrame.BOX, 28), MaskSpec(MaskFrame.IMAGE, 4, True)])
+@pytest.mark.parametrize(
+    "needs", [MaskSpec(MaskFrame.GRID_SAMPLE, 28), MaskSpec(MaskFrame.IMAGE, 4, True)]
+)
 def test_a_thousand_objects_in_a_large_image_take_no_memory(needs):
     """Each whole bitmap would be 16 MB."""
     example = thousand(4000)
     tracemalloc.start()
     sample = make_sample(
-        example, canvas=(256, 256), resize=None, max_objects=1000, needs=needs, flipped=False
+        example, bucket=(256, 256), min_max_size=None, max_objects=1000, needs=needs, flipped=False
     )
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

@@ -6,27 +6,27 @@ import numpy as np
 import pytest
 
 from jaxseg.data import Augmentation, DataConfig, Shapes, train_batches
-from jaxseg.data.transforms.augmentation import ColorJitter, CopyPaste, Crop, ScaleJitter
+from jaxseg.data.transforms.augmentation import ColorJitter, CopyPaste, RandomSizeCrop, ScaleJitter
 from jaxseg.data.transforms.sample import make_sample, train_sample
 from jaxseg.types import MaskFrame, MaskSpec
 from tests.data.scenes import Examples, blobs, rectangle, scene
 
 CANVAS = (64, 96)
 ALL = Augmentation(
-    jitter=ScaleJitter(), crop=Crop(1.0), copy_paste=CopyPaste(1.0), color=ColorJitter()
+    lsj=ScaleJitter(), crop=RandomSizeCrop(1.0), copy_paste=CopyPaste(1.0), color=ColorJitter()
 )
 CHANGES = {
-    "none": Augmentation(flip=0.0),
-    "flip": Augmentation(flip=1.0),
-    "scales": Augmentation(scales=(20, 40, 60)),
-    "jitter": Augmentation(jitter=ScaleJitter()),
-    "crop": Augmentation(crop=Crop(1.0, (60, 80), 30, 60)),
+    "none": Augmentation(hflip_prob=0.0),
+    "flip": Augmentation(hflip_prob=1.0),
+    "scales": Augmentation(min_sizes=(20, 40, 60)),
+    "jitter": Augmentation(lsj=ScaleJitter()),
+    "crop": Augmentation(crop=RandomSizeCrop(1.0, (60, 80), 30, 60)),
     "copy_paste": Augmentation(copy_paste=CopyPaste(1.0)),
     "color": Augmentation(color=ColorJitter()),
     "all": ALL,
 }
 NEEDS = [
-    MaskSpec(MaskFrame.BOX, 14),
+    MaskSpec(MaskFrame.GRID_SAMPLE, 14),
     MaskSpec(MaskFrame.IMAGE, 4, centers=True),
     MaskSpec(MaskFrame.IMAGE, 1),
 ]
@@ -51,11 +51,11 @@ SCENES = {
 
 
 def draw(name, changes, needs, seed, **fields):
-    settings = {"resize": (60, 90), "max_objects": 12, "augmentation": changes} | fields
+    settings = {"min_size": 60, "max_size": 90, "max_objects": 12, "augmentation": changes} | fields
     config = DataConfig(Shapes(), (CANVAS,), **settings)
     source = Examples(SCENES[name], SCENES["ordinary"])
     rng = np.random.default_rng([seed])
-    return train_sample(source, 0, rng, config=config, canvas=CANVAS, needs=needs)
+    return train_sample(source, 0, rng, config=config, bucket=CANVAS, needs=needs)
 
 
 @pytest.mark.parametrize("needs", NEEDS)
@@ -105,8 +105,8 @@ def test_the_same_seed_gives_the_same_bytes_and_another_another(change):
 def test_without_changes_a_sample_is_the_plain_one(needs):
     plain = make_sample(
         SCENES["ordinary"],
-        canvas=CANVAS,
-        resize=(60, 90),
+        bucket=CANVAS,
+        min_max_size=(60, 90),
         max_objects=12,
         needs=needs,
         flipped=False,
@@ -116,12 +116,10 @@ def test_without_changes_a_sample_is_the_plain_one(needs):
             np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize(
-    ("resampling", "dtype"), [("torchvision", np.float32), ("pillow", np.uint8)]
-)
-def test_other_ways_of_resizing_take_all_changes(resampling, dtype):
+@pytest.mark.parametrize(("resize_backend", "dtype"), [("torch", np.float32), ("pillow", np.uint8)])
+def test_other_ways_of_resizing_take_all_changes(resize_backend, dtype):
     for seed in range(5):
-        sample = draw("ordinary", ALL, NEEDS[0], seed, resampling=resampling)
+        sample = draw("ordinary", ALL, NEEDS[0], seed, resize_backend=resize_backend)
         assert sample.images.dtype == dtype
         assert sample.images.min() >= 0
         assert sample.images.max() <= 255
@@ -129,11 +127,11 @@ def test_other_ways_of_resizing_take_all_changes(resampling, dtype):
 
 def test_batches_of_augmented_images_are_the_same_with_any_number_of_threads():
     source = Shapes(size=64, train_images=10)
-    config = DataConfig(source, (CANVAS,), (60, 90), max_objects=8, augmentation=ALL)
+    config = DataConfig(source, (CANVAS,), 60, 90, max_objects=8, augmentation=ALL)
     streams = [
         train_batches(
             source.open("train"),
-            dataclasses.replace(config, threads=threads),
+            dataclasses.replace(config, num_threads=threads),
             NEEDS[1],
             batch_size=2,
             seed=0,
@@ -150,26 +148,26 @@ def test_batches_of_augmented_images_are_the_same_with_any_number_of_threads():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ScaleJitter(0.0, 1.0), "jitter: low 0.0 and high 1.0"),
-        (lambda: ScaleJitter(2.0, 1.0), "0 < low <= high"),
-        (lambda: Crop(1.5), "crop: probability 1.5 is not between 0 and 1"),
-        (lambda: Crop(shorter=()), r"crop: shorter \(\)"),
-        (lambda: Crop(smallest=0), "crop: smallest 0"),
-        (lambda: CopyPaste(least_visible=-0.1), "copy_paste: least_visible -0.1"),
+        (lambda: ScaleJitter(0.0, 1.0), "lsj: min_scale 0.0 and max_scale 1.0"),
+        (lambda: ScaleJitter(2.0, 1.0), "0 < min_scale <= max_scale"),
+        (lambda: RandomSizeCrop(1.5), "crop: prob 1.5 is not between 0 and 1"),
+        (lambda: RandomSizeCrop(resize_to=()), r"crop: resize_to \(\)"),
+        (lambda: RandomSizeCrop(min_size=0), "crop: min_size 0"),
+        (lambda: CopyPaste(min_visible_fraction=-0.1), "copy_paste: min_visible_fraction -0.1"),
         (lambda: ColorJitter(hue=0.6), "color: hue 0.6 is not between 0 and 0.5"),
         (lambda: ColorJitter(contrast=-1.0), "color: contrast -1.0"),
-        (lambda: Augmentation(flip=2.0), "augmentation: flip 2.0"),
-        (lambda: Augmentation(scales=(0,)), r"augmentation: scales \(0,\)"),
-        (lambda: Augmentation(scales=(640,), jitter=ScaleJitter()), "leave one out"),
+        (lambda: Augmentation(hflip_prob=2.0), "augmentation: hflip_prob 2.0"),
+        (lambda: Augmentation(min_sizes=(0,)), r"augmentation: min_sizes \(0,\)"),
+        (lambda: Augmentation(min_sizes=(640,), lsj=ScaleJitter()), "leave one out"),
         (
             lambda: DataConfig(
-                Shapes(), (CANVAS,), (60, 90), augmentation=Augmentation(scales=(61,))
+                Shapes(), (CANVAS,), 60, 90, augmentation=Augmentation(min_sizes=(61,))
             ),
-            r"scales \(61,\) need a resize",
+            r"min_sizes \(61,\) must not exceed",
         ),
         (
-            lambda: DataConfig(Shapes(), (CANVAS,), None, augmentation=Augmentation(scales=(61,))),
-            "resize is None",
+            lambda: DataConfig(Shapes(), (CANVAS,), augmentation=Augmentation(min_sizes=(61,))),
+            "min_size is None",
         ),
     ],
 )

@@ -20,7 +20,7 @@ def lay(bitmaps, seed):
     """A scene unchanged on the canvas: picture, size, objects."""
     example = scene(bitmaps, seed=seed)
     view = plain_view(example.image.shape[:2], CANVAS, None)
-    return view.draw(example.image, CANVAS, "opencv"), view.size, place(example, view)
+    return view.draw(example.image, CANVAS, "cv2"), view.size, place(example, view)
 
 
 def on_canvas(bitmap):
@@ -71,7 +71,7 @@ def test_crops_lose_what_is_covered():
     )
     other, _, pasted = lay([rectangle(40, 50, 20, 5, 40, 15)], 2)
     _, shown = paste(picture, size, objects, other, pasted, 0.1)
-    sample = _pack(picture, size, shown, 4, MaskSpec(MaskFrame.BOX, 20))
+    sample = _pack(picture, size, shown, 4, MaskSpec(MaskFrame.GRID_SAMPLE, 20))
     assert sample.boxes[0].tolist() == [10, 10, 30, 20]  # its lower right is still in sight
     expected = np.ones((20, 20), bool)
     expected[:10, 10:] = False
@@ -121,7 +121,7 @@ def test_crowds_are_never_pasted_and_partners_come_from_the_whole_split():
     first = scene([rectangle(40, 50, 0, 0, 5, 5)], seed=2)
     second = scene([rectangle(40, 50, 10, 10, 30, 30)], seed=3)
     source = Examples(crowd, first, second)
-    changes = Augmentation(flip=0.0, copy_paste=CopyPaste(1.0))
+    changes = Augmentation(hflip_prob=0.0, copy_paste=CopyPaste(1.0))
     valid = []
     for seed in range(60):
         sample = train_sample(
@@ -129,7 +129,7 @@ def test_crowds_are_never_pasted_and_partners_come_from_the_whole_split():
             0,
             np.random.default_rng(seed),
             config=config(changes=changes),
-            canvas=CANVAS,
+            bucket=CANVAS,
             needs=PIXELS,
         )
         valid.append(tuple(sample.boxes[sample.valid][:, 0].tolist()))
@@ -142,17 +142,17 @@ def test_crowds_are_never_pasted_and_partners_come_from_the_whole_split():
 def test_photographs_bring_masks_boxes_and_centres_that_agree(shared):
     """On COCO: every object that was pasted upon or cut has a box that is its mask's."""
     source = CocoFolder(str(shared / "data" / "coco_mini")).open("val2017")
-    changes = Augmentation(jitter=ScaleJitter(), copy_paste=CopyPaste(1.0))
+    changes = Augmentation(lsj=ScaleJitter(), copy_paste=CopyPaste(1.0))
     settings = dataclasses.replace(config(changes=changes), max_objects=100)
     pixels = objects = 0
     for index in range(12):
-        arguments = {"config": settings, "canvas": (256, 256)}
+        arguments = {"config": settings, "bucket": (256, 256)}
         whole = train_sample(source, index, np.random.default_rng(index), needs=PIXELS, **arguments)
         boxed = train_sample(
             source,
             index,
             np.random.default_rng(index),
-            needs=MaskSpec(MaskFrame.BOX, 28, centers=True),
+            needs=MaskSpec(MaskFrame.GRID_SAMPLE, 28, centers=True),
             **arguments,
         )
         for name in ("images", "image_size", "boxes", "labels", "valid", "centers"):

@@ -6,17 +6,17 @@ from pycocotools import mask as mask_api
 
 from jaxseg.data import DataConfig, Shapes, eval_batches, train_batches
 from jaxseg.data.masks.rasterize import whole_image
-from jaxseg.data.transforms.objects import Placed
-from jaxseg.data.transforms.resize import choose_canvases, fit_image, scaled_size
+from jaxseg.data.transforms.objects import ViewedObject
+from jaxseg.data.transforms.resize import choose_buckets, fit_image, scaled_size
 from jaxseg.data.transforms.view import View
 from jaxseg.types import MaskFrame, MaskSpec
 from tests.goldens import load_golden
 
-NEEDS = MaskSpec(MaskFrame.BOX, 14)
+NEEDS = MaskSpec(MaskFrame.GRID_SAMPLE, 14)
 
 
 @pytest.mark.parametrize(
-    ("size", "resize", "expected"),
+    ("size", "min_max_size", "expected"),
     [
         ((480, 640), (800, 1333), (800, 1067)),
         ((427, 640), (800, 1333), (800, 1199)),
@@ -28,12 +28,12 @@ NEEDS = MaskSpec(MaskFrame.BOX, 14)
         ((2, 5), (5, 1000), (5, 13)),  # 12.5 goes up, as in MMDetection and Detectron2
     ],
 )
-def test_scaled_size(size, resize, expected):
-    assert scaled_size(size, (1344, 1344), resize) == expected
+def test_scaled_size(size, min_max_size, expected):
+    assert scaled_size(size, (1344, 1344), min_max_size) == expected
 
 
 def test_torchvision_rounds_sizes_down():
-    assert scaled_size((480, 640), (1344, 1344), (800, 1333), "torchvision") == (800, 1066)
+    assert scaled_size((480, 640), (1344, 1344), (800, 1333), "torch") == (800, 1066)
 
 
 def test_fit_image_keeps_small_images_and_shrinks_large_ones():
@@ -47,12 +47,12 @@ def test_images_and_masks_are_resized_as_in_torchvision(shared):
     meta, golden = load_golden(shared, "transform")
     mean, std = (np.asarray(meta[name], np.float32) * 255 for name in ("mean", "std"))
     for case in meta["cases"]:
-        key, resize, canvas = case["key"], (case["min_size"], case["max_size"]), (224, 224)
+        key, min_max_size, bucket = case["key"], (case["min_size"], case["max_size"]), (224, 224)
         for i, (expected_size, original) in enumerate(
             zip(case["image_sizes"], case["original"], strict=True)
         ):
             image = golden[f"{key}__img{i}"]
-            padded, size = fit_image(image, canvas, resize, "torchvision")
+            padded, size = fit_image(image, bucket, min_max_size, "torch")
             assert list(size) == expected_size
             expected = golden[f"{key}__batch"][i].transpose(1, 2, 0)[: size[0], : size[1]]
             ours = (padded[: size[0], : size[1]] - mean) / std
@@ -68,8 +68,8 @@ def test_images_and_masks_are_resized_as_in_torchvision(shared):
                 view = View(mask.shape, (0, 0, *mask.shape), False, size)
                 rle = mask_api.encode(np.asfortranarray(mask, np.uint8))
                 bounds = (0, 0, *mask.shape)
-                ours = np.zeros(canvas, bool)
-                whole_image(Placed(np.zeros(4), np.zeros(4), 0, rle, bounds, view), ours, 1)
+                ours = np.zeros(bucket, bool)
+                whole_image(ViewedObject(np.zeros(4), np.zeros(4), 0, rle, bounds, view), ours, 1)
                 np.testing.assert_array_equal(ours[: size[0], : size[1]], resized.astype(bool))
 
 
@@ -78,18 +78,16 @@ def test_pillow_averages_over_what_it_shrinks():
     image = np.zeros((64, 96, 3), np.uint8)
     image[:, ::4] = 255
     averaged, size = fit_image(image, (32, 32), (16, 32), "pillow")
-    sampled, _ = fit_image(image, (32, 32), (16, 32), "opencv")
+    sampled, _ = fit_image(image, (32, 32), (16, 32), "cv2")
     assert size == (16, 24)
     assert not sampled.any()
     np.testing.assert_allclose(averaged[:16, 2:22], 255 / 4, atol=4)
 
 
-@pytest.mark.parametrize(
-    ("resampling", "dtype"), [("torchvision", np.float32), ("pillow", np.uint8)]
-)
-def test_batches_hold_what_the_way_of_resizing_gives(resampling, dtype):
+@pytest.mark.parametrize(("resize_backend", "dtype"), [("torch", np.float32), ("pillow", np.uint8)])
+def test_batches_hold_what_the_way_of_resizing_gives(resize_backend, dtype):
     source = Shapes(size=40, train_images=2, val_images=2)
-    config = DataConfig(source, ((64, 64),), (48, 64), resampling=resampling)
+    config = DataConfig(source, ((64, 64),), 48, 64, resize_backend=resize_backend)
     evaluated = next(eval_batches(source.open("val"), config, batch_size=2))
     trained = next(train_batches(source.open("train"), config, NEEDS, batch_size=2, seed=0))
     for batch in (evaluated, trained):
@@ -105,11 +103,11 @@ def test_batches_hold_what_the_way_of_resizing_gives(resampling, dtype):
 )
 def test_no_canvas_makes_an_image_larger_and_no_smaller_one_as_large(size, cells, sides):
     """To the pixel that sizes are rounded to, and a thousandth."""
-    canvases = [(h * 32, w * 32) for h, w in cells]
-    resize = None if sides is None else (sides[0], sides[0] + sides[1])
-    (chosen,) = choose_canvases(np.asarray([size]), canvases, resize).tolist()
-    on = np.asarray([scaled_size(size, canvas, resize) for canvas in canvases])
+    buckets = [(h * 32, w * 32) for h, w in cells]
+    min_max_size = None if sides is None else (sides[0], sides[0] + sides[1])
+    (chosen,) = choose_buckets(np.asarray([size]), buckets, min_max_size).tolist()
+    on = np.asarray([scaled_size(size, bucket, min_max_size) for bucket in buckets])
     assert (on[chosen] + 1 >= on * 0.999).all()
     as_large = (on >= on[chosen]).all(1)
-    area = np.prod(canvases, axis=1)
+    area = np.prod(buckets, axis=1)
     assert area[chosen] <= area[as_large].min()
