@@ -1,21 +1,16 @@
-"""The protocol every model fulfils: a value of three pure functions and one statement.
+"""The protocol that every model fulfils: three pure functions and a statement of its targets.
 
-    init(key, batch_or_shape)                 -> variables
-    loss(variables, batch, key)               -> ({name: LossTerm}, new_state)
-    predict(variables, images, image_size)    -> Detections
-    needs                                     the masks its batches must carry
-
-`variables` is a dict of collections: `"params"`, which the optimiser changes, and whatever
-state the model keeps beside it (running statistics). `new_state` holds those other
-collections after the batch. Linen modules live inside a model; nobody outside sees them.
+`variables` is a dict of collections: `"params"`, which the optimiser changes, and the state that
+the model keeps beside it (running statistics, frozen layers). Linen modules live inside a model;
+nobody outside sees them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 
-from jaxseg.types import Batch, Detections, LossTerm, MaskSpec
+from jaxseg.types import Batch, Detections, Losses, TargetSpec
 
 BATCH_AXIS = "batch"
 """Name of the mapped axis over which the images of a global batch are split."""
@@ -23,32 +18,59 @@ BATCH_AXIS = "batch"
 Variables = Mapping[str, Any]
 
 
-class Model(NamedTuple):
-    """See the module's text; `jaxseg.models` holds the ones there are."""
+class InitFn(Protocol):
+    def __call__(self, key: jax.Array, batch_or_shape: Batch | tuple[int, ...], /) -> Variables:
+        """Return random variables for images of a batch's shape, or of the shape `[B, H, W, 3]`."""
+        ...
 
-    init: Callable[[jax.Array, Batch | tuple[int, ...]], Variables]
-    loss: Callable[[Variables, Batch, jax.Array], tuple[dict[str, LossTerm], Variables]]
-    predict: Callable[[Variables, jax.Array, jax.Array], Detections]
-    needs: MaskSpec
+
+class LossFn(Protocol):
+    def __call__(self, variables: Variables, batch: Batch, key: jax.Array, /) -> Losses:
+        """Return the losses of one device's share of a global batch.
+
+        Runs where the axis `BATCH_AXIS` is mapped. Random draws for image i use `key` and
+        `batch.index[i]` alone. Raises ValueError if the batch lacks a field of the model's targets.
+        """
+        ...
+
+
+class PredictFn(Protocol):
+    def __call__(
+        self, variables: Variables, images: jax.Array, image_size: jax.Array, /
+    ) -> Detections:
+        """Return the detections in `images [B, H, W, 3]` (RGB, 0 to 255, padded right and below).
+
+        `image_size [B, 2]` is each image's true `(height, width)`.
+        """
+        ...
+
+
+class Model(NamedTuple):
+    """A model as a value, as an Optax optimiser is one; `jaxseg.models` builds them."""
+
+    init: InitFn
+    loss: LossFn
+    predict: PredictFn
+    targets: TargetSpec
 
 
 @runtime_checkable
 class ModelConfig(Protocol):
-    """A frozen dataclass of a model's choices. It carries no arrays and can be written down."""
+    """A frozen dataclass of a model's settings. It holds no arrays and can be written as JSON."""
 
     @property
     def num_classes(self) -> int: ...
 
     @property
     def backbone(self) -> Any:
-        """The config of its backbone, `jaxseg.nn.resnet.ResNetConfig` for now."""
+        """The `jaxseg.nn.backbone.BackboneConfig` of its backbone."""
         ...
 
     def build(self) -> Model: ...
 
 
 def image_shape(batch_or_shape: Batch | tuple[int, ...]) -> tuple[int, ...]:
-    """The `(B, H, W, 3)` of the images of a batch, or the shape itself."""
+    """Return `(B, H, W, 3)` of a batch's images, or the shape itself."""
     if isinstance(batch_or_shape, Batch):
         return tuple(batch_or_shape.images.shape)
     return tuple(batch_or_shape)

@@ -1,4 +1,4 @@
-"""What travels between the rooms of the house, and the glossary of its axes.
+"""The values that data, models, training and evaluation exchange, and the glossary of their axes.
 
 Axes:
     B     images in a batch (on one device, or globally where a text says so)
@@ -13,12 +13,14 @@ Units and conventions, everywhere:
                 (`x2 - x1` is the width), origin at the image's top-left corner
     image_size  `(height, width)` of the true image inside the padding, which lies to its
                 right and below
-    labels      contiguous ints from 0; a data set's own category ids stay in `data` and
-                `evaluation`
+    labels      contiguous ints from 0, things first, then stuff; a data set's own category ids
+                stay in `data` and `evaluation`
 """
 
+import dataclasses
 import enum
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,15 +30,15 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 @jax.tree_util.register_static
 class MaskFrame(enum.Enum):
-    """What the pixels of a mask array are laid over.
+    """The area that a predicted mask covers, and how it is pasted into the image.
 
-    GRID_SAMPLE: the instance's own box, `[..., M, M]` whatever its size (Mask R-CNN family).
-    INTEGER: the same, but the box is grown by one cell of the grid on every side and
-        cut to whole pixels before the mask is laid over it, as torchvision does.
+    GRID_SAMPLE: the instance's box, `[..., M, M]`, sampled bilinearly at pixel centres as
+        Detectron2 and MMDetection do.
+    INTEGER: the instance's box, grown by one mask cell on every side and cut to whole pixels, as
+        torchvision does.
     IMAGE: the padded image at a stride, `[..., H/s, W/s]` (SOLO family).
 
-    It is a static pytree node: it travels inside `Detections` through `jit` without being
-    an array.
+    It is a static pytree node, so `Detections` carries it through `jit`.
     """
 
     GRID_SAMPLE = "grid_sample"
@@ -44,94 +46,135 @@ class MaskFrame(enum.Enum):
     IMAGE = "image"
 
 
-class MaskSpec(NamedTuple):
-    """The ground-truth masks a model wants in its batches.
+@dataclasses.dataclass(frozen=True)
+class BoxCrops:
+    """Ground-truth masks cropped to each object's box and resized to `[size, size]`."""
 
-    `size` is M, the side of the crop, for `MaskFrame.GRID_SAMPLE` and the stride for
-    `MaskFrame.IMAGE`. With `centers` the batch brings `Batch.centers`, and no objects whose masks
-    are empty, since these have none.
-    """
-
-    frame: MaskFrame
     size: int
-    centers: bool = False
 
     def shape(self, bucket: tuple[int, int]) -> tuple[int, int]:
-        """`(height, width)` of each mask in a batch whose images are padded to `bucket`."""
-        if self.frame is not MaskFrame.IMAGE:
-            return self.size, self.size
-        if bucket[0] % self.size or bucket[1] % self.size:
-            raise ValueError(f"canvas {bucket} is not a multiple of the mask stride {self.size}")
-        return bucket[0] // self.size, bucket[1] // self.size
+        """Return `(height, width)` of each mask."""
+        del bucket
+        return self.size, self.size
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageMasks:
+    """Ground-truth masks of the whole padded image at a stride."""
+
+    stride: int
+
+    def shape(self, bucket: tuple[int, int]) -> tuple[int, int]:
+        """Return `(height, width)` of each mask of images padded to `bucket`.
+
+        Raises ValueError unless both sides of `bucket` are multiples of the stride.
+        """
+        if bucket[0] % self.stride or bucket[1] % self.stride:
+            raise ValueError(f"bucket {bucket} is not a multiple of the mask stride {self.stride}")
+        return bucket[0] // self.stride, bucket[1] // self.stride
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetSpec:
+    """The ground truth that a model's training batches carry besides boxes and labels."""
+
+    masks: BoxCrops | ImageMasks | None = None
+    centers: bool = False
+    """Centres of mass (SOLO, CondInst). Objects with empty masks, which have none, are left out."""
+    semantic_stride: int | None = None
+    """Stride of a map of classes (HTC, Panoptic FPN, Mask2Former)."""
 
 
 class Batch(NamedTuple):
-    """A training batch. Arrays may be NumPy (on the host) or JAX (on a device).
+    """A training batch. Arrays are NumPy (on the host) or JAX (on a device).
 
-    `place` is each image's position in the GLOBAL batch: random draws for an image depend on
-    it, and so do not depend on the device that the image landed on.
+    Fields that the model's `TargetSpec` does not name are None.
 
-    Masks travel to the devices with 8 pixels of a row in each byte, the first in its highest bit
-    (uint8, `w8 = ceil(w / 8)`); a model unpacks them first thing (`unpack_masks`).
+    Masks travel to the devices as bits, 8 pixels of a row in each byte, the first in its highest
+    bit (uint8, `w8 = ceil(w / 8)`); a model unpacks them first (`unpack_masks`).
     """
 
     images: UInt8[Array, "B H W 3"] | Float[Array, "B H W 3"]  # RGB, 0 to 255
     image_size: Int[Array, "B 2"]
     boxes: Float[Array, "B N 4"]
     labels: Int[Array, "B N"]
-    masks: Bool[Array, "B N h w"] | UInt8[Array, "B N h w8"]  # as `needs` says; see below
     valid: Bool[Array, "B N"]
     index: Int[Array, " B"]  # type: ignore[assignment]  # shadows tuple.index
+    """Each image's position in the GLOBAL batch. Random draws for an image depend on it, and so do
+    not depend on the device that computes it."""
+    masks: Bool[Array, "B N h w"] | UInt8[Array, "B N h w8"] | None = None
     centers: Float[Array, "B N 2"] | None = None
     """The masks' centres of mass, `(x, y)` in pixel indices of the padded image (the first pixel's
-    is 0), for models that need them."""
+    is 0)."""
+    semantic: UInt8[Array, "B h w"] | None = None
+    """The class of each cell; 255 is ignored."""
 
 
-def unpack_masks(batch: Batch, needs: MaskSpec) -> Batch:
-    """The batch with bool masks, whether they were packed or not."""
-    if batch.masks.dtype == bool:
+def unpack_masks(batch: Batch, targets: TargetSpec) -> Batch:
+    """Return the batch with bool masks, whether they were packed or not."""
+    if batch.masks is None or targets.masks is None or batch.masks.dtype == bool:
         return batch
-    width = needs.shape((batch.images.shape[1], batch.images.shape[2]))[1]
+    _, width = targets.masks.shape((batch.images.shape[1], batch.images.shape[2]))
     return batch._replace(masks=jnp.unpackbits(batch.masks, axis=-1, count=width).astype(bool))
 
 
 class EvalBatch(NamedTuple):
-    """Images to predict on (NumPy), and what is needed to bring predictions back to the originals.
+    """Images to predict on (NumPy), and the sizes that bring predictions back to the originals.
 
     A batch that was filled up to its static size marks the fillers with `valid = False`.
     """
 
     images: UInt8[np.ndarray, "B H W 3"] | Float[np.ndarray, "B H W 3"]
     image_size: Int[np.ndarray, "B 2"]
-    original_size: Int[np.ndarray, "B 2"]  # (height, width) of the image as stored
+    original_size: Int[np.ndarray, "B 2"]  # (height, width) of the image as read
     image_id: Int[np.ndarray, " B"]
     valid: Bool[np.ndarray, " B"]
 
 
 class Detections(NamedTuple):
-    """What `predict` returns: up to D instances an image, best score first.
+    """The output of `predict`: up to D instances an image, best score first.
 
-    `masks` are probabilities. Slots with `valid = False` hold zeros.
+    Slots with `valid = False` hold zeros. `masks` (probabilities) and their frame are None for
+    models without masks, `semantic` for models without a semantic head.
     """
 
     boxes: Float[Array, "B D 4"]
     scores: Float[Array, "B D"]
     labels: Int[Array, "B D"]
-    masks: Float[Array, "B D h w"]
     valid: Bool[Array, "B D"]
-    mask_frame: MaskFrame
+    masks: Float[Array, "B D h w"] | None = None
+    mask_frame: MaskFrame | None = None
+    semantic: Float[Array, "B h w C"] | None = None
+    """Probability of each class in each cell of the padded image at a stride."""
 
 
 class LossTerm(NamedTuple):
-    """One loss as a sum and a weight, never a mean.
+    """One loss as a sum and a count, never a mean.
 
-    The step adds `total` and `weight` over all devices and uses
-    `scale * total / (weight + offset)`. Dividing on each device and averaging afterwards would
-    give another number wherever devices hold different counts of positives. A term with a `scale`
-    of 0 is no loss: `total / weight` is shown among the metrics and nothing is learned from it.
+    The step adds `total` and `count` over all devices and uses
+    `weight * total / (count + offset)`. Dividing on each device and averaging afterwards would
+    give another number wherever devices hold different counts of positives. `count` must not
+    depend on the parameters.
     """
 
     total: Float[Array, ""]
-    weight: Float[Array, ""]
-    scale: float = 1.0
+    count: Float[Array, ""]  # type: ignore[assignment]  # shadows tuple.count
+    weight: float = 1.0
     offset: float = 0.0
+
+
+class Average(NamedTuple):
+    """A metric as a sum and a count; the step logs `total / count` over all devices."""
+
+    total: Float[Array, ""]
+    count: Float[Array, ""]  # type: ignore[assignment]  # shadows tuple.count
+
+
+class Losses(NamedTuple):
+    """The output of `loss`: the terms to minimise, metrics to log, and the model's new state."""
+
+    terms: dict[str, LossTerm]
+    metrics: dict[str, Average]
+    """Their names differ from the terms'."""
+    state: Mapping[str, Any]
+    """The collections of the variables other than `"params"`, such as running statistics."""

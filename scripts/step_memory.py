@@ -13,10 +13,11 @@ import jax
 from jaxseg.commands.dry_run import batch_shapes
 from jaxseg.data import DataConfig, Shapes
 from jaxseg.heads.mask_head import MaskHeadConfig
-from jaxseg.parallel import compile_step
+from jaxseg.parallel import lower_step
 from jaxseg.training.optimizer import OptimizerConfig, make_optimizer
 from jaxseg.training.step import init_state, make_step
-from jaxseg.zoo.published import DETECTRON2_R50_FPN, MMDET_SOLOV2_R50
+from jaxseg.zoo.mask_rcnn import DETECTRON2_R50_FPN
+from jaxseg.zoo.solov2 import MMDET_SOLOV2_R50
 
 IMAGES, CANVAS = 2, (800, 1344)
 DATA = DataConfig(Shapes(), buckets=(CANVAS,), max_objects=100)
@@ -37,7 +38,7 @@ def main() -> None:
             optimizer = make_optimizer(OptimizerConfig(), steps=1000)
             state = jax.eval_shape(lambda m=model, o=optimizer: init_state(m, o, (1, 64, 64, 3), 0))
             batch = batch_shapes(model, DATA, IMAGES, CANVAS)
-            compiled = compile_step(make_step(model, optimizer, 0), 1, state, batch)
+            compiled = lower_step(make_step(model, optimizer, 0), 1, state, batch).compile()
             memory: Any = compiled.memory_analysis()
             held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
             temporary = memory.temp_size_in_bytes

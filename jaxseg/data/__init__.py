@@ -6,7 +6,7 @@ from jaxseg.data.coco.folder import CocoFolder
 from jaxseg.data.coco.write import coco_json, write_coco
 from jaxseg.data.config import DataConfig
 from jaxseg.data.images import read_image
-from jaxseg.data.pipeline import batch_image_ids, eval_batches, train_batches
+from jaxseg.data.pipeline import TrainPipeline, eval_batches, train_batches
 from jaxseg.data.shapes import Shapes
 from jaxseg.data.source import RLE, Category, Example, ImageList, Source, SourceConfig
 from jaxseg.data.tfds import TfdsFolder
@@ -36,7 +36,7 @@ __all__ = [
     "Source",
     "SourceConfig",
     "TfdsFolder",
-    "batch_image_ids",
+    "TrainPipeline",
     "coco_json",
     "eval_batches",
     "folder_config",

@@ -1,15 +1,17 @@
 """Batches for training and evaluation, made by Grain in the background.
 
-A record (`jaxseg.data.order`) is a pure function of (seed, epoch, index), and batch s of a run a
-pure function of the seed and s. So batches are the same wherever a run started, however many
-processes and hosts prepare them, and the whole state of the iterator is the number of its step.
+A sample is a pure function of (seed, epoch, index), and batch s of a run (`jaxseg.data.order`) a
+pure function of the seed and s. So batches do not depend on the step at which a run started or on
+the number of workers and processes, and the whole state of the iterator is its step.
 """
 
+import dataclasses
+import functools
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import cv2
@@ -22,63 +24,69 @@ from jaxseg.data.order import Order
 from jaxseg.data.source import Source
 from jaxseg.data.transforms.resize import choose_buckets, fit_image
 from jaxseg.data.transforms.sample import Sample, train_sample
-from jaxseg.types import Batch, EvalBatch, MaskSpec
+from jaxseg.types import Batch, EvalBatch, TargetSpec
 
 _ENDLESS = 1 << 40
 """A number of batches that no run reaches."""
 
 
-class _TrainBatches:
-    """Random access to a shard of the batches of a run, from `start_step` on."""
+@dataclasses.dataclass(frozen=True)
+class TrainPipeline:
+    """The training batches of a run, or one process's share of them.
 
-    def __init__(
-        self,
-        source: Source,
-        config: DataConfig,
-        needs: MaskSpec,
-        order: Order,
-        *,
-        seed: int,
-        places: range,
-        start_step: int,
-    ):
-        self._source, self._config, self._needs, self._order = source, config, needs, order
-        self._seed, self._places, self._start = seed, places, start_step
+    `batch_size` is the global one; of `shard_count` equal shares this is number `shard_index`.
+    """
 
-    def __len__(self) -> int:
-        return _ENDLESS
+    source: Source
+    config: DataConfig
+    targets: TargetSpec
+    batch_size: int
+    seed: int
+    shard_index: int = 0
+    shard_count: int = 1
 
-    def __getitem__(self, step: int) -> Batch:
-        records = self._order.batch(self._start + int(step))
-        bucket = self._config.buckets[records.group]
-        samples = []
-        for place in self._places:
-            samples.append(
-                self._sample(int(records.epochs[place]), int(records.indices[place]), bucket)
+    def __post_init__(self) -> None:
+        if not len(self.source):
+            raise ValueError("the split has no images to train on")
+        if self.batch_size % self.shard_count:
+            raise ValueError(
+                f"batch_size {self.batch_size} does not divide over {self.shard_count} shards"
             )
-        return _stack(samples, self._places)
-
-    def _sample(self, epoch: int, index: int, bucket: tuple[int, int]) -> Sample:
-        rng = np.random.default_rng([1, self._seed, epoch, index])
-        try:
-            return train_sample(
-                self._source, index, rng, config=self._config, bucket=bucket, needs=self._needs
+        if self.targets.semantic_stride is not None:
+            raise ValueError(
+                "the model learns from a semantic map (targets.semantic_stride "
+                f"{self.targets.semantic_stride}), which no data source provides"
             )
-        except Exception as error:
-            error.add_note(f"(image id {self._source.image_ids[index]}, epoch {epoch})")
-            raise
 
-    def describe(self, step: int) -> str:
-        """The step and its images, for messages."""
-        indices = self._order.batch(self._start + step).indices[self._places.start :]
-        ids = ", ".join(str(self._source.image_ids[i]) for i in indices[: len(self._places)])
-        return f"the batch of step {self._start + step} (image ids {ids})"
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Return `(1, H, W, 3)` of images padded to the first bucket."""
+        return (1, *self.config.buckets[0], 3)
+
+    @functools.cached_property
+    def order(self) -> Order:
+        """Return the order of the images over the whole run."""
+        groups = choose_buckets(
+            self.source.image_sizes, self.config.buckets, self.config.min_max_size
+        )
+        return Order(groups, seed=self.seed, batch_size=self.batch_size)
+
+    def image_ids(self, step: int) -> list[int]:
+        """Return the image ids of a step's global batch."""
+        return [int(self.source.image_ids[i]) for i in self.order.batch(step).indices]
+
+    def batches(self, start_step: int = 0) -> Generator[Batch]:
+        """Yield this shard's batches from a step on, endlessly, with packed masks.
+
+        `Batch.index` is each image's position in the global batch.
+        """
+        return _read(_TrainBatches(self, start_step), self.config)
 
 
 def train_batches(
     source: Source,
     config: DataConfig,
-    needs: MaskSpec,
+    targets: TargetSpec,
     *,
     batch_size: int,
     seed: int,
@@ -86,75 +94,96 @@ def train_batches(
     shard_index: int = 0,
     shard_count: int = 1,
 ) -> Generator[Batch]:
-    """Endless training batches from a step on, masks packed.
-
-    `batch_size` is the global one; of `shard_count` equal parts this iterator gives the
-    part `shard_index`, and `Batch.place` says where in the global batch its images are.
-    """
-    if batch_size % shard_count:
-        raise ValueError(f"batch_size {batch_size} does not divide over {shard_count} shards")
-    share = batch_size // shard_count
-    batches = _TrainBatches(
-        source,
-        config,
-        needs,
-        _order(source, config, batch_size, seed),
-        seed=seed,
-        places=range(shard_index * share, (shard_index + 1) * share),
-        start_step=start_step,
-    )
-    return _read(batches, config)
+    """Yield training batches endlessly: `TrainPipeline(...).batches(start_step)`."""
+    pipeline = TrainPipeline(source, config, targets, batch_size, seed, shard_index, shard_count)
+    return pipeline.batches(start_step)
 
 
-def batch_image_ids(
-    source: Source, config: DataConfig, *, batch_size: int, seed: int
-) -> Callable[[int], list[int]]:
-    """The function from a step of `train_batches` to the image ids of its global batch."""
-    order = _order(source, config, batch_size, seed)
-    return lambda step: [int(source.image_ids[i]) for i in order.batch(step).indices]
+class _TrainBatches:
+    """Random access to a pipeline's batches from `start_step` on, as Grain needs it."""
+
+    def __init__(self, pipeline: TrainPipeline, start_step: int):
+        share = pipeline.batch_size // pipeline.shard_count
+        first = pipeline.shard_index * share
+        self._pipeline, self._start = pipeline, start_step
+        self._slots = range(first, first + share)  # positions in the global batch
+
+    def __len__(self) -> int:
+        return _ENDLESS
+
+    def __getitem__(self, step: int) -> Batch:
+        refs = self._pipeline.order.batch(self._start + int(step))
+        bucket = self._pipeline.config.buckets[refs.group]
+        samples = [
+            self._sample(int(refs.epochs[slot]), int(refs.indices[slot]), bucket)
+            for slot in self._slots
+        ]
+        return _stack(samples, self._slots)
+
+    def _sample(self, epoch: int, index: int, bucket: tuple[int, int]) -> Sample:
+        pipeline = self._pipeline
+        rng = np.random.default_rng([1, pipeline.seed, epoch, index])
+        try:
+            return train_sample(
+                pipeline.source,
+                index,
+                rng,
+                config=pipeline.config,
+                bucket=bucket,
+                targets=pipeline.targets,
+            )
+        except Exception as error:
+            error.add_note(f"(image id {pipeline.source.image_ids[index]}, epoch {epoch})")
+            raise
+
+    def describe(self, step: int) -> str:
+        """Return the step and its image ids, for messages."""
+        image_ids = self._pipeline.image_ids(self._start + step)
+        ids = ", ".join(str(image_ids[slot]) for slot in self._slots)
+        return f"the batch of step {self._start + step} (image ids {ids})"
 
 
-def _order(source: Source, config: DataConfig, batch_size: int, seed: int) -> Order:
-    if not len(source):
-        raise ValueError("the split has no images to train on")
-    groups = choose_buckets(source.image_sizes, config.buckets, config.min_max_size)
-    return Order(groups, seed=seed, batch_size=batch_size)
-
-
-def _stack(samples: Sequence[Sample], places: Sequence[int]) -> Batch:
+def _stack(samples: Sequence[Sample], slots: Sequence[int]) -> Batch:
+    """Stack samples into a batch with packed masks; `slots` become `Batch.index`."""
     fields: dict[str, Any] = {
         name: np.stack(values) if values[0] is not None else None
         for name, values in zip(Sample._fields, zip(*samples, strict=True), strict=True)
         if name != "masks"
     }
-    fields["masks"] = _pack_masks(samples)
-    fields["index"] = np.asarray(places, np.int32)
+    fields["masks"] = _pack_masks(samples) if samples[0].masks is not None else None
+    fields["index"] = np.asarray(slots, np.int32)
     return Batch(**fields)
 
 
 def _pack_masks(samples: Sequence[Sample]) -> np.ndarray:
-    """The masks, eight pixels in a byte. Empty slots, most of a batch, are not looked at."""
-    *shape, width = samples[0].masks.shape
+    """Pack masks, eight pixels in a byte: uint8 `[B, N, h, w8]`.
+
+    Unused slots, most of a batch, are not read.
+    """
+    masks = [sample.masks for sample in samples if sample.masks is not None]
+    *shape, width = masks[0].shape
     packed = np.zeros((len(samples), *shape, -(-width // 8)), np.uint8)
-    for place, sample in enumerate(samples):
+    for slot, sample in enumerate(samples):
         used = int(sample.valid.sum())
-        packed[place, :used] = np.packbits(sample.masks[:used], axis=-1)
+        packed[slot, :used] = np.packbits(masks[slot][:used], axis=-1)
     return packed
 
 
 class _EvalBatches:
-    """Random access to images of a split, grouped by canvas; each group's last batch is filled
-    up."""
+    """Random access to batches of a shard of a split, one bucket a batch.
+
+    The last batch of each bucket is filled up to the batch size with images of zeros.
+    """
 
     def __init__(self, source: Source, config: DataConfig, batch_size: int, shard: slice):
         self._source, self._config, self._batch_size = source, config, batch_size
         groups = choose_buckets(source.image_sizes, config.buckets, config.min_max_size)
-        mine = np.zeros(len(groups), bool)
-        mine[shard] = True
+        in_shard = np.zeros(len(groups), bool)
+        in_shard[shard] = True
         self._batches = [
             (bucket, members[first : first + batch_size])
             for group, bucket in enumerate(config.buckets)
-            for members in [np.flatnonzero((groups == group) & mine)]
+            for members in [np.flatnonzero((groups == group) & in_shard)]
             for first in range(0, len(members), batch_size)
         ]
 
@@ -162,7 +191,7 @@ class _EvalBatches:
         return len(self._batches)
 
     def describe(self, number: int) -> str:
-        """The batch's images, for messages."""
+        """Return the image ids of a batch, for messages."""
         ids = ", ".join(str(self._source.image_ids[i]) for i in self._batches[number][1])
         return f"the batch of image ids {ids}"
 
@@ -192,45 +221,50 @@ def eval_batches(
     shard_index: int = 0,
     shard_count: int = 1,
 ) -> Generator[EvalBatch]:
-    """Every image of a source once, in its order within each canvas; of several shards, each has
-    every `shard_count`-th image."""
+    """Yield every image of a source once, bucket by bucket, in the source's order in each.
+
+    Of several shards, each has every `shard_count`-th image.
+    """
     shard = slice(shard_index, None, shard_count)
     return _read(_EvalBatches(source, config, batch_size, shard), config)
 
 
 def _read(batches: Any, config: DataConfig) -> Generator[Any]:
-    """The batches in order. Close the iterator to stop what runs in the background."""
+    """Yield the batches in order. Close the generator to stop its threads and workers."""
     options = grain.ReadOptions(
         num_threads=config.num_threads, prefetch_buffer_size=2 * config.num_threads
     )
     dataset = grain.MapDataset.source(batches).to_iter_dataset(options)
     if config.num_workers:
         if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # Grain reads absl's flags, which nobody parses here
+            flags.FLAGS.mark_as_parsed()  # Grain reads absl's flags, which jaxseg does not parse
         processes = grain.MultiprocessingOptions(num_workers=config.num_workers)
         dataset = dataset.mp_prefetch(processes, worker_init_fn=_start_worker)
     iterator, done = iter(dataset), 0
     try:
         for batch in iterator:
-            # From processes come arrays in shared memory, which is given back at once.
+            # Workers pass arrays in shared memory; a copy releases it at once.
             yield type(batch)(*(None if x is None else np.array(x) for x in batch))
             done += 1
     except RuntimeError as error:
         if "process was terminated" not in str(error):
             raise
         raise ChildProcessError(
-            f"a process that prepares data died before {batches.describe(done)} was there, at that "
-            f"one or a few after it: {str(error).partition('. ')[0]}. Exit code -9 mostly means "
-            "that the machine ran out of memory (fewer workers need less), -7 that /dev/shm is too "
-            "small (docker: --shm-size)."
+            f"a data worker died while preparing {batches.describe(done)} or one of the next: "
+            f"{str(error).partition('. ')[0]}. Exit code -9 usually means that the machine ran out "
+            "of memory (set a smaller data.num_workers), -7 that /dev/shm is too small (docker: "
+            "--shm-size)."
         ) from error
     finally:
         iterator.close()
 
 
 def _start_worker(worker_index: int, worker_count: int) -> None:
-    """One thread of OpenCV's in each of many processes is enough. It ends when the training ends
-    it, or has died: clusters send their notices to every process, and a run saves after one."""
+    """Prepare a worker process: one OpenCV thread, no reaction to signals, an end with its parent.
+
+    Clusters send preemption notices to every process. The worker ignores them, since the training
+    process needs batches until it has saved a checkpoint and stops its workers.
+    """
     del worker_index, worker_count
     cv2.setNumThreads(1)
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
@@ -239,6 +273,7 @@ def _start_worker(worker_index: int, worker_count: int) -> None:
 
 
 def _end_with_parent() -> None:
+    """Exit as soon as the parent process has ended."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -1,4 +1,4 @@
-"""Layers that heads on pooled features share."""
+"""The convolutions that heads on pooled features begin with."""
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -12,18 +12,18 @@ def conv_stack(
     x: Float[Array, "R p p _"],
     valid: Bool[Array, " R"],
     *,
-    convs: int,
+    num_convs: int,
     channels: int,
     norm: NormKind | None,
     train: bool,
 ) -> Float[Array, "R p p _"]:
-    """`convs` times a 3x3 convolution, the normalisation if there is one, and a ReLU.
+    """Apply `num_convs` times a 3x3 convolution, the normalisation if there is one, and a ReLU.
 
-    To be called in a module's compact method: the layers `conv1`, `norm1`, ... are that
-    module's own. Statistics are taken over the RoIs that are `valid`.
+    Call it in a module's compact method: the layers `conv1`, `norm1`, ... become that module's
+    own. Statistics are taken over the RoIs that are `valid`.
     """
     mask = valid[:, None, None, None] & jnp.ones((1, *x.shape[1:3], 1), bool)
-    for number in range(1, convs + 1):
+    for number in range(1, num_convs + 1):
         x = nn.Conv(
             channels,
             (3, 3),

@@ -15,21 +15,21 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxseg import losses, ops
-from jaxseg.heads.box_head import RoIs
 from jaxseg.heads.conv_stack import conv_stack
+from jaxseg.heads.roi_sampling import RoIs
 from jaxseg.nn.norm import NormKind
 from jaxseg.nn.resnet import he_normal
-from jaxseg.types import Batch, LossTerm, MaskFrame, MaskSpec
+from jaxseg.types import Batch, BoxCrops, ImageMasks, LossTerm
 
 ROUNDING = 1e-4
-"""How far below one half a soft target still counts as half covered. Where a RoI is the object's
-own box, as one of its proposals always is, cells that are exactly half covered are common, and
-rounding, which differs between one batch size and another, must not decide them."""
+"""Margin below one half within which a soft target still counts as half covered. Where a RoI is
+the object's own box, as one of its proposals always is, cells that are exactly half covered are
+common, and rounding, which differs between batch sizes, must not decide them."""
 
 
 @dataclasses.dataclass(frozen=True)
 class MaskHeadConfig:
-    """Four 3x3 convolutions and one transposed, then a mask for each class."""
+    """Settings of a mask head: four 3x3 convolutions, one transposed, then a mask a class."""
 
     num_convs: int = 4
     conv_dim: int = 256
@@ -37,24 +37,24 @@ class MaskHeadConfig:
     cls_agnostic_mask: bool = False
     """One mask for all classes instead of one for each."""
     logit_init_std: float | None = 0.001
-    """Of the logits' first weights, as in Detectron2; None draws them as the other layers', as
-    torchvision and MMDetection do."""
+    """Standard deviation of the logits' initial weights, as in Detectron2; None initialises them
+    like the other layers, as torchvision and MMDetection do."""
     mask_targets: Literal["box_crop", "binary", "soft"] = "box_crop"
-    """What is learned in a RoI. `box_crop`: the mask as cropped to its object's box at
-    `crop_size`, the only one that is light enough for long trainings. `binary`: the mask of
-    the whole image, pooled and thresholded as in Detectron2 and MMDetection. `soft`:
-    pooled and not thresholded, as in torchvision."""
+    """The target in a RoI. `box_crop`: the mask cropped to its object's box at `gt_mask_size`, the
+    only one that is light enough for long trainings. `binary`: the mask of the whole image, pooled
+    and thresholded as in Detectron2 and MMDetection. `soft`: pooled and not thresholded, as in
+    torchvision."""
     gt_mask_size: int = 112
     """Side of the ground-truth masks that are cropped to their boxes."""
     paste: Literal["grid_sample", "integer"] = "grid_sample"
-    """Where predicted masks lie: see `jaxseg.types.MaskFrame`; the second is torchvision's."""
+    """How predicted masks are pasted: see `jaxseg.types.MaskFrame`; `integer` is torchvision's."""
 
     @property
-    def needs(self) -> MaskSpec:
+    def gt_masks(self) -> BoxCrops | ImageMasks:
         """The ground-truth masks that the targets are made from."""
         if self.mask_targets == "box_crop":
-            return MaskSpec(MaskFrame.GRID_SAMPLE, self.gt_mask_size)
-        return MaskSpec(MaskFrame.IMAGE, 1)
+            return BoxCrops(self.gt_mask_size)
+        return ImageMasks(stride=1)
 
 
 class MaskHead(nn.Module):
@@ -70,41 +70,35 @@ class MaskHead(nn.Module):
     ) -> Float[Array, "R S S _outputs"]:
         config, channels = self.config, self.config.conv_dim
         x = conv_stack(
-            x,
-            valid,
-            convs=config.num_convs,
-            channels=config.conv_dim,
-            norm=self.norm,
-            train=train,
+            x, valid, num_convs=config.num_convs, channels=channels, norm=self.norm, train=train
         )
-        # A transposed 2x2 convolution with stride 2 gives each cell's four pixels a matrix of
-        # their own: one product, several times as fast on a CPU. The pixels move to their
-        # places last, when they hold few channels.
+        # A transposed 2x2 convolution with stride 2 multiplies each cell by a matrix for each of
+        # its four pixels. One product does all four, several times as fast on a CPU. The pixels
+        # are rearranged last, when they hold few channels.
         count, height, width, _ = x.shape
         upsample = nn.Dense(
             4 * channels, use_bias=False, kernel_init=he_normal, dtype=x.dtype, name="upsample"
         )
-        x = upsample(x)
+        x = upsample(x)  # [R, p, p, 4 D]
         bias = self.param("upsample_bias", nn.initializers.zeros, (channels,))
         bias = bias.astype(x.dtype)[None, None, None, None, None]
-        x = x.reshape(count, height, width, 2, 2, channels) + bias
+        x = x.reshape(count, height, width, 2, 2, channels) + bias  # [R, y, x, dy, dx, D]
         std = config.logit_init_std
         logit_init = he_normal if std is None else nn.initializers.normal(std)
         logit = nn.Dense(self.outputs, kernel_init=logit_init, dtype=x.dtype, name="logit")
         x = logit(nn.relu(x)).astype(jnp.float32)
-        x = x.transpose(0, 1, 3, 2, 4, 5)
+        x = x.transpose(0, 1, 3, 2, 4, 5)  # [R, y, dy, x, dx, outputs]
         return x.reshape(count, 2 * height, 2 * width, self.outputs)
 
 
 def mask_loss(
     config: MaskHeadConfig, logits: Float[Array, "BF S S _outputs"], rois: RoIs, batch: Batch
 ) -> LossTerm:
-    """Binary cross-entropy on the true class's mask, a mean over its pixels for each RoI."""
+    """Compute binary cross-entropy on the true class's mask, averaged over each RoI's pixels."""
     targets = mask_targets(config, rois, batch, logits.shape[1]).astype(logits.dtype)
     labels = jax.vmap(lambda values, index: values[index])(batch.labels, rois.gt_index).reshape(-1)
-    loss = losses.sigmoid_cross_entropy(select_class_mask(config, logits, labels), targets).mean(
-        (1, 2)
-    )
+    class_logits = select_class_mask(config, logits, labels)  # [B F, S, S]
+    loss = losses.sigmoid_cross_entropy(class_logits, targets).mean((1, 2))
     positive = rois.positive.reshape(-1)
     return LossTerm(jnp.where(positive, loss, 0).sum(), positive.sum().astype(logits.dtype))
 
@@ -112,15 +106,17 @@ def mask_loss(
 def mask_targets(
     config: MaskHeadConfig, rois: RoIs, batch: Batch, size: int
 ) -> Float[Array, "BF S S"]:
-    """What the head should answer for each RoI, in [0, 1]."""
+    """Compute each RoI's target mask, in [0, 1]. Raises ValueError if the batch has no masks."""
+    if batch.masks is None:
+        raise ValueError("the mask head's targets are made of masks: the batch must have `masks`")
 
     def one_image(
-        masks: Array, gt_boxes: Array, image_size: Array, boxes: Array, gt: Array
+        masks: Array, gt_boxes: Array, image_size: Array, boxes: Array, gt_index: Array
     ) -> Array:
         if config.mask_targets == "box_crop":
-            return ops.mask_targets(masks, gt_boxes, boxes, gt, size=size)
+            return ops.mask_targets(masks, gt_boxes, boxes, gt_index, size=size)
         aligned = config.mask_targets == "binary"
-        return ops.bitmap_targets(masks, boxes, gt, image_size, size=size, aligned=aligned)
+        return ops.bitmap_targets(masks, boxes, gt_index, image_size, size=size, aligned=aligned)
 
     targets = jax.vmap(one_image)(
         batch.masks, batch.boxes, batch.image_size, rois.boxes, rois.gt_index
@@ -134,7 +130,18 @@ def mask_targets(
 def select_class_mask(
     config: MaskHeadConfig, logits: Float[Array, "R S S _outputs"], labels: Int[Array, " R"]
 ) -> Float[Array, "R S S"]:
-    """The mask logits of each RoI's own class."""
+    """Select the mask logits of each RoI's class (the only ones, if class-agnostic)."""
     if config.cls_agnostic_mask:
         return logits[..., 0]
     return jnp.take_along_axis(logits, labels[:, None, None, None], axis=3)[..., 0]
+
+
+def detection_masks(
+    config: MaskHeadConfig,
+    logits: Float[Array, "BD S S _outputs"],
+    labels: Int[Array, "B D"],
+    valid: Bool[Array, "B D"],
+) -> Float[Array, "B D S S"]:
+    """Return the probability masks of each image's detections; zeros in unused slots."""
+    masks = nn.sigmoid(select_class_mask(config, logits, labels.reshape(-1)))
+    return jnp.where(valid[..., None, None], masks.reshape(*valid.shape, *masks.shape[1:]), 0)

@@ -1,4 +1,4 @@
-"""RoI features: the pyramid pooled in boxes, for the heads of the R-CNN family.
+"""RoI features for the heads of the R-CNN family, pooled from a feature pyramid.
 
 Terms:
     RoI   a box whose features are pooled: a proposal in training, a detection for masks
@@ -14,10 +14,13 @@ from jaxseg import ops
 from jaxseg.nn.fpn import Pyramid
 from jaxseg.nn.padding import level_extent
 
+MAX_STRIDE = 32
+"""Stride of P5, the coarsest level that RoIs are pooled from (Lin et al. 2017, section 4.2)."""
+
 
 @dataclasses.dataclass(frozen=True)
 class RoIAlignConfig:
-    """How boxes are pooled; see `jaxseg.ops.multilevel_roi_align`.
+    """Settings of the pooling; see `jaxseg.ops.multilevel_roi_align`.
 
     Detectron2 and MMDetection pool `aligned` and with `sampling_ratio=0`, as many samples as
     the box has cells; torchvision with 2 and not aligned, as the paper's authors did at first.
@@ -29,27 +32,30 @@ class RoIAlignConfig:
     """Side of the box that is pooled from P4."""
 
 
-def pool(
+def pool_rois(
     config: RoIAlignConfig,
     pyramid: Pyramid,
     boxes: Float[Array, "B R 4"],
     padded_size: Int[Array, "B 2"],
-    size: int,
+    resolution: int,
 ) -> Float[Array, "BR p p C"]:
-    """RoIAlign from the level that fits each box (P2 to P5), all images' RoIs in one axis."""
-    levels = {stride: x for stride, x in pyramid.items() if stride <= 32}
-    extent = {stride: level_extent(padded_size, stride) for stride in levels}
+    """Pool each box by RoIAlign from the level that fits it (P2 to P5).
 
-    def one_image(levels: dict[int, Array], boxes: Array, extent: dict[int, Array]) -> Array:
+    Returns the RoIs of all images on one axis, `p = resolution`, in the pyramid's dtype.
+    """
+    levels = {stride: x for stride, x in pyramid.items() if stride <= MAX_STRIDE}
+    extents = {stride: level_extent(padded_size, stride) for stride in levels}
+
+    def one_image(levels: dict[int, Array], boxes: Array, extents: dict[int, Array]) -> Array:
         return ops.multilevel_roi_align(
             levels,
             boxes,
-            output_size=(size, size),
+            output_size=(resolution, resolution),
             sampling_ratio=config.sampling_ratio,
             aligned=config.aligned,
-            canonical_size=config.canonical_box_size,
-            extent=extent,
+            canonical_box_size=config.canonical_box_size,
+            extent=extents,
         )
 
-    pooled = jax.vmap(one_image)(levels, boxes, extent)
+    pooled = jax.vmap(one_image)(levels, boxes, extents)  # [B, R, p, p, C]
     return pooled.reshape(-1, *pooled.shape[2:]).astype(next(iter(levels.values())).dtype)

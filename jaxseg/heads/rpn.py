@@ -3,6 +3,7 @@
 Terms:
     A         anchors per cell, one for every aspect ratio
     K         anchors of an image, all levels together, in the order (level, y, x, anchor)
+    S         anchors sampled per image
     logit     objectness before the sigmoid, one for each anchor
     deltas    box regression, four for each anchor, relative to the anchor
     P         proposal slots, padded; `valid` marks the used ones
@@ -16,9 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxseg import losses, ops
+from jaxseg.heads.roi_sampling import Proposals
 from jaxseg.nn.fpn import Pyramid
 from jaxseg.nn.padding import extent_mask, level_extent
 from jaxseg.types import Batch, LossTerm
@@ -26,27 +28,28 @@ from jaxseg.types import Batch, LossTerm
 
 @dataclasses.dataclass(frozen=True)
 class RPNConfig:
-    """Choices of Lin et al. 2017, section 4.1, with the references' limits."""
+    """Settings of Lin et al. 2017, section 4.1, with the references' limits."""
 
     anchor_sizes: tuple[float, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)
     """Side in pixels, one for each level, finest first."""
     aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     """Height over width."""
     round_anchors: bool = False
-    """Torchvision's: whole pixels, and steps of the canvas's size over the map's."""
+    """Round anchors to whole pixels and step by the padded size over the map's, as torchvision."""
     num_convs: int = 1
     """3x3 convolutions of the head."""
     positive_iou: float = 0.7
     negative_iou: float = 0.3
     min_pos_iou: float = 0.0
-    """Least overlap with which an object claims the anchors that overlap it most."""
+    """Least IoU of a low-quality match: an object's best anchors are positive from it on."""
     low_quality_overrides: bool = False
-    """A claimed anchor learns the object that claims it, as in MMDetection, rather than the
-    one that it overlaps most."""
+    """Match the anchor of a low-quality match with the object that it is best for, as MMDetection,
+    and not with the object that it overlaps most."""
     batch_size_per_image: int = 256
+    """Anchors sampled per image in training."""
     positive_fraction: float = 0.5
     pre_nms_topk_train: int = 2000
-    """Best anchors of each level that NMS sees in training."""
+    """Best anchors of each level that NMS receives in training."""
     pre_nms_topk_test: int = 1000
     post_nms_topk_train: int = 1000
     post_nms_topk_test: int = 1000
@@ -61,11 +64,11 @@ class Anchors(NamedTuple):
 
     boxes: Float[Array, "B K 4"]
     ids: Int[Array, " K"]
-    """A number for each anchor that padding does not change; random draws go by it."""
+    """A number for each anchor that does not depend on the padding; random draws use it."""
     valid: Bool[Array, "B K"]
     """False for anchors of cells in the padding."""
     level_sizes: tuple[int, ...]
-    """How many of the K belong to each level, finest first."""
+    """The number of anchors of each level, finest first; they sum to K."""
 
 
 class RPNOutput(NamedTuple):
@@ -73,39 +76,32 @@ class RPNOutput(NamedTuple):
     deltas: Float[Array, "B K 4"]
 
 
-class Proposals(NamedTuple):
-    """Boxes that may hold an object, best first. No gradient flows through them."""
-
-    boxes: Float[Array, "*B P 4"]
-    valid: Bool[Array, "*B P"]
-
-
 class RPNHead(nn.Module):
     """The 3x3 convolutions and two 1x1 convolutions shared by all levels."""
 
     num_anchors: int
-    convs: int
+    num_convs: int
 
     @nn.compact
     def __call__(self, pyramid: Pyramid) -> RPNOutput:
         init = nn.initializers.normal(0.01)
         _, _, _, channels = next(iter(pyramid.values())).shape
         dtype = next(iter(pyramid.values())).dtype
-        hidden = [
+        convs = [
             nn.Conv(
                 channels, (3, 3), padding=1, kernel_init=init, dtype=dtype, name=f"conv{number}"
             )
-            for number in range(1, self.convs + 1)
+            for number in range(1, self.num_convs + 1)
         ]
-        one = functools.partial(nn.Conv, kernel_size=(1, 1), kernel_init=init, dtype=dtype)
-        logit = one(self.num_anchors, name="logit")
-        delta = one(4 * self.num_anchors, name="delta")
+        conv1x1 = functools.partial(nn.Conv, kernel_size=(1, 1), kernel_init=init, dtype=dtype)
+        logit = conv1x1(self.num_anchors, name="logit")
+        delta = conv1x1(4 * self.num_anchors, name="delta")
         logits, deltas = [], []
         for x in pyramid.values():
-            for conv in hidden:
+            for conv in convs:
                 x = nn.relu(conv(x))
-            logits.append(logit(x).reshape(x.shape[0], -1))
-            deltas.append(delta(x).reshape(x.shape[0], -1, 4))
+            logits.append(logit(x).reshape(x.shape[0], -1))  # [B, h w A]
+            deltas.append(delta(x).reshape(x.shape[0], -1, 4))  # [B, h w A, 4]
         float32 = jnp.float32
         return RPNOutput(
             jnp.concatenate(logits, 1).astype(float32), jnp.concatenate(deltas, 1).astype(float32)
@@ -113,7 +109,7 @@ class RPNHead(nn.Module):
 
 
 def make_anchors(config: RPNConfig, pyramid: Pyramid, padded_size: Int[Array, "B 2"]) -> Anchors:
-    """Anchors for every cell of every level."""
+    """Make the anchors of every cell of every level."""
     boxes, ids, valid = [], [], []
     for level, (stride, x) in enumerate(pyramid.items()):
         grid_shape = (x.shape[1], x.shape[2])
@@ -123,9 +119,10 @@ def make_anchors(config: RPNConfig, pyramid: Pyramid, padded_size: Int[Array, "B
         extent = level_extent(padded_size, stride)
         step = padded_size // extent if config.round_anchors else jnp.full_like(padded_size, stride)
         boxes.append(jax.vmap(ops.grid_anchors, (None, None, 0))(cell, grid_shape, step))
-        y, x_, a = np.mgrid[: grid_shape[0], : grid_shape[1], : len(cell)]
-        ids.append((((level << 11 | y) << 11 | x_) * len(cell) + a).reshape(-1))
-        inside = extent_mask(extent, *grid_shape)
+        # The id packs level, y and x in 11 bits each, so that a wider map changes no other id.
+        rows, columns, a = np.mgrid[: grid_shape[0], : grid_shape[1], : len(cell)]
+        ids.append((((level << 11 | rows) << 11 | columns) * len(cell) + a).reshape(-1))
+        inside = extent_mask(extent, *grid_shape)  # [B, h, w, 1]
         valid.append(jnp.repeat(inside.reshape(inside.shape[0], -1), len(cell), axis=1))
     return Anchors(
         boxes=jnp.concatenate(boxes, 1),
@@ -135,36 +132,40 @@ def make_anchors(config: RPNConfig, pyramid: Pyramid, padded_size: Int[Array, "B
     )
 
 
-def propose(
+def generate_proposals(
     config: RPNConfig,
     output: RPNOutput,
     anchors: Anchors,
     image_size: Int[Array, "B 2"],
     train: bool,
 ) -> Proposals:
-    """The best boxes of all levels after NMS within each level."""
-    candidates = config.pre_nms_topk_train if train else config.pre_nms_topk_test
-    slots = config.post_nms_topk_train if train else config.post_nms_topk_test
-    levels = np.cumsum(anchors.level_sizes)[:-1].tolist()
+    """Decode the best anchors of each level, apply NMS within it, and keep the best of all levels.
+
+    The limits are those of training or of prediction. No gradient flows through the proposals.
+    """
+    pre_nms_topk = config.pre_nms_topk_train if train else config.pre_nms_topk_test
+    post_nms_topk = config.post_nms_topk_train if train else config.post_nms_topk_test
+    level_starts = np.cumsum(anchors.level_sizes)[:-1].tolist()
 
     def one_image(
         logits: Array, deltas: Array, anchor_boxes: Array, valid: Array, size: Array
     ) -> Proposals:
         scores = jnp.where(valid, logits, -jnp.inf)
         boxes, kept = [], []
-        for s, d, a in zip(
-            jnp.split(scores, levels),
-            jnp.split(deltas, levels),
-            jnp.split(anchor_boxes, levels),
+        for level_scores, level_deltas, level_anchors in zip(
+            jnp.split(scores, level_starts),
+            jnp.split(deltas, level_starts),
+            jnp.split(anchor_boxes, level_starts),
             strict=True,
         ):
-            best, index = jax.lax.top_k(s, min(candidates, s.shape[0]))
-            box = ops.clip_boxes(ops.decode_boxes(d[index], a[index]), size)
+            best, index = jax.lax.top_k(level_scores, min(pre_nms_topk, level_scores.shape[0]))
+            decoded = ops.decode_boxes(level_deltas[index], level_anchors[index])
+            box = ops.clip_boxes(decoded, size)
             usable = (best > -jnp.inf) & ops.min_size_mask(box, config.min_size)
             keep = ops.nms(box, best, config.nms_threshold, usable)
             boxes.append(box)
             kept.append(jnp.where(keep, best, -jnp.inf))
-        return _best(jnp.concatenate(boxes), jnp.concatenate(kept), slots)
+        return _best_boxes(jnp.concatenate(boxes), jnp.concatenate(kept), post_nms_topk)
 
     proposals = jax.vmap(one_image)(
         output.logits, output.deltas, anchors.boxes, anchors.valid, image_size
@@ -172,14 +173,13 @@ def propose(
     return jax.lax.stop_gradient(proposals)
 
 
-def _best(boxes: Float[Array, "K 4"], scores: Float[Array, " K"], slots: int) -> Proposals:
-    """The `slots` best boxes with a finite score, filled up with zeros."""
+def _best_boxes(boxes: Float[Array, "K 4"], scores: Float[Array, " K"], slots: int) -> Proposals:
+    """Return the `slots` best boxes with a finite score, filled up with zeros."""
     best, index = jax.lax.top_k(scores, min(slots, scores.shape[0]))
     missing = slots - best.shape[0]
     valid = jnp.pad(best > -jnp.inf, (0, missing))
-    return Proposals(
-        jnp.where(valid[:, None], jnp.pad(boxes[index], ((0, missing), (0, 0))), 0), valid
-    )
+    padded = jnp.pad(boxes[index], ((0, missing), (0, 0)))
+    return Proposals(jnp.where(valid[:, None], padded, 0), valid)
 
 
 class AnchorSamples(NamedTuple):
@@ -191,19 +191,24 @@ class AnchorSamples(NamedTuple):
     gt_index: Int[Array, "*B S"]  # the object that a positive anchor is matched with
 
 
-def sample_anchors(config: RPNConfig, anchors: Anchors, batch: Batch, keys: Array) -> AnchorSamples:
-    """Up to half positives, the rest negatives. `keys [B]` are the images' own random keys."""
+def sample_anchors(
+    config: RPNConfig, anchors: Anchors, batch: Batch, keys: Key[Array, " B"]
+) -> AnchorSamples:
+    """Match anchors with objects and sample up to half positives, the rest negatives.
+
+    `keys` are the images' own random keys.
+    """
 
     def one_image(
-        boxes: Array, inside: Array, gt: Array, valid: Array, key: Array
+        boxes: Array, inside: Array, gt_boxes: Array, gt_valid: Array, key: Array
     ) -> AnchorSamples:
         matches = ops.match(
-            ops.box_iou(boxes, gt),
-            valid,
+            ops.box_iou(boxes, gt_boxes),
+            gt_valid,
             high=config.positive_iou,
             low=config.negative_iou,
-            low_quality=config.min_pos_iou,
-            claims=config.low_quality_overrides,
+            min_pos_iou=config.min_pos_iou,
+            low_quality_overrides=config.low_quality_overrides,
             anchor_valid=inside,
         )
         sample = ops.sample_balanced(
@@ -223,12 +228,11 @@ def sample_anchors(config: RPNConfig, anchors: Anchors, batch: Batch, keys: Arra
 def rpn_losses(
     config: RPNConfig, output: RPNOutput, anchors: Anchors, samples: AnchorSamples, batch: Batch
 ) -> dict[str, LossTerm]:
-    """Objectness and box loss on sampled anchors, both over the number of samples."""
+    """Compute objectness and box losses on the sampled anchors, both over their number."""
     take = jax.vmap(lambda values, index: values[index])
-    logits = take(output.logits, samples.anchor)
-    target = ops.encode_boxes(
-        take(batch.boxes, samples.gt_index), take(anchors.boxes, samples.anchor)
-    )
+    logits = take(output.logits, samples.anchor)  # [B, S]
+    gt_boxes = take(batch.boxes, samples.gt_index)  # [B, S, 4]
+    target = ops.encode_boxes(gt_boxes, take(anchors.boxes, samples.anchor))
     class_loss = losses.sigmoid_cross_entropy(logits, samples.positive.astype(logits.dtype))
     deltas = take(output.deltas, samples.anchor)
     box_loss = losses.smooth_l1_loss(deltas, target, beta=config.smooth_l1_beta).sum(-1)

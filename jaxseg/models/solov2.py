@@ -1,13 +1,14 @@
 """SOLOv2 (Wang et al. 2020, arXiv 2003.10152): instances by location, masks by dynamic kernels.
 
-    images -> ResNet -> FPN -> five grids -> a class and a kernel for each cell
-                            -> one mask feature for the whole image
+    images -> backbone -> FPN -> five grids -> a class and a kernel for each cell
+                              -> one mask feature for the whole image
     kernel * mask feature -> a mask for each cell that holds an object -> Matrix NMS
 
-The layers are in `solo_head`. There are no boxes and no RoIs: a cell whose object's centre of mass
-it holds learns that object's class and a kernel that draws its mask.
+There are no boxes and no RoIs: the cells around an object's centre of mass learn its class and a
+kernel that draws its mask.
 
 Terms:
+    grid  the S x S cells that a level of the pyramid is resized to, whatever its shape
     K     cells of all grids of an image, in the order (level, y, x)
     Q     candidates: the best (cell, class) pairs of an image, padded
     P     (cell, object) pairs of an image whose masks are learned, padded
@@ -15,6 +16,7 @@ Terms:
 """
 
 import dataclasses
+import math
 from typing import Any, Literal
 
 import jax
@@ -24,30 +26,43 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from jaxseg import losses, ops
+from jaxseg.heads.dense_tower import ConvGN, DenseTower, tower_init
 from jaxseg.model import Model
-from jaxseg.models.solo_head import MaskFeatureHead, SOLOv2Head
+from jaxseg.nn.backbone import BackboneConfig
 from jaxseg.nn.build import build_model
 from jaxseg.nn.fpn import FPN, Pyramid
 from jaxseg.nn.norm import NormKind
 from jaxseg.nn.padding import extent_mask, level_extent, round_up_size
 from jaxseg.nn.pixels import ComputeDtype, PixelConfig, normalize
-from jaxseg.nn.resnet import ResNet, ResNetConfig
-from jaxseg.types import Batch, Detections, LossTerm, MaskFrame, MaskSpec
+from jaxseg.nn.resize import append_coords, resize, upsample2x
+from jaxseg.nn.resnet import ResNetConfig
+from jaxseg.types import (
+    Average,
+    Batch,
+    Detections,
+    ImageMasks,
+    LossTerm,
+    MaskFrame,
+    TargetSpec,
+)
 
 MASK_STRIDE = 4
-"""Of the mask feature, of the masks that are learned and of those that are found."""
+"""Stride of the mask feature, of the ground-truth masks and of the predicted ones."""
+
+CLASS_PRIOR = 0.01
+"""Initial probability of every class (Lin et al. 2017, arXiv 1708.02002, section 3.3)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SOLOv2Config:
-    """A SOLOv2's choices; the defaults are R50-FPN on COCO, as the paper and MMDetection train it.
+    """Settings of a SOLOv2; the defaults are R50-FPN on COCO, as the paper and MMDetection train.
 
-    `jaxseg.zoo.published` holds those of other codebases' published models.
+    `jaxseg.zoo` holds those of other codebases' published models.
     """
 
     num_classes: int = 80
     pixels: PixelConfig = PixelConfig()
-    backbone: ResNetConfig = ResNetConfig()
+    backbone: BackboneConfig = ResNetConfig()
     fpn_channels: int = 256
     fpn_norm: NormKind | None = None
     """Normalisation in the FPN; none in the paper, useful without pre-training."""
@@ -62,7 +77,7 @@ class SOLOv2Config:
     )
     """The objects of each grid: least and largest root of the box's area, in pixels."""
     pos_scale: float = 0.2
-    """Size of the region around a centre whose cells are positive, in parts of the box."""
+    """Size of the region around a centre whose cells are positive, as a fraction of the box."""
     num_head_convs: int = 4
     head_channels: int = 512
     mask_feat_channels: int = 128
@@ -74,12 +89,12 @@ class SOLOv2Config:
     """Groups of the heads' group normalisation."""
     max_positives: int = 256
     """Most (cell, object) pairs of an image whose masks are learned; those near the objects'
-    centres come first. The metric `pairs_dropped` says how many an image has beyond them."""
+    centres come first. The metric `positives_dropped` counts the pairs beyond them."""
     mask_loss_weight: float = 3.0
     score_threshold: float = 0.1
     pre_nms_topk: int = 500
-    """Best (cell, class) pairs whose masks are made: memory grows with it and with nothing else.
-    Exact unless more of them pass the score threshold."""
+    """Best (cell, class) pairs whose masks are computed: memory grows with it and with nothing
+    else. Exact unless more of them pass the score threshold."""
     min_mask_area: tuple[int, ...] = (8, 8, 16, 32, 32)
     """For each grid, masks of no more cells than this are dropped."""
     matrix_nms_kernel: Literal["gaussian", "linear"] = "gaussian"
@@ -88,52 +103,129 @@ class SOLOv2Config:
     """Least score after Matrix NMS."""
     detections_per_image: int = 100
     size_divisibility: int | tuple[int, int] = 32
-    """The padding up to a multiple of this counts as image, as in the references."""
+    """Each image's size is rounded up to a multiple of this, as the references pad it."""
     compute_dtype: ComputeDtype = "float32"
 
     def build(self) -> Model:
-        return solov2(self)
+        """Return the model.
+
+        Images are `[B, H, W, 3]` RGB, uint8 or float32 from 0 to 255, with H and W multiples of
+        32. `loss` returns the terms `class` and `mask` and the metric `positives_dropped`.
+        """
+        if not len(self.num_grids) == len(self.scale_ranges) == len(self.min_mask_area) == 5:
+            raise ValueError(
+                "num_grids, scale_ranges and min_mask_area need one value for each of P2 to P6"
+            )
+        return build_model(
+            SOLOv2(self),
+            self.backbone,
+            TargetSpec(masks=ImageMasks(MASK_STRIDE), centers=True),
+            self.size_divisibility,
+            loss=_loss,
+            predict=_predict,
+        )
 
 
-def solov2(config: SOLOv2Config) -> Model:
-    """SOLOv2 as a `jaxseg.model.Model`.
+class SOLOv2Head(nn.Module):
+    """The pyramid to class logits `[B, K, C]` and kernels `[B, K, E]`.
 
-    Images are `[B, H, W, 3]` RGB, uint8 or float32 from 0 to 255, with H and W multiples of 32.
-    `loss` returns the terms `class`, `mask` and, to look at, `pairs_dropped`.
+    All grids share two towers of convolutions; the kernels' tower reads coordinates (CoordConv).
     """
-    if not len(config.num_grids) == len(config.scale_ranges) == len(config.min_mask_area) == 5:
-        raise ValueError("grids, scale_ranges and min_cells need one value for each of P2 to P6")
-    needs = MaskSpec(MaskFrame.IMAGE, MASK_STRIDE, centers=True)
-    return build_model(
-        SOLOv2(config),
-        config.backbone,
-        needs,
-        config.size_divisibility,
-        loss=_loss,
-        predict=_predict,
-    )
+
+    config: SOLOv2Config
+
+    @nn.compact
+    def __call__(
+        self, pyramid: Pyramid, padded_size: Int[Array, "B 2"]
+    ) -> tuple[Float[Array, "B K _classes"], Float[Array, "B K E"]]:
+        config = self.config
+        tower = (config.num_head_convs, config.head_channels, config.norm_groups)
+        class_tower = DenseTower(*tower, name="class_tower")
+        kernel_tower = DenseTower(*tower, name="kernel_tower")
+        dtype = next(iter(pyramid.values())).dtype
+        prior = nn.initializers.constant(-math.log((1 - CLASS_PRIOR) / CLASS_PRIOR))
+
+        def output(channels: int, name: str, **bias: Any) -> nn.Conv:
+            return nn.Conv(
+                channels, (3, 3), padding=1, kernel_init=tower_init, dtype=dtype, name=name, **bias
+            )
+
+        logit = output(config.num_classes, "logit", bias_init=prior)
+        kernel = output(config.mask_out_channels * config.kernel_size**2, "kernel")
+        logits, kernels = [], []
+        levels = zip(*_resized_levels(pyramid, padded_size), config.num_grids, strict=True)
+        for x, extent, grid in levels:
+            x = append_coords(x, extent)
+            x = resize(x, extent, jnp.full_like(extent, grid), (grid, grid))  # [B, S, S, D+2]
+            mask = jnp.ones((*x.shape[:3], 1), bool)
+            features = class_tower(x[..., :-2], mask)
+            logits.append(logit(features).reshape(len(x), grid * grid, -1))
+            kernels.append(kernel(kernel_tower(x, mask)).reshape(len(x), grid * grid, -1))
+        float32 = jnp.float32
+        return (
+            jnp.concatenate(logits, 1).astype(float32),
+            jnp.concatenate(kernels, 1).astype(float32),
+        )
+
+
+def _resized_levels(
+    pyramid: Pyramid, padded_size: Int[Array, "B 2"]
+) -> tuple[list[Array], list[Array]]:
+    """Return P2 to P6 and their extents, the first resized to P3's and the last to P5's."""
+    strides = sorted(pyramid)
+    maps = [pyramid[stride] for stride in strides]
+    extents = [level_extent(padded_size, stride) for stride in strides]
+    for level, like in ((0, 1), (-1, -2)):
+        shape = maps[like].shape[1], maps[like].shape[2]
+        maps[level] = resize(maps[level], extents[level], extents[like], shape)
+        extents[level] = extents[like]
+    return maps, extents
+
+
+class MaskFeatureHead(nn.Module):
+    """P2 to P5 to one map at stride 4, `[B, h, w, channels]`.
+
+    Convolutions and upsampling by two bring each level to that stride, then all are added; the
+    coarsest one reads coordinates.
+    """
+
+    config: SOLOv2Config
+
+    @nn.compact
+    def __call__(
+        self, pyramid: Pyramid, padded_size: Int[Array, "B 2"]
+    ) -> Float[Array, "B h w _channels"]:
+        config = self.config
+        strides = sorted(pyramid)[:4]
+        levels = []
+        for level, stride in enumerate(strides):
+            x, extent = pyramid[stride], level_extent(padded_size, stride)
+            if stride == strides[-1]:
+                x = append_coords(x, extent)
+            for number in range(max(level, 1)):
+                mask = extent_mask(extent, *x.shape[1:3])
+                name = f"level{level}_conv{number}"
+                x = ConvGN(config.mask_feat_channels, 3, config.norm_groups, name=name)(x, mask)
+                if level > 0:
+                    x, extent = upsample2x(x, extent), 2 * extent
+            levels.append(x)
+        total = sum(levels[1:], levels[0])  # [B, H/4, W/4, mask_feat_channels]
+        mask = extent_mask(level_extent(padded_size, strides[0]), *total.shape[1:3])
+        output = ConvGN(config.mask_out_channels, 1, config.norm_groups, name="output")
+        return output(total, mask).astype(jnp.float32)
 
 
 class SOLOv2(nn.Module):
-    """The layers; how they are used in training and prediction is in the functions below."""
+    """The layers of SOLOv2; `_loss` and `_predict` put them together."""
 
     config: SOLOv2Config
 
     def setup(self) -> None:
         config = self.config
-        self.backbone = ResNet(config.backbone)
+        self.backbone = config.backbone.build()
         self.fpn = FPN(config.fpn_channels, config.fpn_norm)
-        self.grid_head = SOLOv2Head(
-            config.num_classes,
-            config.mask_out_channels * config.kernel_size**2,
-            config.num_grids,
-            config.num_head_convs,
-            config.head_channels,
-            config.norm_groups,
-        )
-        self.mask_feature = MaskFeatureHead(
-            config.mask_feat_channels, config.mask_out_channels, config.norm_groups
-        )
+        self.head = SOLOv2Head(config)
+        self.mask_feature_head = MaskFeatureHead(config)
 
     def __call__(
         self,
@@ -142,24 +234,24 @@ class SOLOv2(nn.Module):
         padded_size: Int[Array, "B 2"],
         train: bool,
     ) -> tuple[Float[Array, "B K C"], Float[Array, "B K E"], Float[Array, "B h w D"]]:
-        """Images to class logits and kernels of all cells, and the mask feature at stride 4."""
+        """Compute class logits and kernels of all cells, and the mask feature at stride 4."""
         x = normalize(self.config.pixels, images, image_size, self.config.compute_dtype)
-        pyramid: Pyramid = self.fpn(self.backbone(x, padded_size, train), padded_size, train)
-        return *self.grid_head(pyramid, padded_size), self.mask_feature(pyramid, padded_size)
+        pyramid = self.fpn(self.backbone(x, padded_size, train), padded_size, train)
+        return *self.head(pyramid, padded_size), self.mask_feature_head(pyramid, padded_size)
 
     def init_layers(self, images: Array, image_size: Int[Array, "B 2"]) -> None:
-        """Runs every layer once, so that `init` makes all parameters."""
+        """Call every layer once, so that `init` makes all parameters."""
         self(images, image_size, image_size, train=False)
 
 
 def mask_logits(
     feature: Float[Array, "h w D"], kernels: Float[Array, "Q E"]
 ) -> Float[Array, "Q h w"]:
-    """Dynamic convolution of one image: one matrix product of its kernels and its feature."""
+    """Convolve one image's mask feature with each kernel, as one matrix product."""
     height, width, channels = feature.shape
     size = round((kernels.shape[1] / channels) ** 0.5)
     if size > 1:
-        # Channels first within a patch, as the references lay their kernels out.
+        # Channels first within a patch, the order of the references' kernels.
         feature = jax.lax.conv_general_dilated_patches(
             feature[None], (size, size), (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
         )[0]
@@ -169,14 +261,17 @@ def mask_logits(
 def make_targets(
     config: SOLOv2Config, batch: Batch, padded_size: Int[Array, "B 2"]
 ) -> ops.GridTargets:
-    """The cells of each image, in an order of objects that is the same for any order given:
-    where two share a cell, the smaller one has it (of two as large, one by label and place)."""
+    """Assign the cells of each image to its objects, whatever the objects' order.
+
+    A cell that two objects share belongs to the smaller one; of two as large, to the one of the
+    lower label, then of the lower centre.
+    """
     if batch.centers is None:
         raise ValueError("SOLOv2 learns from the masks' centres: the batch must have `centers`")
     side = batch.boxes[..., 2:] - batch.boxes[..., :2]
     area = side[..., 0] * side[..., 1]
     keys = (batch.centers[..., 1], batch.centers[..., 0], batch.labels, -area)
-    order = jnp.lexsort(keys, axis=1)
+    order = jnp.lexsort(keys, axis=1)  # [B, N]
 
     def one_image(
         order: Array, boxes: Array, labels: Array, centers: Array, valid: Array, padded_size: Array
@@ -187,10 +282,10 @@ def make_targets(
             centers[order],
             valid[order],
             padded_size,
-            grids=config.num_grids,
+            num_grids=config.num_grids,
             scale_ranges=config.scale_ranges,
-            sigma=config.pos_scale,
-            pairs=config.max_positives,
+            pos_scale=config.pos_scale,
+            max_positives=config.max_positives,
         )
         return targets._replace(gt_index=order[targets.gt_index])
 
@@ -199,12 +294,11 @@ def make_targets(
     )
 
 
-def _loss(net: Any, batch: Batch, key: jax.Array) -> dict[str, LossTerm]:
+def _loss(net: Any, batch: Batch, key: jax.Array) -> tuple[dict[str, LossTerm], dict[str, Average]]:
     del key  # nothing is sampled
-    config = net.config
-    padded_size = round_up_size(batch.image_size, config.size_divisibility)
+    padded_size = round_up_size(batch.image_size, net.config.size_divisibility)
     logits, kernels, feature = net(batch.images, batch.image_size, padded_size, train=True)
-    return solo_losses(config, logits, kernels, feature, batch)
+    return solo_losses(net.config, logits, kernels, feature, batch)
 
 
 def solo_losses(
@@ -213,8 +307,11 @@ def solo_losses(
     kernels: Float[Array, "B K E"],
     feature: Float[Array, "B h w D"],
     batch: Batch,
-) -> dict[str, LossTerm]:
-    """Focal loss of every cell and class, Dice loss of every pair, both over positive cells."""
+) -> tuple[dict[str, LossTerm], dict[str, Average]]:
+    """Compute focal loss over cells and classes, and Dice loss over (cell, object) pairs.
+
+    Both are divided by the number of positive cells.
+    """
     padded_size = round_up_size(batch.image_size, config.size_divisibility)
     targets = make_targets(config, batch, padded_size)
     positive = targets.positive[..., None]
@@ -222,31 +319,29 @@ def solo_losses(
     class_loss = losses.sigmoid_focal_loss(logits, truth.astype(logits.dtype)).sum()
     inside = extent_mask(level_extent(padded_size, MASK_STRIDE), *feature.shape[1:3])[..., 0]
 
+    # The masks of all pairs are the largest arrays: they are computed again for the gradient.
     @jax.checkpoint
-    def dice_of_image(
+    def image_dice(
         kernels: Array, feature: Array, inside: Array, masks: Array, targets: ops.GridTargets
     ) -> Array:
-        probability = nn.sigmoid(mask_logits(feature, kernels[targets.cell]))
-        dice = losses.dice_loss(
-            probability * inside[None], masks[targets.gt_index].astype(feature.dtype)
-        )
+        probability = nn.sigmoid(mask_logits(feature, kernels[targets.cell]))  # [P, h, w]
+        truth = masks[targets.gt_index].astype(feature.dtype)
+        dice = losses.dice_loss(probability * inside[None], truth)
         return jnp.where(targets.valid, dice, 0).sum()
 
-    dice = jax.vmap(dice_of_image)(kernels, feature, inside, batch.masks, targets).sum()
+    dice = jax.vmap(image_dice)(kernels, feature, inside, batch.masks, targets).sum()
     learned = _count_cells(targets, logits.shape[1]).astype(logits.dtype)
-    return {
+    terms = {
         "class": LossTerm(class_loss, positive.sum().astype(logits.dtype), offset=1.0),
         "mask": LossTerm(dice, learned, config.mask_loss_weight),
-        "pairs_dropped": LossTerm(
-            targets.dropped.sum().astype(logits.dtype),
-            jnp.asarray(len(logits), logits.dtype),
-            scale=0.0,
-        ),
     }
+    dropped = targets.dropped.sum().astype(logits.dtype)
+    images = jnp.asarray(len(logits), logits.dtype)
+    return terms, {"positives_dropped": Average(dropped, images)}
 
 
 def _count_cells(targets: ops.GridTargets, cells: int) -> Int[Array, ""]:
-    """How many cells the pairs stand for: one that two objects share counts once."""
+    """Count the cells of the learned pairs; one that two objects share counts once."""
 
     def one_image(cell: Array, valid: Array) -> Array:
         return jnp.zeros(cells, bool).at[cell].max(valid).sum()
@@ -259,7 +354,8 @@ def _predict(net: Any, images: jax.Array, image_size: jax.Array) -> Detections:
     padded_size = round_up_size(image_size, config.size_divisibility)
     logits, kernels, feature = net(images, image_size, padded_size, train=False)
     select = jax.vmap(lambda *image: select_instances(config, *image))
-    return Detections(*select(logits, kernels, feature, image_size, padded_size), MaskFrame.IMAGE)
+    boxes, scores, labels, valid, masks = select(logits, kernels, feature, image_size, padded_size)
+    return Detections(boxes, scores, labels, valid, masks, MaskFrame.IMAGE)
 
 
 def select_instances(
@@ -270,22 +366,23 @@ def select_instances(
     image_size: Int[Array, " 2"],
     padded_size: Int[Array, " 2"],
 ) -> tuple[Array, Array, Array, Array, Array]:
-    """Boxes, scores, labels, masks and `valid` of one image's instances, best first.
+    """Select one image's instances, best first: boxes, scores, labels, `valid` and masks.
 
-    Masks are probabilities at stride 4; beyond the canvas its last cells come again, so that
-    they can be enlarged as if there were nothing else.
+    Masks are probabilities at stride 4; border cells are repeated into the padding, so upsampling
+    never reads it.
     """
-    classes, scores = logits.shape[1], _suppress_neighbours(config, nn.sigmoid(logits)).reshape(-1)
-    top, pair = jax.lax.top_k(scores, min(config.pre_nms_topk, scores.shape[0]))
-    cell, label = pair // classes, pair % classes
+    scores = _points_nms(config, nn.sigmoid(logits)).reshape(-1)  # [K C]
+    top, pair = jax.lax.top_k(scores, min(config.pre_nms_topk, scores.shape[0]))  # [Q]
+    cell, label = pair // logits.shape[1], pair % logits.shape[1]
 
     extent = level_extent(padded_size, MASK_STRIDE)
     inside = extent_mask(extent[None], *feature.shape[:2])[..., 0]
-    probability = nn.sigmoid(mask_logits(feature, kernels[cell])) * inside
+    probability = nn.sigmoid(mask_logits(feature, kernels[cell])) * inside  # [Q, h, w]
     binary = probability > 0.5
     area = binary.sum((1, 2))
-    floor = jnp.asarray(np.repeat(config.min_mask_area, [grid * grid for grid in config.num_grids]))
-    usable = (top > config.score_threshold) & (area > floor[cell])
+    cells_per_grid = [grid * grid for grid in config.num_grids]
+    min_area = jnp.asarray(np.repeat(config.min_mask_area, cells_per_grid))  # [K]
+    usable = (top > config.score_threshold) & (area > min_area[cell])
     maskness = (probability * binary).sum((1, 2)) / jnp.maximum(area, 1)
     decayed = ops.matrix_nms(
         binary,
@@ -297,10 +394,10 @@ def select_instances(
     )
     kept = jnp.where(usable & (decayed >= config.post_nms_score_threshold), decayed, 0)
     missing = max(config.detections_per_image - kept.shape[0], 0)
-    best, index = jax.lax.top_k(jnp.pad(kept, (0, missing)), config.detections_per_image)
+    best, index = jax.lax.top_k(jnp.pad(kept, (0, missing)), config.detections_per_image)  # [D]
     valid = best > 0
     index = jnp.where(valid, index, 0)
-    boxes = _boxes_of_masks(binary[index], image_size)
+    boxes = ops.boxes_from_masks(binary[index], image_size, stride=MASK_STRIDE)
     rows = jnp.minimum(jnp.arange(feature.shape[0]), extent[0] - 1)
     columns = jnp.minimum(jnp.arange(feature.shape[1]), extent[1] - 1)
     masks = probability[index][:, rows][:, :, columns]
@@ -308,30 +405,16 @@ def select_instances(
         jnp.where(valid[:, None], boxes, 0),
         best,
         jnp.where(valid, label[index], 0),
-        jnp.where(valid[:, None, None], masks, 0),
         valid,
+        jnp.where(valid[:, None, None], masks, 0),
     )
 
 
-def _suppress_neighbours(config: SOLOv2Config, scores: Float[Array, "K C"]) -> Float[Array, "K C"]:
-    """Points NMS within each grid."""
+def _points_nms(config: SOLOv2Config, scores: Float[Array, "K C"]) -> Float[Array, "K C"]:
+    """Apply points NMS within each grid."""
     kept, first = [], 0
     for grid in config.num_grids:
         cells = scores[first : first + grid * grid].reshape(grid, grid, -1)
         kept.append(ops.points_nms(cells).reshape(grid * grid, -1))
         first += grid * grid
     return jnp.concatenate(kept)
-
-
-def _boxes_of_masks(masks: Array, image_size: Int[Array, " 2"]) -> Float[Array, "D 4"]:
-    """The tight box of each mask, as exact as the stride allows, within the image."""
-
-    def span(hit: Array, size: Array) -> tuple[Array, Array]:
-        first = hit.argmax(1) * MASK_STRIDE
-        last = (hit.shape[1] - hit[:, ::-1].argmax(1)) * MASK_STRIDE
-        return jnp.minimum(first, size), jnp.minimum(last, size)
-
-    y1, y2 = span(masks.any(2), image_size[0])
-    x1, x2 = span(masks.any(1), image_size[1])
-    boxes = jnp.stack([x1, y1, x2, y2], axis=1).astype(jnp.float32)
-    return jnp.where(masks.any((1, 2))[:, None], boxes, 0)

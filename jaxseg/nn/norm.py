@@ -1,17 +1,16 @@
-"""Normalisation layers that know about padding.
+"""Normalisation layers that exclude padding from their statistics.
 
-Each computes in float32 and gives the dtype of its input back. It is called as
-`norm(x, mask, train)`: `x [B, h, w, C]`, `mask [B, h, w, 1]` (true where
-`x` is data; statistics are taken over those cells alone) and whether this is a training
-step. The kinds:
+Each computes in float32 and returns the dtype of its input. It is called as
+`norm(x, mask, train)`: `x [B, h, w, C]`, `mask [B, h, w, 1]` (true where `x` is data;
+statistics are taken over those cells alone) and whether this is a training step. The kinds:
 
-    frozen   batch norm with fixed statistics and fixed scale and bias, as detectors are
-             fine-tuned from ImageNet (He et al. 2017, arXiv 1703.06870, section 3.1)
-    norm_eval   batch norm with fixed statistics whose scale and bias are trained, as MMDetection
-             fine-tunes ("norm_eval")
-    sync_batch  batch norm over the whole global batch, all devices together
-             (Peng et al. 2018, arXiv 1711.07240: "cross-GPU batch normalization")
-    group    group norm (Wu & He 2018, arXiv 1803.08494), the same at any batch size
+    frozen      batch norm with fixed statistics, scale and bias, as detectors are fine-tuned
+                from ImageNet (He et al. 2017, arXiv 1703.06870, section 3.1)
+    norm_eval   batch norm with fixed statistics whose scale and bias are trained, as
+                MMDetection fine-tunes
+    sync_batch  batch norm over the global batch, all devices together
+                (Peng et al. 2018, arXiv 1711.07240: "cross-GPU batch normalization")
+    group       group norm (Wu & He 2018, arXiv 1803.08494), the same at any batch size
 """
 
 import functools
@@ -48,9 +47,9 @@ class FrozenBatchNorm(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Batch norm whose training statistics cover the global batch, unless they are `fixed`.
+    """Batch norm with training statistics over the global batch, unless they are `fixed`.
 
-    A training call must run where the axis `BATCH_AXIS` is mapped (the training step is).
+    Training calls must run where the axis `BATCH_AXIS` is mapped, as the training step does.
     """
 
     epsilon: float = 1e-5
@@ -80,7 +79,7 @@ class BatchNorm(nn.Module):
 def _global_statistics(
     x: Float[Array, "B h w C"], mask: Bool[Array, "B h w 1"]
 ) -> tuple[Float[Array, " C"], Float[Array, " C"], Float[Array, ""]]:
-    """Mean, variance and number of the data cells over all devices."""
+    """Return mean, variance and number of the data cells over all devices."""
     data = jnp.where(mask, x, 0).astype(jnp.float32)
     sums = (data.sum((0, 1, 2)), (data * data).sum((0, 1, 2)), mask.sum(dtype=jnp.float32))
     total, squares, count = jax.lax.psum(sums, BATCH_AXIS)
@@ -90,7 +89,7 @@ def _global_statistics(
 
 
 class GroupNorm(nn.Module):
-    """Group norm over each image's own data cells; 32 groups, or C / 2 where C is below 64."""
+    """Group norm over each image's data cells; 32 groups, or C / 2 where C is below 64."""
 
     groups: int = 32
     epsilon: float = 1e-5
@@ -111,7 +110,7 @@ class GroupNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (channels,))
         grouped = x.astype(jnp.float32)
         grouped = grouped.reshape(batch, height, width, groups, channels // groups)
-        inside = mask[..., None]
+        inside = mask[..., None]  # [B, h, w, 1, 1]
         count = jnp.maximum(inside.sum((1, 2, 3, 4), keepdims=True), 1) * (channels // groups)
         mean = jnp.where(inside, grouped, 0).sum((1, 2, 4), keepdims=True) / count
         centred = jnp.where(inside, grouped - mean, 0)
@@ -123,7 +122,7 @@ class GroupNorm(nn.Module):
 def _affine(
     x: Float[Array, "B h w C"], factor: Float[Array, " C"], shift: Float[Array, " C"]
 ) -> Float[Array, "B h w C"]:
-    """`x * factor + shift` in float32, in the dtype of `x`."""
+    """Compute `x * factor + shift` in float32, returned in the dtype of `x`."""
     return (x.astype(jnp.float32) * _channels(factor) + _channels(shift)).astype(x.dtype)
 
 
@@ -132,7 +131,7 @@ def _channels(vector: Float[Array, " C"]) -> Float[Array, "1 1 1 C"]:
 
 
 def make_norm(kind: NormKind, epsilon: float = 1e-5, name: str | None = None) -> nn.Module:
-    """The layer of a kind, for use inside a module's `setup` or compact call."""
+    """Return the layer of a kind, for use in a module's `setup` or compact method."""
     layers: dict[str, Callable[..., nn.Module]] = {
         "frozen": FrozenBatchNorm,
         "norm_eval": functools.partial(BatchNorm, fixed=True),

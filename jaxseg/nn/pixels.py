@@ -1,4 +1,4 @@
-"""From the pixels of an image to the numbers that a backbone was trained on."""
+"""Normalise the pixels of images as the backbone's pre-training did."""
 
 import dataclasses
 from typing import Literal
@@ -11,10 +11,9 @@ from jaxseg.nn.padding import extent_mask, zero_outside
 
 @dataclasses.dataclass(frozen=True)
 class PixelConfig:
-    """`(x - mean) / std` for each of red, green and blue, and the order they are fed in.
+    """`(x - mean) / std` for red, green and blue, and the order in which channels enter.
 
-    The defaults are torchvision's. Weights that came from Caffe expect blue first and, mostly,
-    no division.
+    The defaults are torchvision's. Weights from Caffe expect blue first and, mostly, no division.
     """
 
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
@@ -23,12 +22,12 @@ class PixelConfig:
 
 
 MSRA_PIXELS = PixelConfig((123.675, 116.28, 103.53), (1.0, 1.0, 1.0), "bgr")
-"""Of the "MSRA" ImageNet weights in Detectron2 and MMDetection."""
+"""The pixels of the "MSRA" ImageNet weights in Detectron2 and MMDetection."""
 
 
 ComputeDtype = Literal["float32", "bfloat16"]
-"""What layers compute in. Parameters, statistics of normalisation, boxes and losses are float32
-whatever it is."""
+"""The dtype that layers compute in. Parameters, statistics of normalisation, boxes and losses are
+float32 in any case."""
 
 
 def normalize(
@@ -37,9 +36,9 @@ def normalize(
     image_size: Int[Array, "B 2"],
     dtype: ComputeDtype = "float32",
 ) -> Float[Array, "B H W 3"]:
-    """RGB images, uint8 or float32 from 0 to 255, normalised and with zeros in the padding.
+    """Normalise RGB images, uint8 or float32 from 0 to 255, and set the padding to zero.
 
-    Every layer computes in the dtype of what it is given: this is where it is chosen.
+    Every layer computes in the dtype of its input, so `dtype` sets that of the whole model.
     """
     mean, std = (jnp.asarray(v)[None, None, None, :] for v in (config.mean, config.std))
     x = (images.astype(jnp.float32) - mean) / std

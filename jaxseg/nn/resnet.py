@@ -1,9 +1,9 @@
 """ResNet (He et al. 2015, arXiv 1512.03385) and ResNeXt (Xie et al. 2016, arXiv 1611.05431)
-as feature extractors.
+backbones.
 
 Terms:
     stem        7x7 convolution with stride 2 and 3x3 max-pooling with stride 2
-    stage       the blocks between two strides; stages 2 to 5 give the maps C2 to C5
+    stage       the blocks of one stride; stages 2 to 5 give the maps C2 to C5
     basic       block of two 3x3 convolutions (ResNet-18, 34)
     bottleneck  block of 1x1, 3x3, 1x1 convolutions, four times as wide at its ends
                 (ResNet-50, 101)
@@ -15,21 +15,19 @@ from typing import Literal
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxseg.nn.backbone import FeatureMaps
 from jaxseg.nn.norm import NormKind, make_norm
 from jaxseg.nn.padding import extent_mask, level_extent, zero_outside
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 BOTTLENECK_DEPTHS = (50, 101)
 
-FeatureMaps = dict[int, Float[Array, "B _ _ _"]]
-"""Feature maps by stride, finest first."""
-
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 @dataclasses.dataclass(frozen=True)
 class ResNetConfig:
-    """A ResNet's choices. `width` is the stem's number of channels, 64 in the paper."""
+    """Settings of a ResNet. `width` is the stem's number of channels, 64 in the paper."""
 
     depth: Literal[18, 34, 50, 101] = 50
     width: int = 64
@@ -40,12 +38,22 @@ class ResNetConfig:
     norm: NormKind = "frozen"
     norm_epsilon: float = 1e-5
     stride_in_1x1: bool = False
-    """Bottlenecks stride in their first 1x1 (the paper and MSRA's weights) and not in the 3x3."""
+    """Stride in the bottlenecks' first 1x1 (the paper, MSRA's weights) and not in the 3x3."""
     freeze_at: int = 0
-    """Nothing up to this stage is trained: 0 trains all, 1 freezes the stem, 2 stage 2 as well."""
+    """Last stage that is not trained: 0 trains all, 1 freezes the stem, 2 stage 2 as well."""
     remat: bool = False
-    """What happens inside a block is computed again for its gradient instead of kept: less memory
-    for a third more of the backbone's time (Chen et al. 2016, arXiv 1604.06174)."""
+    """Recompute the activations inside a block for its gradient instead of keeping them: less
+    memory for a third more of the backbone's time (Chen et al. 2016, arXiv 1604.06174)."""
+
+    def build(self) -> nn.Module:
+        """Return the layers."""
+        return ResNet(self)
+
+    def is_frozen(self, layer: str) -> bool:
+        """Return whether the layer of this name (`stem_conv`, `stage3_block0`) is not trained."""
+        part = layer.partition("_")[0]
+        stage = 1 if part == "stem" else int(part.removeprefix("stage"))
+        return stage <= self.freeze_at
 
 
 def conv(
@@ -57,8 +65,10 @@ def conv(
     *,
     name: str,
 ) -> Float[Array, "B _ _ _"]:
-    """A convolution without bias, padded by `size // 2` on every side whatever the stride. To be
-    called in a module's compact method."""
+    """Apply a convolution without bias, padded by `size // 2` on every side at any stride.
+
+    Call it in a module's compact method.
+    """
     pad = size // 2
     layer = nn.Conv(
         features,
@@ -120,12 +130,7 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Images to the maps C2 to C5.
-
-    Call with `images [B, H, W, 3]` (normalised, zero in the padding; H and W multiples of
-    32), `padded_size [B, 2]` and `train`. Returns `{4: C2, 8: C3, 16: C4, 32: C5}` by stride,
-    each zero outside the canvas.
-    """
+    """Images to `{4: C2, 8: C3, 16: C4, 32: C5}`; H and W are multiples of 32."""
 
     config: ResNetConfig
 
@@ -139,10 +144,10 @@ class ResNet(nn.Module):
             height, width = images.shape[1] // stride, images.shape[2] // stride
             return extent_mask(level_extent(padded_size, stride), height, width)
 
-        learns = train and config.freeze_at < 1
+        trains = train and config.freeze_at < 1
         x = conv(images, config.width, 7, 2, name="stem_conv")
         norm = make_norm(config.norm, config.norm_epsilon, name="stem_norm")
-        x = norm(x, mask_at(2), learns)
+        x = norm(x, mask_at(2), trains)
         x = zero_outside(nn.relu(x), mask_at(2))
         x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
         x = zero_outside(x, mask_at(4))  # pooling windows reach one cell into the padding
@@ -153,18 +158,11 @@ class ResNet(nn.Module):
             out_stride = 2**stage
             channels = config.width * 2 ** (stage - 2)
             mask = mask_at(out_stride)
-            learns = train and config.freeze_at < stage
+            trains = train and config.freeze_at < stage
             for block in range(blocks):
                 stride = 2 if stage > 2 and block == 0 else 1
                 layer = block_type(channels, stride, config, name=f"stage{stage}_block{block}")
-                x = layer(x, mask_in, mask, learns)
+                x = layer(x, mask_in, mask, trains)
                 mask_in = mask
             maps[out_stride] = x
         return maps
-
-
-def is_frozen(config: ResNetConfig, name: str) -> bool:
-    """Whether the layer of this name (`stem_conv`, `stage3_block0`) is left untrained."""
-    part = name.partition("_")[0]
-    stage = 1 if part == "stem" else int(part.removeprefix("stage"))
-    return stage <= config.freeze_at

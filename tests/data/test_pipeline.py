@@ -24,21 +24,21 @@ from jaxseg.data import (
     train_batches,
     write_coco,
 )
-from jaxseg.data.masks.rasterize import crop_to_box
+from jaxseg.data.masks.rasterize import fill_box_crop
 from jaxseg.data.order import Order
-from jaxseg.data.transforms.objects import place
+from jaxseg.data.transforms.objects import view_objects
 from jaxseg.data.transforms.sample import make_sample, train_sample
-from jaxseg.data.transforms.view import plain_view
-from jaxseg.types import Batch, MaskFrame, MaskSpec, unpack_masks
+from jaxseg.data.transforms.view import full_view
+from jaxseg.types import Batch, BoxCrops, ImageMasks, TargetSpec, unpack_masks
 
-NEEDS = MaskSpec(MaskFrame.GRID_SAMPLE, 14)
+TARGETS = TargetSpec(BoxCrops(14))
 SHAPES = Shapes(size=64, train_images=10, val_images=5)
 CONFIG = DataConfig(SHAPES, buckets=((64, 64),), max_objects=8)
 
 
-def take(count, **options):
+def take_batches(count, **options):
     settings = {"batch_size": 4, "seed": 3} | options
-    stream = train_batches(SHAPES.open("train"), CONFIG, NEEDS, **settings)
+    stream = train_batches(SHAPES.open("train"), CONFIG, TARGETS, **settings)
     return [next(stream) for _ in range(count)]
 
 
@@ -48,47 +48,47 @@ def assert_equal(a: Batch, b: Batch):
 
 
 def test_batches_depend_on_seed_and_step_alone():
-    batches = take(6)
-    for again, expected in zip(take(2, start_step=4), batches[4:], strict=True):
-        assert_equal(again, expected)
-    other = take(1, seed=4)[0]
+    batches = take_batches(6)
+    for resumed, expected in zip(take_batches(2, start_step=4), batches[4:], strict=True):
+        assert_equal(resumed, expected)
+    other = take_batches(1, seed=4)[0]
     assert (other.images != batches[0].images).any()
 
 
 def test_every_epoch_has_every_image_once_in_another_order():
     source = SHAPES.open("train")
-    known = {source[i].image.tobytes(): i for i in range(10)}
-    known |= {source[i].image[:, ::-1].tobytes(): i for i in range(10)}
-    order = [known[image.tobytes()] for batch in take(5) for image in batch.images]
+    index_of = {source[i].image.tobytes(): i for i in range(10)}
+    index_of |= {source[i].image[:, ::-1].tobytes(): i for i in range(10)}
+    order = [index_of[image.tobytes()] for batch in take_batches(5) for image in batch.images]
     assert sorted(order[:10]) == sorted(order[10:]) == list(range(10))
     assert order[:10] != order[10:]
 
 
 def test_shards_are_the_parts_of_the_global_batch():
-    whole = take(3)
-    parts = [take(3, shard_index=i, shard_count=2) for i in range(2)]
+    whole = take_batches(3)
+    parts = [take_batches(3, shard_index=i, shard_count=2) for i in range(2)]
     for step, batch in enumerate(whole):
         joined = jax.tree.map(lambda *x: np.concatenate(x), *(part[step] for part in parts))
         assert_equal(joined, batch)
     with pytest.raises(ValueError, match="does not divide over 3 shards"):
-        take(1, shard_count=3)
+        take_batches(1, shard_count=3)
 
 
-def test_worker_processes_and_a_resume_in_mid_epoch_change_nothing():
-    batches = take(7)
-    for workers, start in ((1, 0), (4, 2)):
-        config = dataclasses.replace(CONFIG, num_workers=workers)
+def test_batches_do_not_depend_on_num_workers_and_start_step():
+    batches = take_batches(7)
+    for num_workers, start in ((1, 0), (4, 2)):
+        config = dataclasses.replace(CONFIG, num_workers=num_workers)
         settings = {"batch_size": 4, "seed": 3, "start_step": start}
-        stream = train_batches(SHAPES.open("train"), config, NEEDS, **settings)
+        stream = train_batches(SHAPES.open("train"), config, TARGETS, **settings)
         for expected in batches[start:]:
             assert_equal(next(stream), expected)
         stream.close()
 
 
-def test_workers_change_nothing_with_everything_switched_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(shared_arrays, "_LARGE", 0)  # arrays go through files
+def test_augmented_batches_do_not_depend_on_num_workers(tmp_path, monkeypatch):
+    monkeypatch.setattr(shared_arrays, "_MIN_FILE_BYTES", 0)  # arrays go through files
     write_coco(Shapes(size=96, train_images=8).open("train"), tmp_path, "train")
-    everything = Augmentation(
+    augmentation = Augmentation(
         lsj=ScaleJitter(), crop=RandomSizeCrop(), copy_paste=CopyPaste(), color=ColorJitter()
     )
     streams = [
@@ -100,14 +100,14 @@ def test_workers_change_nothing_with_everything_switched_on(tmp_path, monkeypatc
                 min_size=80,
                 max_size=96,
                 max_objects=12,
-                augmentation=everything,
-                num_workers=workers,
+                augmentation=augmentation,
+                num_workers=num_workers,
             ),
-            MaskSpec(MaskFrame.IMAGE, 4, centers=True),
+            TargetSpec(ImageMasks(4), centers=True),
             batch_size=3,
             seed=1,
         )
-        for workers in (0, 2)
+        for num_workers in (0, 2)
     ]
     for _ in range(5):
         assert_equal(*(next(stream) for stream in streams))
@@ -115,10 +115,10 @@ def test_workers_change_nothing_with_everything_switched_on(tmp_path, monkeypatc
         stream.close()
 
 
-def test_a_split_without_images_cannot_be_trained_on():
+def test_an_empty_split_raises():
     empty = Shapes(train_images=0).open("train")
     with pytest.raises(ValueError, match="no images to train on"):
-        train_batches(empty, CONFIG, NEEDS, batch_size=2, seed=0)
+        train_batches(empty, CONFIG, TARGETS, batch_size=2, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -131,16 +131,16 @@ def test_a_split_without_images_cannot_be_trained_on():
         ({"num_workers": -1}, "num_workers -1 must be at least 0"),
     ],
 )
-def test_a_config_that_cannot_be_meant_is_refused(change, message):
+def test_invalid_config_raises(change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(CONFIG, **change)
 
 
-class Deadly:
-    """Shapes of which one kills the process that asks for it."""
+class KillingSource:
+    """Shapes, one of which kills the process that reads it."""
 
-    def __init__(self, deadly):
-        self._shapes, self._deadly = SHAPES.open("train"), deadly
+    def __init__(self, killing_index):
+        self._shapes, self._killing_index = SHAPES.open("train"), killing_index
         self.categories, self.image_ids = self._shapes.categories, self._shapes.image_ids
         self.image_sizes, self.object_counts = self._shapes.image_sizes, None
 
@@ -148,7 +148,7 @@ class Deadly:
         return len(self._shapes)
 
     def __getitem__(self, index, /):
-        if index == self._deadly:
+        if index == self._killing_index:
             os.kill(os.getpid(), signal.SIGKILL)
         return self._shapes[index]
 
@@ -156,16 +156,16 @@ class Deadly:
         return {}
 
 
-def test_the_death_of_a_worker_is_an_error_that_names_the_batch():
-    deadly = int(Order(np.zeros(10, int), seed=3, batch_size=4).batch(0).indices[2])
+def test_the_error_of_a_killed_worker_names_the_batch():
+    index = int(Order(np.zeros(10, int), seed=3, batch_size=4).batch(0).indices[2])
     config = dataclasses.replace(CONFIG, num_workers=1)
-    stream = train_batches(Deadly(deadly), config, NEEDS, batch_size=4, seed=3)
-    with pytest.raises(ChildProcessError, match=rf"step 0 \(image ids .*\b{deadly + 1}\b.*\)"):
+    stream = train_batches(KillingSource(index), config, TARGETS, batch_size=4, seed=3)
+    with pytest.raises(ChildProcessError, match=rf"step 0 \(image ids .*\b{index + 1}\b.*\)"):
         next(stream)
 
 
 class TwoSizes:
-    """Shapes in two sizes, alternating, as a source."""
+    """A source of shapes in two alternating sizes."""
 
     def __init__(self):
         self._parts = [Shapes(size, 12, 12).open("val") for size in (48, 64)]
@@ -184,10 +184,10 @@ class TwoSizes:
         return {}
 
 
-def test_images_of_a_batch_share_the_canvas_that_they_fit():
+def test_images_of_a_batch_share_the_bucket_that_they_fit():
     source = TwoSizes()
     config = dataclasses.replace(CONFIG, buckets=((64, 64), (48, 64)))
-    stream = train_batches(source, config, NEEDS, batch_size=2, seed=0)
+    stream = train_batches(source, config, TARGETS, batch_size=2, seed=0)
     shapes = set()
     for batch in (next(stream) for _ in range(6)):
         height = 48 if batch.image_size[0, 0] == 48 else 64
@@ -202,34 +202,32 @@ def test_images_of_a_batch_share_the_canvas_that_they_fit():
     assert ids.tolist() == [1, 3, 5, 7, 9, 11, 0, 2, 4, 6, 8, 10]
 
 
-@pytest.mark.parametrize(
-    "needs", [NEEDS, MaskSpec(MaskFrame.IMAGE, 4), MaskSpec(MaskFrame.GRID_SAMPLE, 8)]
-)
-def test_masks_are_packed_and_unpacked_without_loss(needs):
+@pytest.mark.parametrize("targets", [TARGETS, TargetSpec(ImageMasks(4)), TargetSpec(BoxCrops(8))])
+def test_masks_are_packed_and_unpacked_without_loss(targets):
     source = SHAPES.open("train")
-    batch = next(train_batches(source, CONFIG, needs, batch_size=2, seed=0))
+    batch = next(train_batches(source, CONFIG, targets, batch_size=2, seed=0))
     assert batch.masks.dtype == np.uint8
-    unpacked = unpack_masks(batch, needs)
+    unpacked = unpack_masks(batch, targets)
     for slot, index in enumerate(
         Order(np.zeros(10, int), seed=0, batch_size=2).batch(0).indices.tolist()
     ):
         rng = np.random.default_rng([1, 0, 0, index])
-        alone = train_sample(source, index, rng, config=CONFIG, bucket=(64, 64), needs=needs)
-        np.testing.assert_array_equal(unpacked.masks[slot], alone.masks)
-    assert unpack_masks(unpacked, needs) is unpacked
+        expected = train_sample(source, index, rng, config=CONFIG, bucket=(64, 64), targets=targets)
+        np.testing.assert_array_equal(unpacked.masks[slot], expected.masks)
+    assert unpack_masks(unpacked, targets) is unpacked
 
 
 def test_a_batch_larger_than_the_data_set():
-    assert take(1, batch_size=24)[0].images.shape == (24, 64, 64, 3)
+    assert take_batches(1, batch_size=24)[0].images.shape == (24, 64, 64, 3)
 
 
-def test_an_unreadable_image_stops_the_iterator_with_its_name(tmp_path):
+def test_the_error_of_an_unreadable_image_names_its_file(tmp_path):
     write_coco(SHAPES.open("val"), tmp_path, "train")
     for path in (tmp_path / "images").iterdir():
         path.write_bytes(b"broken")
     source = CocoFolder(str(tmp_path)).open("train")
     with pytest.raises(ValueError, match=r"train_0000000\d.png cannot be decoded"):
-        next(train_batches(source, CONFIG, NEEDS, batch_size=2, seed=0))
+        next(train_batches(source, CONFIG, TARGETS, batch_size=2, seed=0))
 
 
 def example(height=20, width=30, boxes=((3.0, 4.0, 13.0, 10.0),), crowd=None):
@@ -249,34 +247,36 @@ def example(height=20, width=30, boxes=((3.0, 4.0, 13.0, 10.0),), crowd=None):
     )
 
 
-def sample(scene, needs=NEEDS, flipped=False, bucket=(64, 64), min_max_size=None, max_objects=3):
+def sample(
+    scene, targets=TARGETS, flipped=False, bucket=(64, 64), min_max_size=None, max_objects=3
+):
     return make_sample(
         scene,
         bucket=bucket,
         min_max_size=min_max_size,
         max_objects=max_objects,
-        needs=needs,
+        targets=targets,
         flipped=flipped,
     )
 
 
 def test_boxes_and_crops_follow_resize_and_flip():
     scene = example()
-    plain = sample(scene, min_max_size=(40, 60))
-    assert plain.image_size.tolist() == [40, 60]
-    np.testing.assert_allclose(plain.boxes[0], [6, 8, 26, 20])
-    np.testing.assert_array_equal(plain.masks[0], np.arange(14)[None, :].repeat(14, 0) < 7)
-    assert plain.valid.tolist() == [True, False, False]
+    unflipped = sample(scene, min_max_size=(40, 60))
+    assert unflipped.image_size.tolist() == [40, 60]
+    np.testing.assert_allclose(unflipped.boxes[0], [6, 8, 26, 20])
+    np.testing.assert_array_equal(unflipped.masks[0], np.arange(14)[None, :].repeat(14, 0) < 7)
+    assert unflipped.valid.tolist() == [True, False, False]
     mirrored = sample(scene, min_max_size=(40, 60), flipped=True)
     np.testing.assert_allclose(mirrored.boxes[0], [34, 8, 54, 20])
-    np.testing.assert_array_equal(mirrored.masks[0], plain.masks[0][:, ::-1])
-    np.testing.assert_array_equal(mirrored.images[:40, :60], plain.images[:40, :60][:, ::-1])
-    assert not plain.images[40:].any()
-    assert not plain.images[:, 60:].any()
+    np.testing.assert_array_equal(mirrored.masks[0], unflipped.masks[0][:, ::-1])
+    np.testing.assert_array_equal(mirrored.images[:40, :60], unflipped.images[:40, :60][:, ::-1])
+    assert not unflipped.images[40:].any()
+    assert not unflipped.images[:, 60:].any()
 
 
 def crop_by_loops(bitmap, box, size):
-    """The crop sample by sample; outside of the picture there is no object."""
+    """Return the box crop, one bilinear sample at a time; outside of the image the mask is 0."""
     x1, y1, x2, y2 = (float(v) for v in box)
     padded = np.pad(bitmap > 0, 3).astype(float)
     crop = np.zeros((size, size), bool)
@@ -301,31 +301,31 @@ def test_crops_equal_bilinear_samples_taken_one_by_one():
         scene = example(int(height), int(width))._replace(
             boxes=box[None], rles=[mask_api.encode(np.asfortranarray(bitmap))]
         )
-        view = plain_view((int(height), int(width)), (64, 64), None)
+        view = full_view((int(height), int(width)), (64, 64), None)
         crop = np.zeros((14, 14), bool)
-        crop_to_box(place(scene, view)[0], crop)
+        fill_box_crop(view_objects(scene, view)[0], crop)
         np.testing.assert_array_equal(crop, crop_by_loops(bitmap, box, 14), err_msg=str(box))
 
 
-def test_image_frame_masks_lie_over_the_canvas():
+def test_image_masks_cover_the_padded_image():
     scene = example()
-    masks = sample(scene, needs=MaskSpec(MaskFrame.IMAGE, 1)).masks[0]
+    masks = sample(scene, targets=TargetSpec(ImageMasks(1))).masks[0]
     expected = np.zeros((64, 64), bool)
     expected[:20, :30] = mask_api.decode(scene.rles[0])
     np.testing.assert_array_equal(masks, expected)
-    assert sample(scene, needs=MaskSpec(MaskFrame.IMAGE, 4)).masks.shape == (3, 16, 16)
+    assert sample(scene, targets=TargetSpec(ImageMasks(4))).masks.shape == (3, 16, 16)
     with pytest.raises(ValueError, match="not a multiple of the mask stride 5"):
-        sample(scene, needs=MaskSpec(MaskFrame.IMAGE, 5))
+        sample(scene, targets=TargetSpec(ImageMasks(5)))
 
 
-def test_crowds_are_left_out_and_the_largest_objects_stay():
+def test_crowds_are_left_out_and_the_largest_objects_are_kept():
     boxes = [(0, 0, 4, 4), (0, 0, 20, 20), (2, 2, 8, 8), (1, 1, 10, 10), (5, 5, 9, 9)]
-    chosen = sample(example(boxes=boxes, crowd=[False, True, False, False, False]))
-    assert chosen.labels.tolist() == [0, 2, 3]
+    kept = sample(example(boxes=boxes, crowd=[False, True, False, False, False]))
+    assert kept.labels.tolist() == [0, 2, 3]
     assert sample(example(boxes=[(0, 0, 4, 4)], crowd=[True])).valid.tolist() == [False] * 3
 
 
-def test_evaluation_sees_every_image_once_and_marks_the_fillers():
+def test_eval_batches_have_every_image_once_and_mark_the_padding():
     batches = list(eval_batches(SHAPES.open("val"), CONFIG, batch_size=3))
     ids = np.concatenate([b.image_id[b.valid] for b in batches])
     assert ids.tolist() == [1, 2, 3, 4, 5]
@@ -333,7 +333,7 @@ def test_evaluation_sees_every_image_once_and_marks_the_fillers():
     assert batches[0].images.shape == batches[1].images.shape
 
 
-def test_shapes_are_deterministic_and_their_masks_are_what_is_visible():
+def test_shapes_are_deterministic_and_their_masks_are_the_visible_pixels():
     train, val = SHAPES.open("train"), SHAPES.open("val")
     assert (train[3].image == SHAPES.open("train")[3].image).all()
     assert (train[0].image != val[0].image).any()
@@ -353,11 +353,11 @@ def test_shapes_are_deterministic_and_their_masks_are_what_is_visible():
 
 def test_some_scenes_are_empty():
     source = Shapes(size=32).open("train")
-    share = np.mean([len(source[i].boxes) == 0 for i in range(300)])
-    assert 0.01 < share < 0.3
+    fraction = np.mean([len(source[i].boxes) == 0 for i in range(300)])
+    assert 0.01 < fraction < 0.3
 
 
-def test_shapes_know_only_their_splits():
+def test_an_unknown_split_of_shapes_raises():
     with pytest.raises(ValueError, match="splits train and val, not 'test'"):
         SHAPES.open("test")
 
@@ -365,10 +365,10 @@ def test_shapes_know_only_their_splits():
 def test_shapes_written_as_coco_read_back_the_same(tmp_path):
     source = SHAPES.open("val")
     write_coco(source, tmp_path, "val")
-    again = CocoFolder(str(tmp_path)).open("val")
-    assert again.categories == source.categories
+    reopened = CocoFolder(str(tmp_path)).open("val")
+    assert reopened.categories == source.categories
     for index in range(len(source)):
-        a, b = source[index], again[index]
+        a, b = source[index], reopened[index]
         assert a.image_id == b.image_id
         np.testing.assert_array_equal(a.image, b.image)
         np.testing.assert_array_equal(a.boxes, b.boxes)
@@ -378,17 +378,17 @@ def test_shapes_written_as_coco_read_back_the_same(tmp_path):
     np.testing.assert_array_equal(bgr[..., ::-1], source[0].image)
 
 
-def test_masks_of_the_whole_image_bring_their_centres():
+def test_centres_follow_resize_and_flip():
     scene = example(boxes=((3.0, 4.0, 13.0, 10.0), (20.0, 2.0, 28.0, 12.0)))
-    needs = MaskSpec(MaskFrame.IMAGE, 4, centers=True)
-    plain = sample(scene, needs, min_max_size=(40, 60))
+    targets = TargetSpec(ImageMasks(4), centers=True)
+    unflipped = sample(scene, targets, min_max_size=(40, 60))
     # Pixels 3 to 7 across and 4 to 9 down, then all twice as large.
-    np.testing.assert_allclose(plain.centers[0], [(5 + 0.5) * 2 - 0.5, (6.5 + 0.5) * 2 - 0.5])
-    mirrored = sample(scene, needs, flipped=True, min_max_size=(40, 60))
-    np.testing.assert_allclose(mirrored.centers[0], [59 - plain.centers[0, 0], 13.5])
+    np.testing.assert_allclose(unflipped.centers[0], [(5 + 0.5) * 2 - 0.5, (6.5 + 0.5) * 2 - 0.5])
+    mirrored = sample(scene, targets, flipped=True, min_max_size=(40, 60))
+    np.testing.assert_allclose(mirrored.centers[0], [59 - unflipped.centers[0, 0], 13.5])
     assert sample(scene).centers is None
 
     empty = scene._replace(rles=[scene.rles[0], mask_api.encode(np.zeros((20, 30), np.uint8, "F"))])
-    for kept in (NEEDS, MaskSpec(MaskFrame.IMAGE, 1)):
-        assert sample(empty, kept).valid.tolist() == [True, True, False]
-    assert sample(empty, needs).valid.tolist() == [True, False, False]
+    for other in (TARGETS, TargetSpec(ImageMasks(1))):
+        assert sample(empty, other).valid.tolist() == [True, True, False]
+    assert sample(empty, targets).valid.tolist() == [True, False, False]

@@ -8,14 +8,15 @@ import pytest
 from jaxseg import ops
 from jaxseg.heads.box_head import RoIs
 from jaxseg.heads.mask_head import MaskHeadConfig, mask_loss, mask_targets
-from jaxseg.models.mask_rcnn import MaskRCNNConfig, mask_rcnn
+from jaxseg.models.mask_rcnn import MaskRCNNConfig
 from jaxseg.nn.resnet import ResNet, ResNetConfig
-from jaxseg.zoo import published
+from jaxseg.zoo import RESNETS
+from jaxseg.zoo import mask_rcnn as published
 from tests.tiny import MASK_SIZE, make_batch, tiny_config
 
 
 def count_parameters(config):
-    variables = jax.eval_shape(lambda: mask_rcnn(config).init(jax.random.key(0), (1, 64, 64, 3)))
+    variables = jax.eval_shape(lambda: config.build().init(jax.random.key(0), (1, 64, 64, 3)))
     leaves = jax.tree.leaves([variables["params"], variables.get("frozen", {})])
     return sum(int(np.prod(leaf.shape)) for leaf in leaves)
 
@@ -43,7 +44,7 @@ def affine(blocks, inner):
     ],
 )
 def test_resnets_have_the_published_number_of_parameters(name, expected):
-    config = dataclasses.replace(published.RESNETS[name], norm="sync_batch")
+    config = dataclasses.replace(RESNETS[name], norm="sync_batch")
     images, size = jnp.zeros((1, 32, 32, 3)), jnp.full((1, 2), 32)
     init = ResNet(config).init
     variables = jax.eval_shape(lambda: init(jax.random.key(0), images, size, train=False))
@@ -92,7 +93,7 @@ def test_other_depths_build(depth):
 
 def test_images_must_be_padded_to_multiples_of_32():
     with pytest.raises(ValueError, match="multiples of 32"):
-        mask_rcnn(tiny_config()).init(jax.random.key(0), (1, 60, 64, 3))
+        tiny_config().build().init(jax.random.key(0), (1, 60, 64, 3))
 
 
 def test_mask_loss_of_a_perfect_prediction_is_zero():
@@ -109,7 +110,7 @@ def test_mask_loss_of_a_perfect_prediction_is_zero():
     )
     logits = jnp.where(target[..., None] >= 0.5, 40.0, -40.0) * jnp.ones((1, 1, 1, 3))
     term = mask_loss(MaskHeadConfig(), logits, rois, batch)
-    assert float(term.weight) == 1
+    assert float(term.count) == 1
     assert float(term.total) < 1e-6
     wrong = mask_loss(MaskHeadConfig(), -logits, rois, batch)
     np.testing.assert_allclose(wrong.total, 40, rtol=1e-5)

@@ -18,7 +18,7 @@ from jaxseg.heads.mask_head import MaskHeadConfig
 from jaxseg.heads.roi_pooler import RoIAlignConfig
 from jaxseg.heads.rpn import AnchorSamples, RPNConfig
 from jaxseg.models import mask_rcnn as module
-from jaxseg.models.mask_rcnn import MaskRCNN, MaskRCNNConfig, mask_rcnn
+from jaxseg.models.mask_rcnn import MaskRCNN, MaskRCNNConfig
 from jaxseg.nn.padding import round_up_size
 from jaxseg.nn.resnet import ResNetConfig
 from jaxseg.types import Batch, MaskFrame
@@ -180,8 +180,8 @@ def golden_batch(golden):
         columns = np.floor(np.arange(w) * np.float32(old_w / w)).astype(int)
         masks[i, :n, :h, :w] = golden[f"gt_masks{i}"][:, rows][:, :, columns]
         valid[i, :n] = True
-    place = np.arange(count, dtype=np.int32)
-    return Batch(golden.images, golden.sizes, boxes, labels, masks, valid, place)
+    index = np.arange(count, dtype=np.int32)
+    return Batch(golden.images, golden.sizes, boxes, labels, valid, index, masks)
 
 
 def recorded_anchors(golden, mode, batch, gt_of_anchor):
@@ -243,12 +243,12 @@ def test_losses_and_gradients(golden, mode):
     rois = recorded_rois(golden, mode)
 
     def match(net, batch):
-        padded_size = round_up_size(batch.image_size, config.canvas_multiple)
+        padded_size = round_up_size(batch.image_size, config.size_divisibility)
         pyramid = net.features(batch.images, batch.image_size, padded_size, train=True)
         anchors = rpn.make_anchors(config.rpn, pyramid, padded_size)
         matched = jax.vmap(
             lambda boxes, gt, valid: ops.match(
-                ops.box_iou(boxes, gt), valid, high=0.7, low=0.3, low_quality=0.0
+                ops.box_iou(boxes, gt), valid, high=0.7, low=0.3, min_pos_iou=0.0
             )
         )(anchors.boxes, batch.boxes, batch.valid)
         return pyramid, anchors, matched
@@ -268,7 +268,7 @@ def test_losses_and_gradients(golden, mode):
 
     def total(params, state, *arguments):
         terms = nn.apply(losses, net)({**state, "params": params}, *arguments)
-        means = {name: t.scale * t.total / t.weight for name, t in terms.items()}
+        means = {name: t.weight * t.total / t.count for name, t in terms.items()}
         return sum(means.values()), means
 
     state = {"batch_stats": golden.variables["batch_stats"]}
@@ -324,7 +324,7 @@ def test_a_frozen_backbone_predicts_the_same(golden):
     layers = {path[1] for path in traverse_util.flatten_dict(variables["frozen"])}
     assert "stem_conv" in layers
     assert layers == {n for n in golden.variables["params"]["backbone"] if n[:6] in FROZEN_LAYERS}
-    found = jax.jit(mask_rcnn(config).predict)(variables, golden.images, golden.sizes)
+    found = jax.jit(config.build().predict)(variables, golden.images, golden.sizes)
     np.testing.assert_allclose(found.scores, golden.prediction[0].scores, atol=1e-6)
     assert zoo.to_torchvision(variables, config).keys() == golden.state.keys()
 

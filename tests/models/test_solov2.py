@@ -5,14 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg.models.solov2 import make_targets, mask_logits, solo_losses, solov2
+from jaxseg.models.solov2 import make_targets, mask_logits, solo_losses
 from jaxseg.nn.resize import coord_grid, resize, upsample2x
-from jaxseg.types import MaskFrame, MaskSpec
-from jaxseg.zoo import published
+from jaxseg.types import ImageMasks, TargetSpec
+from jaxseg.zoo import solov2 as published
 from tests.goldens import load_golden
 from tests.tiny import make_batch, tiny_solov2_config
 
-NEEDS = MaskSpec(MaskFrame.IMAGE, 4, centers=True)
+TARGETS = TargetSpec(ImageMasks(4), centers=True)
 
 
 def count_parameters(config):
@@ -35,7 +35,7 @@ def test_other_depths_build(config):
 
 def test_each_level_needs_its_settings():
     with pytest.raises(ValueError, match="one value for each of P2 to P6"):
-        solov2(dataclasses.replace(tiny_solov2_config(), num_grids=(8, 6, 4)))
+        dataclasses.replace(tiny_solov2_config(), num_grids=(8, 6, 4)).build()
 
 
 def test_coordinates_are_those_of_mmdetection(shared):
@@ -94,15 +94,15 @@ def test_a_model_with_3x3_kernels_predicts():
     config = dataclasses.replace(tiny_solov2_config(), kernel_size=3)
     model = config.build()
     variables = jax.jit(model.init, static_argnums=1)(jax.random.key(0), (1, 64, 64, 3))
-    assert variables["params"]["grid_head"]["kernel"]["bias"].shape == (9 * 16,)
+    assert variables["params"]["head"]["kernel"]["bias"].shape == (9 * 16,)
     images = jnp.zeros((1, 64, 64, 3), jnp.uint8)
     found = jax.jit(model.predict)(variables, images, jnp.asarray([[64, 64]]))
     assert found.masks.shape == (1, 8, 16, 16)
 
 
-def test_pairs_beyond_the_room_are_counted_and_not_learned():
+def test_positives_beyond_the_limit_are_counted_and_not_learned():
     config = dataclasses.replace(tiny_solov2_config(), pos_scale=1.0)
-    batch = jax.tree.map(jnp.asarray, make_batch([(64, 64)], [4], needs=NEEDS))
+    batch = jax.tree.map(jnp.asarray, make_batch([(64, 64)], [4], targets=TARGETS))
     padded_size = jnp.asarray([[64, 64]])
     every = make_targets(config, batch, padded_size)
     few = make_targets(dataclasses.replace(config, max_positives=3), batch, padded_size)
@@ -112,16 +112,16 @@ def test_pairs_beyond_the_room_are_counted_and_not_learned():
     cells = sum(g * g for g in config.num_grids)
     logits, kernels = jnp.zeros((1, cells, 3)), jnp.ones((1, cells, 16))
     feature = jnp.ones((1, 16, 16, 16))
-    terms = solo_losses(
+    terms, metrics = solo_losses(
         dataclasses.replace(config, max_positives=3), logits, kernels, feature, batch
     )
-    assert float(terms["pairs_dropped"].total) == float(few.dropped[0])
-    assert float(terms["mask"].weight) <= 3
-    assert float(terms["class"].weight) == float(every.positive.sum())
+    assert float(metrics["positives_dropped"].total) == float(few.dropped[0])
+    assert float(terms["mask"].count) <= 3
+    assert float(terms["class"].count) == float(every.positive.sum())
 
 
 def test_a_batch_without_centres_is_refused():
-    batch = make_batch([(64, 64)], [2], needs=NEEDS)._replace(centers=None)
+    batch = make_batch([(64, 64)], [2], targets=TARGETS)._replace(centers=None)
     with pytest.raises(ValueError, match="must have `centers`"):
         make_targets(tiny_solov2_config(), batch, jnp.asarray([[64, 64]]))
 
@@ -129,11 +129,11 @@ def test_a_batch_without_centres_is_refused():
 def test_channels_that_do_not_divide_into_groups_are_refused():
     config = dataclasses.replace(tiny_solov2_config(), head_channels=18)
     with pytest.raises(ValueError, match="18 channels do not divide into the 4 groups"):
-        config.build().init(jax.random.key(0), (1, 64, 64, 3))
+        jax.eval_shape(lambda: config.build().init(jax.random.key(0), (1, 64, 64, 3)))
 
 
 def test_objects_of_one_size_in_one_place_are_told_apart_whatever_their_order():
-    batch = make_batch([(64, 64)], [2], needs=NEEDS)
+    batch = make_batch([(64, 64)], [2], targets=TARGETS)
     twins = batch._replace(
         boxes=np.repeat(batch.boxes[:, :1], 6, 1),
         centers=np.repeat(batch.centers[:, :1], 6, 1),
@@ -147,9 +147,9 @@ def test_objects_of_one_size_in_one_place_are_told_apart_whatever_their_order():
     np.testing.assert_array_equal(one.label, other.label)
 
 
-def test_a_canvas_beyond_the_padding_is_refused():
+def test_images_must_be_padded_to_the_size_divisibility():
     model = dataclasses.replace(tiny_solov2_config(), size_divisibility=(64, 128)).build()
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), (1, 64, 64, 3)))
     images, size = jnp.zeros((1, 64, 64, 3), jnp.uint8), jnp.asarray([[40, 52]])
-    with pytest.raises(ValueError, match=r"padded to 64x64; .* multiples of \(64, 128\)"):
+    with pytest.raises(ValueError, match=r"padded to 64x64, .* multiples of \(64, 128\)"):
         jax.eval_shape(model.predict, variables, images, size)

@@ -16,7 +16,7 @@ from jaxseg.models import solov2 as module
 from jaxseg.models.solov2 import SOLOv2, SOLOv2Config
 from jaxseg.nn.freezing import merge_frozen
 from jaxseg.nn.resnet import ResNetConfig
-from jaxseg.types import Batch
+from jaxseg.types import Batch, EvalBatch
 from jaxseg.zoo.engine import export_state
 from jaxseg.zoo.solov2 import mmdet_table
 from tests.goldens import difference, load_model, nchw
@@ -109,14 +109,14 @@ def test_every_stage(golden):
     for level in range(2, 7):
         x = nchw(stages["fpn"]["__call__"][0][2**level], step)
         differences[f"P{level}"] = difference(x, golden[f"eval__P{level}"])
-    logits, kernels = stages["grid_head"]["__call__"][0]
+    logits, kernels = stages["head"]["__call__"][0]
     for level, grid, cells in golden.levels:
         for name, x in (("cls", logits), ("kernel", kernels)):
             expected = golden[f"eval__{name}_l{level}"]
             differences[f"{name}_l{level}"] = difference(
                 on_grid(x, cells, grid)[:, ::step], expected
             )
-    feature = nchw(stages["mask_feature"]["__call__"][0], step)
+    feature = nchw(stages["mask_feature_head"]["__call__"][0], step)
     differences["mask_feature"] = difference(feature, golden["eval__mask_feat"])
     print(json.dumps(differences, indent=1))
     assert all(value < 1e-4 for value in differences.values()), differences
@@ -126,10 +126,9 @@ def test_instances_in_the_same_order(golden):
     found, _ = golden.prediction
     original = np.asarray([meta["ori_shape"] for meta in golden.meta["metas"]])
     count = len(golden.images)
-    everything = np.ones(count, bool)
-    predictions = to_predictions(
-        found, golden.sizes, original, np.arange(count), everything, bucket=golden.padded_size
-    )
+    images = np.zeros((count, *golden.padded_size, 3), np.uint8)
+    batch = EvalBatch(images, golden.sizes, original, np.arange(count), np.ones(count, bool))
+    predictions = to_predictions(found, batch)
     for i, prediction in enumerate(predictions):
         assert difference(prediction.scores, golden[f"eval__scores{i}"]) < 1e-4
         np.testing.assert_array_equal(prediction.labels, golden[f"eval__labels{i}"])
@@ -157,8 +156,8 @@ def golden_batch(golden):
             masks[i, n] = middle.sum((1, 3)) >= 2
             boxes[i, n], labels[i, n] = golden[f"gt_boxes{i}"][n], golden[f"gt_labels{i}"][n]
             centers[i, n], valid[i, n] = centre_of_mass(mask), True
-    place = np.arange(count, dtype=np.int32)
-    return Batch(golden.images, golden.sizes, boxes, labels, masks, valid, place, centers)
+    index = np.arange(count, dtype=np.int32)
+    return Batch(golden.images, golden.sizes, boxes, labels, valid, index, masks, centers)
 
 
 def test_targets(golden):
@@ -184,8 +183,8 @@ def test_losses_and_gradients(golden):
     state = {k: v for k, v in golden.variables.items() if k != "params"}
 
     def total(params, batch):
-        terms, _ = model.loss({"params": params, **state}, batch, jax.random.key(0))
-        means = {name: t.scale * t.total / (t.weight + t.offset) for name, t in terms.items()}
+        terms = model.loss({"params": params, **state}, batch, jax.random.key(0)).terms
+        means = {name: t.weight * t.total / (t.count + t.offset) for name, t in terms.items()}
         return sum(means.values()), means
 
     grads, means = jax.jit(jax.grad(total, has_aux=True))(golden.variables["params"], batch)

@@ -8,6 +8,7 @@ Images hold 6, 0, 1, 0, 0, 3, 2 and 0 objects, so that devices have unequal numb
 Host 0 writes the new parameters and the metrics.
 """
 
+import dataclasses
 import sys
 
 import jax
@@ -15,6 +16,7 @@ import numpy as np
 import optax
 
 from jaxseg.distributed import connect, process_count, process_index
+from jaxseg.nn.resnet import ResNetConfig
 from jaxseg.parallel import pmap_step, replicate, shard_map_step
 from jaxseg.training.step import init_state, make_step
 from tests.tiny import make_batch, tiny_config, tiny_solov2_config
@@ -24,20 +26,23 @@ TRANSFORMS = {"pmap": pmap_step, "shard_map": shard_map_step}
 OBJECTS = [6, 0, 1, 0, 0, 3, 2, 0]
 
 
-def main(out, model_name, norm, transform, devices, pieces, *hosts):
-    if hosts:
-        address, count, index = hosts
+def main(out, model_name, norm, transform, devices, microbatches, *processes):
+    if processes:
+        address, count, index = processes
         connect(address, int(count), int(index))
-    model, optimizer = MODELS[model_name](norm=norm).build(), optax.sgd(0.1, momentum=0.9)
-    step = make_step(model, optimizer, seed=0, pieces=int(pieces))
+    config = MODELS[model_name](norm=norm)
+    resnet = ResNetConfig(depth=18, width=8, norm=norm)
+    model = dataclasses.replace(config, backbone=resnet).build()
+    optimizer = optax.sgd(0.1, momentum=0.9)
+    step = make_step(model, optimizer, seed=0, grad_accum_steps=int(microbatches))
     step = TRANSFORMS[transform](step, int(devices))
     state = init_state(model, optimizer, (1, 64, 64, 3), seed=0)
     state = replicate(jax.tree.map(np.asarray, state), int(devices))
     sizes = [(64, 64), (50, 64), (64, 40), (64, 64)] * 2
-    batch = make_batch(sizes, OBJECTS, needs=model.needs)
+    batch = make_batch(sizes, OBJECTS, targets=model.targets)
     share = len(sizes) // process_count()
-    mine = slice(process_index() * share, (process_index() + 1) * share)
-    state, metrics = step(state, jax.tree.map(lambda x: x[mine], batch))
+    own = slice(process_index() * share, (process_index() + 1) * share)
+    state, metrics = step(state, jax.tree.map(lambda x: x[own], batch))
     if process_index() == 0:
         leaves = jax.tree_util.tree_leaves_with_path((state.params, state.model_state, metrics))
         np.savez(out, **{jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves})

@@ -8,10 +8,11 @@ import optax
 import pytest
 
 from jaxseg.model import Model
+from jaxseg.nn.resnet import ResNetConfig
 from jaxseg.parallel import check_batch_size, pmap_step, replicate, shard_map_step
 from jaxseg.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from jaxseg.training.step import init_state, make_step
-from jaxseg.types import LossTerm
+from jaxseg.types import Average, Losses, LossTerm, TargetSpec
 from tests.tiny import make_batch, tiny_config, tiny_solov2_config, toy_model
 
 
@@ -24,7 +25,7 @@ def stepped(request):
     model = request.param(norm="sync_batch").build()
     optimizer = optax.sgd(0.1)
     sizes = [(64, 64), (50, 64), (64, 40), (64, 64)]
-    batch = make_batch(sizes, [3, 2, 0, 0], needs=model.needs)
+    batch = make_batch(sizes, [3, 2, 0, 0], targets=model.targets)
     results = {}
     for devices in (1, 2):
         step = pmap_step(make_step(model, optimizer, seed=0), devices)
@@ -35,7 +36,7 @@ def stepped(request):
     with compilations() as compiled:
         for seed in (1, 2):
             sizes = [(64, 64), (8, 20), (33, 64), (64, 7)]
-            batch = make_batch(sizes, [0, seed, 6, 1], seed=seed, needs=model.needs)
+            batch = make_batch(sizes, [0, seed, 6, 1], seed=seed, targets=model.targets)
             state, _ = step(state, batch)
     results["compiled again"] = len(compiled)
     return results
@@ -88,23 +89,23 @@ def test_a_step_changes_every_parameter_and_the_statistics(stepped):
 def test_a_batch_that_does_not_divide_is_refused():
     with pytest.raises(ValueError, match="batch_size 3 does not divide over 2 devices"):
         check_batch_size(3, 2)
-    with pytest.raises(ValueError, match="12 does not divide over 2 devices in 4 pieces each"):
+    with pytest.raises(ValueError, match="over 2 devices with 4 microbatches each"):
         check_batch_size(12, 2, 4)
 
 
-@pytest.mark.parametrize("decay", ["cosine", "linear", "steps", "constant"])
-def test_schedules(decay):
+@pytest.mark.parametrize("name", ["cosine", "linear", "step", "constant"])
+def test_schedules(name):
     config = OptimizerConfig(
-        learning_rate=1.0, warmup_steps=10, schedule=decay, milestones=(60, 80), warmup_factor=0.1
+        learning_rate=1.0, warmup_steps=10, schedule=name, milestones=(60, 80), warmup_factor=0.1
     )
     schedule = make_schedule(config, 100)
     np.testing.assert_allclose(schedule(0), 0.1, rtol=1e-5)
     np.testing.assert_allclose(schedule(10), 1.0, rtol=1e-5)
-    end = {"cosine": 0.0, "linear": 0.0, "steps": 0.01, "constant": 1.0}[decay]
+    end = {"cosine": 0.0, "linear": 0.0, "step": 0.01, "constant": 1.0}[name]
     np.testing.assert_allclose(schedule(100), end, atol=1e-6)
-    if decay == "linear":
+    if name == "linear":
         np.testing.assert_allclose(schedule(55), 0.5, rtol=1e-5)
-    if decay == "steps":
+    if name == "step":
         np.testing.assert_allclose([schedule(59), schedule(61)], [1.0, 0.1], rtol=1e-5)
 
 
@@ -145,10 +146,12 @@ def toy_steps(parallel=pmap_step, devices=1, steps=3, seed=0, batch=None, **opti
 
 @pytest.mark.parametrize("devices", [1, 2])
 @pytest.mark.parametrize("parallel", [pmap_step, shard_map_step])
-@pytest.mark.parametrize("pieces", [1, 4])
-def test_devices_transforms_and_pieces_make_the_same_steps(parallel, devices, pieces):
+@pytest.mark.parametrize("grad_accum_steps", [1, 4])
+def test_devices_transforms_and_microbatches_make_the_same_steps(
+    parallel, devices, grad_accum_steps
+):
     (expected, metrics), _ = toy_steps()
-    (state, again), _ = toy_steps(parallel, devices, pieces=pieces)
+    (state, again), _ = toy_steps(parallel, devices, grad_accum_steps=grad_accum_steps)
     # The running state is each device's own business (batch norm makes it equal), so not compared.
     for a, b in zip(
         jax.tree.leaves((expected.params, expected.opt_state, metrics)),
@@ -160,7 +163,7 @@ def test_devices_transforms_and_pieces_make_the_same_steps(parallel, devices, pi
     assert state.model_state["seen"]["images"] == 3 * 8 / devices
 
 
-def test_the_moving_average_follows_the_weights():
+def test_ema_follows_the_parameters():
     (state, _), trail = toy_steps(steps=20, ema_decay=0.6)
     average = 1.5
     for step, w in enumerate(trail):
@@ -170,10 +173,11 @@ def test_the_moving_average_follows_the_weights():
     assert abs(average - trail[-1]) > 1e-3
 
 
-@pytest.mark.parametrize("pieces", [1, 2])
-def test_a_step_that_is_not_finite_is_not_applied(pieces):
+@pytest.mark.parametrize("grad_accum_steps", [1, 2])
+def test_a_step_that_is_not_finite_is_not_applied(grad_accum_steps):
     model, optimizer = toy_model(), optax.sgd(0.1, momentum=0.9)
-    step = pmap_step(make_step(model, optimizer, 0, pieces=pieces, ema_decay=0.5), 2)
+    step = make_step(model, optimizer, 0, grad_accum_steps=grad_accum_steps, ema_decay=0.5)
+    step = pmap_step(step, 2)
     state = replicate(init_state(model, optimizer, (1, 64, 64, 3), 0, ema=True), 2)
     batch = make_batch([(64, 64)] * 4, [1, 2, 3, 0])
     batch = batch._replace(images=batch.images.astype(np.float32))
@@ -186,14 +190,14 @@ def test_a_step_that_is_not_finite_is_not_applied(pieces):
     jax.tree.map(np.testing.assert_array_equal, state._replace(step=before.step), before)
 
 
-def test_a_term_with_an_offset_and_one_that_is_only_shown():
+def test_a_term_with_an_offset_and_a_metric():
     def loss(variables, batch, key):
         w = variables["params"]["w"]
-        weight = jnp.asarray(batch.valid.sum(), jnp.float32)
-        shown = LossTerm(100 * w, jnp.ones(()), scale=0.0)
-        return {"learned": LossTerm(6 * w, weight, 2.0, offset=1.0), "shown": shown}, {}
+        count = jnp.asarray(batch.valid.sum(), jnp.float32)
+        terms = {"learned": LossTerm(6 * w, count, weight=2.0, offset=1.0)}
+        return Losses(terms, {"logged": Average(100 * w, jnp.ones(()))}, {})
 
-    model = Model(lambda key, _: {"params": {"w": jnp.ones(())}}, loss, None, None)
+    model = Model(lambda key, _: {"params": {"w": jnp.ones(())}}, loss, None, TargetSpec())
     optimizer = optax.sgd(1.0)
     step = pmap_step(make_step(model, optimizer, seed=0), 2)
     state = replicate(init_state(model, optimizer, (1, 64, 64, 3), seed=0), 2)
@@ -201,7 +205,7 @@ def test_a_term_with_an_offset_and_one_that_is_only_shown():
     # Both devices: 12 w in all, over 2 + 3 + 1 objects, twice.
     np.testing.assert_allclose(metrics["learned"], 2 * 12 / 6)
     np.testing.assert_allclose(metrics["loss"], 2 * 12 / 6)
-    np.testing.assert_allclose(metrics["shown"], 100)
+    np.testing.assert_allclose(metrics["logged"], 100)
     np.testing.assert_allclose(state.params["w"], 1 - 2 * 12 / 6)
     assert metrics["grad_norm"] == 4
 
@@ -222,13 +226,13 @@ def test_a_large_gradient_is_clipped_by_its_norm():
 
 def test_frozen_stages_stay_as_they_are_and_the_rest_learns():
     config = tiny_config(norm="sync_batch")
-    backbone = dataclasses.replace(config.backbone, freeze_at=2)
+    backbone = ResNetConfig(depth=18, width=8, norm="sync_batch", freeze_at=2)
     model = dataclasses.replace(config, backbone=backbone).build()
     optimizer = make_optimizer(OptimizerConfig(decay_norm_and_bias=True, warmup_steps=0), 10)
     state = replicate(init_state(model, optimizer, (1, 64, 64, 3), 0), 1)
     before = jax.tree.map(np.asarray, state)
     state, _ = pmap_step(make_step(model, optimizer, 0), 1)(
-        state, make_batch([(64, 64)] * 2, [3, 1], needs=model.needs)
+        state, make_batch([(64, 64)] * 2, [3, 1], targets=model.targets)
     )
     moved = {
         jax.tree_util.keystr(path): not np.array_equal(a, b)

@@ -1,6 +1,6 @@
-"""From an example to arrays of fixed shapes: view, paste, colours, masks in the model's frame.
+"""Turn an example into a training sample: arrays of static shape for one image of a batch.
 
-The terms are those of `jaxseg.data.transforms.resize`; the order of the changes is told in
+The terms are those of `jaxseg.data.transforms.resize`; the order of the random changes is that of
 `jaxseg.data.transforms.augmentation`.
 """
 
@@ -10,26 +10,25 @@ import cv2
 import numpy as np
 
 from jaxseg.data.config import DataConfig
-from jaxseg.data.masks.rasterize import rasterizer
+from jaxseg.data.masks.rasterize import rasterize
 from jaxseg.data.source import Example, Source
-from jaxseg.data.transforms.color import change_colors, random_colors
-from jaxseg.data.transforms.copy_paste import choose, paste
-from jaxseg.data.transforms.objects import ViewedObject, center_of_mass, place
+from jaxseg.data.transforms.color import random_color_matrix, transform_colors
+from jaxseg.data.transforms.copy_paste import paste_objects, random_subset
+from jaxseg.data.transforms.objects import ViewedObject, center_of_mass, view_objects
 from jaxseg.data.transforms.resize import ResizeBackend
-from jaxseg.data.transforms.view import plain_view, random_view
-from jaxseg.types import MaskSpec
+from jaxseg.data.transforms.view import full_view, random_view
+from jaxseg.types import TargetSpec
 
 
 class Sample(NamedTuple):
-    """One image of a training batch; the fields are those of `jaxseg.types.Batch`, masks not
-    packed."""
+    """One image of a training batch, with the fields of `jaxseg.types.Batch`; masks unpacked."""
 
     images: np.ndarray  # uint8 [H, W, 3], or float32 from 0 to 255
     image_size: np.ndarray  # int32 [2]
     boxes: np.ndarray  # float32 [N, 4]
     labels: np.ndarray  # int32 [N]
-    masks: np.ndarray  # bool [N, h, w]
     valid: np.ndarray  # bool [N]
+    masks: np.ndarray | None  # bool [N, h, w]
     centers: np.ndarray | None  # float32 [N, 2]
 
 
@@ -40,26 +39,30 @@ def train_sample(
     *,
     config: DataConfig,
     bucket: tuple[int, int],
-    needs: MaskSpec,
+    targets: TargetSpec,
 ) -> Sample:
-    """Image `index` of a source, changed at random as `config.augmentation` says.
+    """Return image `index` of a source, changed at random by `config.augmentation`.
 
-    A pure function of its arguments and the seed of `rng`, which has not been drawn from.
+    The sample is a pure function of the arguments and the seed of `rng`, a generator that nothing
+    has been drawn from.
     """
-    changes = config.augmentation
-    for_paste, for_color = rng.spawn(2)
-    picture, size, objects = _look(source[index], rng, config, bucket)
-    if changes.copy_paste is not None and for_paste.random() < changes.copy_paste.prob:
-        partner = source[int(for_paste.integers(len(source)))]
-        other, _, found = _look(partner, for_paste, config, bucket)
-        pasted = choose(found, for_paste)
-        least = changes.copy_paste.min_visible_fraction
-        size, objects = paste(picture, size, objects, other, pasted, least)
-    if changes.color is not None:
-        seen = picture[: size[0], : size[1]]
-        mean = np.asarray(cv2.mean(seen)[:3])
-        change_colors(seen, random_colors(for_color, changes.color, mean))
-    return _pack(picture, size, objects, config.max_objects, needs)
+    augmentation = config.augmentation
+    # One generator each, so that pasting and colours do not change the other draws.
+    paste_rng, color_rng = rng.spawn(2)
+    image, size, objects = _random_view(source[index], rng, config, bucket)
+    copy_paste = augmentation.copy_paste
+    if copy_paste is not None and paste_rng.random() < copy_paste.prob:
+        other_example = source[int(paste_rng.integers(len(source)))]
+        other, _, other_objects = _random_view(other_example, paste_rng, config, bucket)
+        pasted = random_subset(other_objects, paste_rng)
+        size, objects = paste_objects(
+            image, size, objects, other, pasted, copy_paste.min_visible_fraction
+        )
+    if augmentation.color is not None:
+        unpadded = image[: size[0], : size[1]]  # a view of `image`, which changes with it
+        mean_color = np.asarray(cv2.mean(unpadded)[:3])
+        transform_colors(unpadded, random_color_matrix(color_rng, augmentation.color, mean_color))
+    return _build_sample(image, size, objects, config.max_objects, targets)
 
 
 def make_sample(
@@ -68,63 +71,73 @@ def make_sample(
     bucket: tuple[int, int],
     min_max_size: tuple[int, int] | None,
     max_objects: int,
-    needs: MaskSpec,
+    targets: TargetSpec,
     flipped: bool,
     resize_backend: ResizeBackend = "cv2",
 ) -> Sample:
-    """The example as fixed shapes, flipped or not, with nothing left to chance."""
+    """Return an example as a sample without random changes, mirrored if `flipped`."""
     height, width = example.image.shape[:2]
-    view = plain_view(
+    view = full_view(
         (height, width), bucket, min_max_size, flipped=flipped, resize_backend=resize_backend
     )
-    picture = view.draw(example.image, bucket, resize_backend)
-    return _pack(picture, view.size, place(example, view), max_objects, needs)
+    image = view.render(example.image, bucket, resize_backend)
+    return _build_sample(image, view.size, view_objects(example, view), max_objects, targets)
 
 
-def _look(
+def _random_view(
     example: Example, rng: np.random.Generator, config: DataConfig, bucket: tuple[int, int]
 ) -> tuple[np.ndarray, tuple[int, int], list[ViewedObject]]:
-    """An example through a random view: canvas, `(height, width)` and objects on it."""
+    """Return a random view of an example: padded image, its `(height, width)` and objects."""
     height, width = example.image.shape[:2]
     view = random_view((height, width), rng, config, bucket)
-    return view.draw(example.image, bucket, config.resize_backend), view.size, place(example, view)
+    return (
+        view.render(example.image, bucket, config.resize_backend),
+        view.size,
+        view_objects(example, view),
+    )
 
 
-def _pack(
-    picture: np.ndarray,
+def _build_sample(
+    image: np.ndarray,
     size: tuple[int, int],
     objects: list[ViewedObject],
     max_objects: int,
-    needs: MaskSpec,
+    targets: TargetSpec,
 ) -> Sample:
-    """The sample. Objects with empty masks are left out where the model needs centres of masks; of
-    more than `max_objects` objects the largest stay."""
-    if needs.centers:
+    """Return the sample of a padded image `[H, W, 3]`, its `(height, width)` and its objects.
+
+    With `targets.centers`, objects with empty masks are left out, since they have no centre. Of
+    more than `max_objects` objects the largest are kept.
+    """
+    if targets.centers:
         objects = [item for item in objects if item.bounds[2] > item.bounds[0]]
     objects = _largest(objects, max_objects)
     boxes = np.zeros((max_objects, 4), np.float32)
     labels = np.zeros(max_objects, np.int32)
-    masks = np.zeros((max_objects, *needs.shape((picture.shape[0], picture.shape[1]))), bool)
-    centers = np.zeros((max_objects, 2), np.float32) if needs.centers else None
-    fill = rasterizer(needs.frame, needs.size)
+    centers = np.zeros((max_objects, 2), np.float32) if targets.centers else None
+    masks = None
+    if targets.masks is not None:
+        bucket = image.shape[0], image.shape[1]
+        masks = np.zeros((max_objects, *targets.masks.shape(bucket)), bool)
     for slot, item in enumerate(objects):
         boxes[slot], labels[slot] = item.box, item.label
-        fill(item, masks[slot])
+        if masks is not None and targets.masks is not None:
+            rasterize(item, masks[slot], targets.masks)
         if centers is not None:
             centers[slot] = center_of_mass(item)
     return Sample(
-        images=picture,
+        images=image,
         image_size=np.asarray(size, np.int32),
         boxes=boxes,
         labels=labels,
-        masks=masks,
         valid=np.arange(max_objects) < len(objects),
+        masks=masks,
         centers=centers,
     )
 
 
 def _largest(objects: list[ViewedObject], count: int) -> list[ViewedObject]:
-    """The objects if they are few enough, else the `count` with the largest boxes, in order."""
+    """Return the `count` objects with the largest boxes, or all if they are fewer, in order."""
     if len(objects) <= count:
         return objects
     boxes = np.stack([item.box for item in objects])

@@ -1,0 +1,103 @@
+"""The steps that every two-stage model shares: proposals, box losses, box detections.
+
+    pyramid -> RPN -> proposals -> match, sample -> RoIs -> box head -> losses
+    pyramid -> RPN -> proposals -> box head -> select -> detections
+
+A model puts them together in its own file and can replace any of them; the parts are in `rpn`,
+`roi_sampling`, `roi_pooler` and `box_head`.
+"""
+
+from typing import NamedTuple
+
+import jax
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from jaxseg.heads import rpn
+from jaxseg.heads.box_head import (
+    BoxHead,
+    BoxHeadConfig,
+    box_losses,
+    class_scores,
+    select_detections,
+)
+from jaxseg.heads.roi_pooler import RoIAlignConfig, pool_rois
+from jaxseg.heads.roi_sampling import Proposals, RoIs
+from jaxseg.nn.fpn import Pyramid
+from jaxseg.types import Batch, LossTerm
+
+
+def image_keys(key: jax.Array, batch: Batch, num: int) -> list[Key[Array, " B"]]:
+    """Return `num` independent random keys for each image, made of its index alone."""
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch.index)
+    return list(jax.vmap(lambda k: jax.random.split(k, num), out_axes=1)(keys))
+
+
+def proposals_and_losses(
+    config: rpn.RPNConfig,
+    head: rpn.RPNHead,
+    pyramid: Pyramid,
+    batch: Batch,
+    padded_size: Int[Array, "B 2"],
+    keys: Key[Array, " B"],
+) -> tuple[Proposals, dict[str, LossTerm]]:
+    """Run the RPN in training: the proposals, and the losses on sampled anchors."""
+    output = head(pyramid)
+    anchors = rpn.make_anchors(config, pyramid, padded_size)
+    samples = rpn.sample_anchors(config, anchors, batch, keys)
+    proposals = rpn.generate_proposals(config, output, anchors, batch.image_size, train=True)
+    return proposals, rpn.rpn_losses(config, output, anchors, samples, batch)
+
+
+def propose(
+    config: rpn.RPNConfig,
+    head: rpn.RPNHead,
+    pyramid: Pyramid,
+    image_size: Int[Array, "B 2"],
+    padded_size: Int[Array, "B 2"],
+) -> Proposals:
+    """Run the RPN in prediction."""
+    anchors = rpn.make_anchors(config, pyramid, padded_size)
+    return rpn.generate_proposals(config, head(pyramid), anchors, image_size, train=False)
+
+
+def box_stage_losses(
+    config: BoxHeadConfig,
+    roi_align: RoIAlignConfig,
+    head: BoxHead,
+    pyramid: Pyramid,
+    rois: RoIs,
+    batch: Batch,
+    padded_size: Int[Array, "B 2"],
+) -> dict[str, LossTerm]:
+    """Pool the sampled RoIs, run the box head and compute its losses."""
+    pooled = pool_rois(roi_align, pyramid, rois.boxes, padded_size, config.pooler_resolution)
+    logits, deltas = head(pooled, rois.valid.reshape(-1), train=True)
+    return box_losses(config, logits, deltas, rois, batch)
+
+
+class BoxDetections(NamedTuple):
+    """Instances without masks, best first; unused slots hold zeros."""
+
+    boxes: Float[Array, "B D 4"]
+    scores: Float[Array, "B D"]
+    labels: Int[Array, "B D"]
+    valid: Bool[Array, "B D"]
+
+
+def detect_boxes(
+    config: BoxHeadConfig,
+    roi_align: RoIAlignConfig,
+    head: BoxHead,
+    pyramid: Pyramid,
+    proposals: Proposals,
+    image_size: Int[Array, "B 2"],
+    padded_size: Int[Array, "B 2"],
+) -> BoxDetections:
+    """Pool the proposals, run the box head and select each image's best detections."""
+    pooled = pool_rois(roi_align, pyramid, proposals.boxes, padded_size, config.pooler_resolution)
+    logits, deltas = head(pooled, proposals.valid.reshape(-1), train=False)
+    batch, slots = proposals.valid.shape
+    scores = class_scores(logits).reshape(batch, slots, -1)  # [B, P, C]
+    deltas = deltas.reshape(batch, slots, *deltas.shape[1:])  # [B, P, outputs, 4]
+    select = jax.vmap(lambda *image: select_detections(config, *image))
+    return BoxDetections(*select(scores, deltas, proposals, image_size))

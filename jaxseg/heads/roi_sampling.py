@@ -1,0 +1,96 @@
+"""Match proposals with ground-truth boxes and sample the RoIs that the heads learn from.
+
+Terms:
+    P      proposal slots of an image, padded
+    N      ground-truth slots of an image, padded
+    R      RoI slots of an image, padded
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from jaxseg import ops
+from jaxseg.types import Batch
+
+
+class Proposals(NamedTuple):
+    """Boxes that may hold an object, best first. No gradient flows through them."""
+
+    boxes: Float[Array, "*B P 4"]
+    valid: Bool[Array, "*B P"]
+
+
+class RoIs(NamedTuple):
+    """RoIs sampled for training, the positives first."""
+
+    boxes: Float[Array, "*B R 4"]
+    valid: Bool[Array, "*B R"]
+    positive: Bool[Array, "*B R"]
+    gt_index: Int[Array, "*B R"]  # the object that a positive RoI is matched with
+
+
+_GT_IDS = 1 << 20
+"""Ids of the ground-truth boxes begin here; those of proposals are their ranks."""
+
+
+def add_gt_boxes(proposals: Proposals, batch: Batch) -> Proposals:
+    """Append the ground-truth boxes to the proposals: `[B, P]` to `[B, P + N]` slots."""
+    return Proposals(
+        jnp.concatenate([proposals.boxes, batch.boxes], axis=1),
+        jnp.concatenate([proposals.valid, batch.valid], axis=1),
+    )
+
+
+def match_proposals(
+    proposals: Proposals,
+    gt_boxes: Float[Array, "N 4"],
+    gt_valid: Bool[Array, " N"],
+    *,
+    positive_iou: float,
+) -> ops.Matches:
+    """Match one image's proposals: positive from an IoU of `positive_iou` on, else negative."""
+    return ops.match(
+        ops.box_iou(proposals.boxes, gt_boxes),
+        gt_valid,
+        high=positive_iou,
+        low=positive_iou,
+        min_pos_iou=None,
+        anchor_valid=proposals.valid,
+    )
+
+
+def sample_rois(
+    proposals: Proposals,
+    batch: Batch,
+    keys: Key[Array, " B"],
+    *,
+    batch_size_per_image: int,
+    positive_fraction: float,
+    positive_iou: float,
+) -> RoIs:
+    """Sample RoIs among the proposals and the ground-truth boxes of each image.
+
+    At most `positive_fraction` of the `batch_size_per_image` RoIs are positive; negatives fill the
+    rest. `keys` are the images' own random keys.
+    """
+
+    def one_image(candidates: Proposals, gt_boxes: Array, gt_valid: Array, key: Array) -> RoIs:
+        matches = match_proposals(candidates, gt_boxes, gt_valid, positive_iou=positive_iou)
+        num_gt = gt_boxes.shape[0]
+        num_proposals = candidates.boxes.shape[0] - num_gt
+        ids = jnp.concatenate([jnp.arange(num_proposals), _GT_IDS + jnp.arange(num_gt)])
+        sample = ops.sample_balanced(
+            ops.random_priority(key, ids),
+            matches.positive,
+            matches.negative,
+            size=batch_size_per_image,
+            positive_fraction=positive_fraction,
+        )
+        boxes = jnp.where(sample.valid[:, None], candidates.boxes[sample.indices], 0)
+        return RoIs(boxes, sample.valid, sample.positive, matches.gt_index[sample.indices])
+
+    candidates = add_gt_boxes(proposals, batch)
+    return jax.vmap(one_image)(candidates, batch.boxes, batch.valid, keys)

@@ -1,0 +1,51 @@
+"""A ResNet's features do not depend on padding, and remat and bfloat16 keep them."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxseg.nn.resnet import ResNetConfig
+
+SIZE = jnp.asarray([[64, 64], [64, 32]])
+
+
+def images(height=64, width=64):
+    pixels = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype(np.float32)
+    pixels[1, :, 32:] = 0
+    return jnp.asarray(np.pad(pixels, ((0, 0), (0, height - 64), (0, width - 64), (0, 0))))
+
+
+def features(config, x, variables=None):
+    net = config.build()
+    if variables is None:
+        variables = jax.jit(net.init, static_argnums=3)(jax.random.key(0), x, SIZE, False)
+    return variables, jax.jit(net.apply, static_argnums=3)(variables, x, SIZE, False)
+
+
+@pytest.mark.parametrize("norm", ["frozen", "group"])
+def test_more_padding_changes_no_feature(norm):
+    config = ResNetConfig(depth=18, width=8, norm=norm)
+    variables, small = features(config, images())
+    _, large = features(config, images(96, 128), variables)
+    assert list(small) == [4, 8, 16, 32]
+    for stride, x in small.items():
+        inside = large[stride][:, : x.shape[1], : x.shape[2]]
+        np.testing.assert_allclose(inside, x, atol=1e-4)
+        assert not np.asarray(x[1, :, 32 // stride :]).any()
+        outside = large[stride].at[:, : x.shape[1], : x.shape[2]].set(0)
+        assert not np.asarray(outside).any()
+
+
+def test_remat_changes_nothing_and_bfloat16_only_rounds():
+    config = ResNetConfig(depth=18, width=8, norm="group")
+    variables, exact = features(config, images())
+    _, remat = features(dataclasses.replace(config, remat=True), images(), variables)
+    _, rounded = features(config, images().astype(jnp.bfloat16), variables)
+    for stride, x in exact.items():
+        np.testing.assert_allclose(remat[stride], x, atol=1e-5)
+        assert rounded[stride].dtype == jnp.bfloat16
+        error = np.linalg.norm(np.asarray(rounded[stride], np.float32) - np.asarray(x))
+        assert error < 0.05 * np.linalg.norm(x)
