@@ -1,7 +1,12 @@
-"""Published checkpoints in and out: a strict engine, and one table of names for each zoo."""
+"""Published models of other codebases: their configs, and their checkpoints in and out.
+
+`MODELS` has one `ZooModel` for each; a module for each model holds its records and, for each
+codebase, the names of its arrays.
+"""
 
 from jaxseg.zoo.files import read_state_dict, write_safetensors
 from jaxseg.zoo.load import (
+    MODELS,
     load_adelaidet,
     load_checkpoint_file,
     load_detectron2,
@@ -14,8 +19,14 @@ from jaxseg.zoo.load import (
     resnet_to_torchvision,
     to_torchvision,
 )
+from jaxseg.zoo.record import Preprocessing, ZooModel
+from jaxseg.zoo.resnet import RESNETS
 
 __all__ = [
+    "MODELS",
+    "RESNETS",
+    "Preprocessing",
+    "ZooModel",
     "load_adelaidet",
     "load_checkpoint_file",
     "load_detectron2",

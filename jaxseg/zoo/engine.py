@@ -1,13 +1,13 @@
-"""Published weights into a model's variables and back, strictly.
+"""Convert a published state dict to a model's variables and back, strictly.
 
 Terms:
-    peer     the codebase that a checkpoint comes from
-    entry    one array: its name at the peer, its path among our variables, and how its layout
+    source   the codebase that a checkpoint comes from
+    entry    one array: its name in the source, its path among our variables, and how its layout
              changes each way
-    table    the entries of a whole model; one table for each peer, written for people to read
+    table    the entries of a whole model; one table for each source, written for people to read
 
-An array that the table expects and the file lacks, or that the file has and the table does not
-know, or of another shape than the model's, is an error that lists all such arrays.
+An array that the table expects and the file lacks, one that the file has and the table does not
+know, and one of another shape than the model's are errors; the message lists all of them.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ Arrays = Mapping[str, np.ndarray]
 
 
 class Layout(NamedTuple):
-    """How an array's axes are ordered: ours from the peer's, and back. Both only move numbers."""
+    """The order of an array's axes, from the source's to ours and back. Both only move numbers."""
 
     from_source: Callable[[np.ndarray], np.ndarray]
     to_source: Callable[[np.ndarray], np.ndarray]
@@ -44,11 +44,11 @@ CONV = Layout(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 
 """OIHW and HWIO."""
 DENSE = Layout(np.transpose, np.transpose)
 POINTWISE = Layout(lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None])
-"""A 1x1 convolution at the peer, a dense layer here."""
+"""A 1x1 convolution there, a dense layer here."""
 
 
-def then(first: Layout, second: Layout) -> Layout:
-    """From the peer: `first`, then `second`."""
+def chain(first: Layout, second: Layout) -> Layout:
+    """Return the layout that applies `first`, then `second` on the way from the source."""
     return Layout(
         lambda x: second.from_source(first.from_source(x)),
         lambda x: first.to_source(second.to_source(x)),
@@ -58,7 +58,7 @@ def then(first: Layout, second: Layout) -> Layout:
 def layer_entries(
     name: str, path: Path, layout: Layout, bias: Layout | None = VECTOR
 ) -> Iterator[Entry]:
-    """A layer's weight and, unless `bias` is None, its bias."""
+    """Yield a layer's weight and, unless `bias` is None, its bias."""
     yield Entry(f"{name}.weight", ("params", *path, "kernel"), layout)
     if bias is not None:
         yield Entry(f"{name}.bias", ("params", *path, "bias"), bias)
@@ -67,10 +67,10 @@ def layer_entries(
 def import_state(
     state: Arrays, table: Sequence[Entry], like: Variables, unused: Callable[[str], bool]
 ) -> dict[str, Any]:
-    """Variables from a peer's state dict. Leaves of `like` give the shapes to be met.
+    """Convert a state dict to variables with the shapes of `like`.
 
-    `unused` says which names of the file are known not to be needed. Raises ValueError that
-    lists missing, unknown and misshapen arrays.
+    Names that `unused` accepts are skipped. Raises ValueError that lists missing, unknown and
+    misshapen arrays.
     """
     shapes = {path: leaf.shape for path, leaf in traverse_util.flatten_dict(dict(like)).items()}
     without = sorted(shapes.keys() - {entry.path for entry in table})
@@ -88,7 +88,7 @@ def import_state(
         if entry.name not in state:
             continue
         value, shape = state[entry.name], shapes[entry.path]
-        expected = _peer_shape(entry, shape)
+        expected = _source_shape(entry, shape)
         if tuple(value.shape) != expected:
             misshapen.append(f"{entry.name} is {tuple(value.shape)}, the model's is {expected}")
         else:
@@ -101,7 +101,7 @@ def import_state(
 
 
 def export_state(variables: Variables, table: Sequence[Entry]) -> dict[str, np.ndarray]:
-    """The peer's state dict from variables: what `import_state` read, bit for bit."""
+    """Convert variables to a state dict: what `import_state` read, bit for bit."""
     flat = traverse_util.flatten_dict(dict(variables))
     return {
         entry.name: np.ascontiguousarray(entry.layout.to_source(np.asarray(flat[entry.path])))
@@ -109,7 +109,7 @@ def export_state(variables: Variables, table: Sequence[Entry]) -> dict[str, np.n
     }
 
 
-def _peer_shape(entry: Entry, shape: tuple[int, ...]) -> tuple[int, ...]:
+def _source_shape(entry: Entry, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(entry.layout.to_source(np.empty(shape, np.uint8)).shape)
 
 

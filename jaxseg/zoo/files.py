@@ -1,14 +1,14 @@
-"""Reads a checkpoint file made by strangers into named NumPy arrays; writes safetensors.
+"""Read checkpoint files from untrusted sources as named NumPy arrays; write safetensors.
 
 Terms:
-    state dict  flat `{name: array}`, what a model's weights are published as
+    state dict  flat `{name: array}`, the form in which weights are published
     storage     the flat run of numbers that one or more torch tensors lie in; a tensor is an
                 offset, a size and strides (all in elements) over a storage
-    record      what stands here for a function or class that a pickle names and calls
+    record      a stand-in for a function or class that a pickle names and calls
 
-A pickle runs any code, by naming what its reader shall import and call. Here nothing is imported,
-not even torch: the few names that arrays need become records, all others are refused, and the
-state dict's records are then read as data, every number checked.
+Unpickling executes any code that the file names. Here nothing is imported, not even torch: the few
+names that arrays need become records, all others are refused, and the state dict's records are
+then read as data, with every number checked.
 """
 
 import collections
@@ -26,9 +26,11 @@ import ml_dtypes
 import numpy as np
 import safetensors.numpy
 
+from jaxseg.files import atomic_write
+
 _READABLE = "NumPy .npz, .safetensors, PyTorch .pth of a state dict, .pkl of NumPy arrays"
 
-# By torch's storage class: kind and bytes as NumPy writes them; bfloat16, which it lacks, alike.
+# torch's storage classes: kind and bytes as NumPy writes them, and bf2 for bfloat16.
 # fmt: off
 _STORAGE_DTYPES = {
     "Double": "f8", "Float": "f4", "Half": "f2", "BFloat16": "bf2", "ComplexDouble": "c16",
@@ -48,15 +50,15 @@ _PARTS_OF_ARRAYS = re.compile(
 
 
 def read_state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """The arrays of a checkpoint by name, in their own layout and in native byte order.
+    """Read the arrays of a checkpoint by name, in their own layout and in native byte order.
 
     Reads `.npz`, `.safetensors`, PyTorch's `.pth` (zip, or a stream of pickles before 1.6) and
-    pickles of NumPy arrays (Detectron2's `.pkl`), told apart by content. The arrays are at the top
-    level, or under `state_dict` or `model`. bfloat16 comes as float32, half as float16; `module.`
-    before every name (torch's DataParallel) is taken off; text and Python's numbers are left out.
+    pickles of NumPy arrays (Detectron2's `.pkl`), recognised by content. The arrays are at the top
+    level, or under `state_dict` or `model`. bfloat16 becomes float32, half float16; a prefix
+    `module.` of every name (torch's DataParallel) is removed; text and Python numbers are skipped.
 
-    Raises FileNotFoundError, or ValueError if the file is none of the formats, is damaged, asks
-    for anything to be run, or holds no arrays where they are looked for.
+    Raises FileNotFoundError, or ValueError if the file has another format, is corrupt, would
+    execute anything, or holds no arrays in these places.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint file {path}")
@@ -66,7 +68,7 @@ def read_state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
             if not state:
                 raise ValueError("it holds no arrays of numbers")
         except Exception as error:  # a damaged file makes the parsers raise nearly anything
-            what = str(error) if isinstance(error, ValueError) else f"it is damaged ({error!r})"
+            what = str(error) if isinstance(error, ValueError) else f"it is corrupt ({error!r})"
             raise ValueError(f"{path} cannot be read: {what}. Readable: {_READABLE}.") from error
     if all(name.startswith("module.") for name in state):
         return {name.removeprefix("module."): array for name, array in state.items()}
@@ -74,20 +76,17 @@ def read_state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def write_safetensors(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes named arrays of numbers as a `.safetensors` file, whole or not at all.
+    """Write named arrays as a `.safetensors` file, atomically.
 
     Raises ValueError for dtypes that the format lacks and where the file cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # The writer copies an array's memory as it is, and the format is in C order.
+    dense = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     try:
-        # The writer takes an array's memory as it lies, so it must lie in C order.
-        dense = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-        safetensors.numpy.save_file(dense, partial)
-        os.replace(partial, path)
+        with atomic_write(path) as partial:
+            safetensors.numpy.save_file(dense, partial)
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} cannot be written: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _read(file: Any, path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -120,7 +119,7 @@ def _plain_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 class _Record:
-    """A global that a pickle names, or a call of it that did not happen."""
+    """A global that a pickle names, or a call of it, which is not executed."""
 
     def __init__(self, name: str, *arguments: Any):
         self.name, self.arguments, self.state = name, arguments, None
@@ -133,7 +132,7 @@ class _Record:
 
 
 class _Storage(NamedTuple):
-    """A pickle's mention of a storage of `numel` numbers that lies in the file under `key`."""
+    """A pickle's reference to the storage `key` of `numel` numbers in the file."""
 
     key: str
     numel: int
@@ -143,15 +142,15 @@ class _Storage(NamedTuple):
 
 
 class _Unpickler(pickle.Unpickler):
-    """Makes only containers, numbers, text, records and storages; imports nothing.
+    """Unpickle only containers, numbers, text, records and storages; import nothing.
 
-    `latin1` is what keeps the bytes of Python 2's strings, in which NumPy stored its data.
-    Records are made anew for each mention, since a pickle can set attributes of what it gets.
+    `latin1` keeps the bytes of Python 2's strings, in which NumPy stored its data. Each reference
+    gets a new record, since a pickle can set attributes of the objects it receives.
     """
 
     def __init__(self, file: Any, read: Callable[[str, int], bytes], order: str = "<"):
         super().__init__(file, encoding="latin1")
-        # Tensors that share a storage mostly follow each other; keeping more would take too much.
+        # Tensors that share a storage mostly follow each other; caching more needs too much memory.
         self.read, self.order = functools.lru_cache(maxsize=1)(read), order
         self.storages: dict[str, _Storage] = {}
 
@@ -161,7 +160,7 @@ class _Unpickler(pickle.Unpickler):
             return collections.OrderedDict
         if _ARRAYS.fullmatch(asked) or _PARTS_OF_ARRAYS.fullmatch(asked):
             return _Record(asked)
-        raise ValueError(f"it asks for {asked}, which is no array; nothing in the file was run")
+        raise ValueError(f"it names {asked}, which is no array; nothing in the file was executed")
 
     def persistent_load(self, pid: Any, /) -> _Storage:
         kind, storage_class, key, _, numel, *view = pid  # `view`: parts of storages, torch < 0.4
@@ -173,7 +172,7 @@ class _Unpickler(pickle.Unpickler):
         size = int(code.lstrip("bcfiu"))
         storage = _Storage(key, _ints((numel,))[0], self.order + code, size, self.read)
         if self.storages.setdefault(key, storage) != storage:
-            raise ValueError(f"its storage {key} is mentioned with two sizes or dtypes")
+            raise ValueError(f"its storage {key} is declared with two sizes or dtypes")
         return storage
 
 
@@ -186,9 +185,9 @@ def _read_torch_zip(archive: zipfile.ZipFile, root: str) -> dict[str, np.ndarray
 
 
 def _read_pickles(file: Any) -> dict[str, np.ndarray]:
-    """A plain pickle, or torch's older format.
+    """Read a plain pickle, or torch's older format.
 
-    That one is pickles of a magic number, a version, the writing machine, the object and the
+    The latter is pickles of a magic number, a version, the writing machine, the object and the
     storages' keys; then for each key the count as int64 and the numbers, little-endian always.
     """
     starts: dict[str, int] = {}
@@ -198,14 +197,14 @@ def _read_pickles(file: Any) -> dict[str, np.ndarray]:
         return file.read(nbytes)
 
     content = _Unpickler(file, read).load()
-    if content == 0x1950A86A20F9469CFC6C:
-        for _ in ("version", "machine"):  # there was one version; torch ignores the machine too
+    if content == 0x1950A86A20F9469CFC6C:  # torch's magic number
+        for _ in ("version", "machine"):  # one version exists; torch ignores the machine too
             _Unpickler(file, read).load()
         content = (unpickler := _Unpickler(file, read)).load()
         for key in _Unpickler(file, read).load():
             storage = unpickler.storages[key]
             if int.from_bytes(file.read(8), "little") != storage.numel:
-                raise ValueError(f"its storage {key} is not of the size that its pickle says")
+                raise ValueError(f"its storage {key} has another size than its pickle declares")
             starts[key] = file.tell()
             file.seek(storage.numel * storage.itemsize, os.SEEK_CUR)
     return _state_dict(content)
@@ -214,13 +213,15 @@ def _read_pickles(file: Any) -> dict[str, np.ndarray]:
 def _state_dict(content: Any) -> dict[str, np.ndarray]:
     if not isinstance(content, dict):
         raise ValueError("it is a pickle, but not of a dict")
-    # The nested ones first: beside them, a training state may hold arrays of its own.
+    # Nested dicts first: a training state beside them may hold arrays of its own.
     for found in (content.get("state_dict"), content.get("model"), content):
         if isinstance(found, dict) and any(map(_is_array, found.values())):
             break
     else:
         keys = ", ".join(sorted(map(repr, content))) or "nothing"
-        raise ValueError(f"no arrays are at its top, in state_dict or in model, but {keys}")
+        raise ValueError(
+            f"it holds no arrays at its top, in state_dict or in model; its keys are {keys}"
+        )
     state = {}
     for name, value in found.items():
         if isinstance(name, str) and name.startswith("__"):
@@ -263,7 +264,7 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any) -> np.ndarray:
     if math.prod(size) == 0:
         return _numbers(b"", code).reshape(size)
     end = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True)) + 1
-    # More elements than the storage has: a few bytes could ask for all memory.
+    # More elements than the storage has: a few bytes could allocate all memory.
     if end > numel or math.prod(size) > numel:
         raise ValueError(f"{size=} {stride=} {offset=} reach outside its storage of {numel}")
     data = read(key, numel * itemsize)
@@ -274,14 +275,14 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any) -> np.ndarray:
 
 
 def _numbers(data: bytes, code: str) -> np.ndarray:
-    """Bytes as a new flat array in native byte order."""
+    """Return bytes as a new flat array in native byte order."""
     if code[1:] == "bf2":  # the upper half of a float32
         return (np.frombuffer(data, code[0] + "u2").astype(np.uint32) << 16).view(np.float32)
     return np.frombuffer(data, code).astype(code[1:])
 
 
 def _bytes(value: Any) -> bytes:
-    """The bytes of NumPy's pickles: as they are, as Python 2's text, or as text to be encoded."""
+    """Return the bytes of NumPy's pickles: bytes, Python 2's text, or text to be encoded."""
     if isinstance(value, _Record) and value.arguments in ((), (*value.arguments[:1], "latin1")):
         value = "".join(value.arguments[:1])
     return value.encode("latin1") if isinstance(value, str) else memoryview(value).tobytes()
@@ -291,7 +292,7 @@ def _ints(value: Any) -> tuple[int, ...]:
     if isinstance(value, _Record) and value.name == "torch.Size":
         (value,) = value.arguments
     if not isinstance(value, tuple) or not all(isinstance(n, int) and n >= 0 for n in value):
-        raise ValueError("a shape, strides or a count are not whole numbers from 0")
+        raise ValueError("a shape, strides or a count are not non-negative whole numbers")
     return value
 
 

@@ -1,23 +1,24 @@
-"""Whole models and backbones from state dicts: which table, and where the variables go."""
+"""Load whole models and backbones from state dicts, and export them."""
 
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
 from flax import traverse_util
 
-from jaxseg.model import Variables
+from jaxseg.model import ModelConfig, Variables
 from jaxseg.models.mask_rcnn import MaskRCNNConfig
 from jaxseg.models.solov2 import SOLOv2Config
 from jaxseg.nn.build import split_frozen_backbone
 from jaxseg.nn.freezing import FROZEN, merge_frozen
 from jaxseg.nn.resnet import ResNet, ResNetConfig
-from jaxseg.zoo import mask_rcnn as names
-from jaxseg.zoo import solov2 as solo_names
-from jaxseg.zoo.engine import Arrays, Entry, export_state, import_state
+from jaxseg.zoo import mask_rcnn, solov2
+from jaxseg.zoo.engine import Arrays, export_state, import_state
 from jaxseg.zoo.files import read_state_dict
+from jaxseg.zoo.record import NameTable, ZooModel
 from jaxseg.zoo.resnet import (
     BACKBONE,
     detectron2_resnet,
@@ -25,42 +26,64 @@ from jaxseg.zoo.resnet import (
     torchvision_resnet,
 )
 
-Config = TypeVar("Config", MaskRCNNConfig, SOLOv2Config)
+_UNUSED = re.compile(
+    r".*\.num_batches_tracked|pixel_(mean|std)|proposal_generator\.anchor_generator\..*"
+)
+"""Arrays that codebases store and no model needs: counters and constants."""
+
+MODELS: dict[str, ZooModel] = {
+    record.name: record for record in (*mask_rcnn.RECORDS, *solov2.RECORDS)
+}
+"""The published models by name."""
+
+TABLES: dict[type[ModelConfig], Mapping[str, NameTable]] = {
+    MaskRCNNConfig: mask_rcnn.TABLES,
+    SOLOv2Config: solov2.TABLES,
+}
+"""The names of each model's arrays by codebase."""
 
 
-def load_torchvision(state_dict: Arrays, config: MaskRCNNConfig) -> dict[str, Any]:
-    """Variables from torchvision's state dict of NumPy arrays, with old names or new.
+def load_torchvision(state_dict: Arrays, config: ModelConfig) -> dict[str, Any]:
+    """Return variables from torchvision's state dict of NumPy arrays, with old names or new.
 
-    `config` needs `background_outputs=True`, and `num_classes` without the background. Raises
-    ValueError that lists missing, unused and misshapen arrays.
+    `config` needs `predict_background=True`, and `num_classes` without the background. Raises
+    ValueError that lists missing, unused and misshapen arrays, or if torchvision has no such model.
     """
-    return _load(names.modern_torchvision(state_dict), config, names.torchvision_table)
+    return _load(state_dict, config, "torchvision")
 
 
-def load_mmdet(state_dict: Arrays, config: MaskRCNNConfig | SOLOv2Config) -> dict[str, Any]:
-    """Variables from MMDetection's state dict of NumPy arrays; errors as `load_torchvision`."""
-    if isinstance(config, SOLOv2Config):
-        return _load(state_dict, config, solo_names.mmdet_table)
-    return _load(state_dict, config, names.mmdet_table)
+def load_mmdet(state_dict: Arrays, config: ModelConfig) -> dict[str, Any]:
+    """Return variables from MMDetection's state dict; errors as `load_torchvision`."""
+    return _load(state_dict, config, "mmdet")
 
 
-def load_adelaidet(state_dict: Arrays, config: SOLOv2Config) -> dict[str, Any]:
-    """Variables from AdelaiDet's state dict of NumPy arrays; errors as `load_torchvision`."""
-    return _load(state_dict, config, solo_names.adelaidet_table)
+def load_detectron2(state_dict: Arrays, config: ModelConfig) -> dict[str, Any]:
+    """Return variables from Detectron2's state dict; errors as `load_torchvision`."""
+    return _load(state_dict, config, "detectron2")
 
 
-def load_solo(state_dict: Arrays, config: SOLOv2Config) -> dict[str, Any]:
-    """Variables from the state dict of SOLO's authors; errors as `load_torchvision`."""
-    return _load(state_dict, config, solo_names.authors_table)
+def load_adelaidet(state_dict: Arrays, config: ModelConfig) -> dict[str, Any]:
+    """Return variables from AdelaiDet's state dict; errors as `load_torchvision`."""
+    return _load(state_dict, config, "adelaidet")
 
 
-def load_detectron2(state_dict: Arrays, config: MaskRCNNConfig) -> dict[str, Any]:
-    """Variables from Detectron2's model of NumPy arrays; errors as `load_torchvision`."""
-    return _load(state_dict, config, names.detectron2_table)
+def load_solo(state_dict: Arrays, config: ModelConfig) -> dict[str, Any]:
+    """Return variables from the state dict of SOLO's authors; errors as `load_torchvision`."""
+    return _load(state_dict, config, "solo")
+
+
+def load_checkpoint_file(path: pathlib.Path | str, config: ModelConfig) -> dict[str, Any]:
+    """Return variables from a `.pth`, `.pkl`, `.safetensors` or `.npz` of any codebase.
+
+    The names in the file tell the codebase. Nothing in the file is executed (see
+    `jaxseg.zoo.files`). Errors, which name the file, are those of `load_torchvision`.
+    """
+
+    return _read(path, lambda state: _load(state, config, _codebase(state, config)))
 
 
 def load_resnet(state_dict: Arrays, config: ResNetConfig) -> dict[str, Any]:
-    """Variables of `jaxseg.nn.resnet.ResNet` from a classifier's state dict of NumPy arrays.
+    """Return variables of `jaxseg.nn.resnet.ResNet` from a classifier's state dict.
 
     The names are torchvision's, which timm shares, or those of Detectron2's backbones. The
     classifier itself is left out. Raises ValueError as `load_torchvision`, and where the file
@@ -81,40 +104,16 @@ def load_resnet(state_dict: Arrays, config: ResNetConfig) -> dict[str, Any]:
     return import_state(state_dict, list(table(config, root=())), like, is_unused_by_resnet)
 
 
-def load_checkpoint_file(
-    path: pathlib.Path | str, config: MaskRCNNConfig | SOLOv2Config
-) -> dict[str, Any]:
-    """Variables from a `.pth`, `.pkl`, `.safetensors` or `.npz` of any of the zoos.
-
-    The zoo is told by its names. Nothing in the file is run (see `jaxseg.zoo.files`).
-    """
-
-    def load(state: Arrays) -> dict[str, Any]:
-        if isinstance(config, SOLOv2Config):
-            if any(name.startswith("ins_head.") for name in state):
-                return load_adelaidet(state, config)
-            if any(name.startswith("bbox_head.solo_") for name in state):
-                return load_solo(state, config)
-            return load_mmdet(state, config)
-        if any(name.startswith("roi_head.") for name in state):
-            return load_mmdet(state, config)
-        if any(name.startswith("backbone.bottom_up.") for name in state):
-            return load_detectron2(state, config)
-        return load_torchvision(state, config)
-
-    return _read(path, load)
-
-
 def load_resnet_file(path: pathlib.Path | str, config: ResNetConfig) -> dict[str, Any]:
-    """`load_resnet` of a file that `read_state_dict` reads; errors name the file."""
+    """Apply `load_resnet` to a file that `read_state_dict` reads; errors name the file."""
     return _read(path, lambda state: load_resnet(state, config))
 
 
 def replace_backbone(variables: Variables, backbone: Variables) -> dict[str, Any]:
-    """A model's variables with the ResNet's own, as `load_resnet` gives them, put in."""
+    """Return a model's variables with the backbone that `load_resnet` returned."""
     values = traverse_util.flatten_dict(merge_frozen(backbone))
 
-    def put_in(collection: str, tree: Mapping[str, Any]) -> dict[str, Any]:
+    def replace(collection: str, tree: Mapping[str, Any]) -> dict[str, Any]:
         kind = "params" if collection == FROZEN else collection
         flat = traverse_util.flatten_dict(dict(tree))
         return traverse_util.unflatten_dict(
@@ -124,17 +123,50 @@ def replace_backbone(variables: Variables, backbone: Variables) -> dict[str, Any
             }
         )
 
-    return {name: put_in(name, tree) for name, tree in variables.items()}
+    return {name: replace(name, tree) for name, tree in variables.items()}
 
 
-def to_torchvision(variables: Variables, config: MaskRCNNConfig) -> dict[str, np.ndarray]:
-    """The state dict that torchvision's model of the same architecture loads."""
-    return export_state(merge_frozen(variables), list(names.torchvision_table(config)))
+def to_torchvision(variables: Variables, config: ModelConfig) -> dict[str, np.ndarray]:
+    """Return the state dict that torchvision's model of the same architecture loads.
+
+    Raises ValueError if torchvision has no such model.
+    """
+    table = _table(config, "torchvision")
+    return export_state(merge_frozen(variables), list(table.entries(config)))
 
 
 def resnet_to_torchvision(variables: Variables, config: ResNetConfig) -> dict[str, np.ndarray]:
-    """The variables of a ResNet under torchvision's names, without a classifier."""
+    """Return a ResNet's variables under torchvision's names, without a classifier."""
     return export_state(variables, list(torchvision_resnet(config, root=())))
+
+
+def _tables(config: ModelConfig) -> Mapping[str, NameTable]:
+    tables = TABLES.get(type(config))
+    if tables is None:
+        raise ValueError(f"jaxseg.zoo has no names for a {type(config).__name__}")
+    return tables
+
+
+def _table(config: ModelConfig, codebase: str) -> NameTable:
+    tables = _tables(config)
+    if codebase not in tables:
+        raise ValueError(
+            f"{codebase} has no names for a {type(config).__name__}; known are those of "
+            f"{', '.join(tables)}"
+        )
+    return tables[codebase]
+
+
+def _codebase(state: Arrays, config: ModelConfig) -> str:
+    """Return the codebase that a checkpoint's names belong to."""
+    tables = _tables(config)
+    for codebase, table in tables.items():
+        if any(name.startswith(table.prefix) for name in state):
+            return codebase
+    raise ValueError(
+        f"its names are not those of a {type(config).__name__} in {' or '.join(tables)}; the first "
+        f"is {next(iter(state))}"
+    )
 
 
 def _read(path: pathlib.Path | str, load: Callable[[Arrays], dict[str, Any]]) -> dict[str, Any]:
@@ -146,8 +178,14 @@ def _read(path: pathlib.Path | str, load: Callable[[Arrays], dict[str, Any]]) ->
         raise ValueError(f"{path}: {error}") from error
 
 
-def _load(state: Arrays, config: Config, table: Callable[[Config], Iterator[Entry]]) -> dict:
+def _load(state: Arrays, config: ModelConfig, codebase: str) -> dict[str, Any]:
+    table = _table(config, codebase)
+    state = {table.current_name(name): array for name, array in state.items()}
     init = config.build().init
     like = jax.eval_shape(lambda: init(jax.random.key(0), (1, 64, 64, 3)))
-    variables = import_state(state, list(table(config)), merge_frozen(like), names.is_unused)
+    variables = import_state(state, list(table.entries(config)), merge_frozen(like), _is_unused)
     return split_frozen_backbone(config.backbone, variables)
+
+
+def _is_unused(name: str) -> bool:
+    return _UNUSED.fullmatch(name) is not None

@@ -1,38 +1,165 @@
-"""Mask R-CNN's names at torchvision, Detectron2 and MMDetection, one table each.
+"""Mask R-CNN in torchvision, Detectron2 and MMDetection: published models and names of arrays.
 
 Detectron2 and MMDetection put the background last among the class logits, as jaxseg does, and
-have no box or mask for it. Torchvision puts it first and has both (`background_outputs`).
+have no box or mask for it. Torchvision puts it first and has both (`predict_background`).
 """
 
+import dataclasses
 import re
 from collections.abc import Iterator
 
 import numpy as np
 
+from jaxseg.heads.box_head import BoxHeadConfig
+from jaxseg.heads.mask_head import MaskHeadConfig
+from jaxseg.heads.roi_pooler import RoIAlignConfig
+from jaxseg.heads.rpn import RPNConfig
 from jaxseg.models.mask_rcnn import MaskRCNNConfig
+from jaxseg.nn.pixels import MSRA_PIXELS, PixelConfig
+from jaxseg.nn.resnet import ResNetConfig
 from jaxseg.zoo.engine import (
     CONV,
     DENSE,
     POINTWISE,
     VECTOR,
-    Arrays,
     Entry,
     Layout,
     Path,
+    chain,
     layer_entries,
-    then,
 )
+from jaxseg.zoo.record import NameTable, Preprocessing, ZooModel
 from jaxseg.zoo.resnet import detectron2_resnet, norm_entries, torchvision_resnet
+
+TORCHVISION_R50_FPN = MaskRCNNConfig(
+    num_classes=90,
+    # Torchvision sets the epsilon of its published COCO_V1 weights to 0; it is 1e-5 otherwise.
+    backbone=ResNetConfig(depth=50, norm_epsilon=0.0, freeze_at=2),
+    rpn=RPNConfig(round_anchors=True, min_size=1e-3, post_nms_topk_train=2000),
+    roi_align=RoIAlignConfig(aligned=False, sampling_ratio=2),
+    box=BoxHeadConfig(min_size=1e-2),
+    mask=MaskHeadConfig(logit_init_std=None, paste="integer"),
+    predict_background=True,
+)
+
+TORCHVISION_R50_FPN_V2 = dataclasses.replace(
+    TORCHVISION_R50_FPN,
+    backbone=ResNetConfig(depth=50, norm="sync_batch"),
+    head_norm="sync_batch",
+    rpn=dataclasses.replace(TORCHVISION_R50_FPN.rpn, num_convs=2),
+    box=dataclasses.replace(TORCHVISION_R50_FPN.box, num_convs=4, num_fc=1),
+)
+"""Li et al. 2021, arXiv 2111.11429."""
+
+DETECTRON2_R50_FPN = MaskRCNNConfig(
+    pixels=MSRA_PIXELS,
+    backbone=ResNetConfig(depth=50, stride_in_1x1=True, freeze_at=2),
+    rpn=RPNConfig(smooth_l1_beta=0.0),
+    roi_align=RoIAlignConfig(aligned=True, sampling_ratio=0),
+    box=BoxHeadConfig(smooth_l1_beta=0.0),
+)
+
+DETECTRON2_R101_FPN = dataclasses.replace(
+    DETECTRON2_R50_FPN, backbone=ResNetConfig(depth=101, stride_in_1x1=True, freeze_at=2)
+)
+
+DETECTRON2_X101_FPN = dataclasses.replace(
+    DETECTRON2_R50_FPN,
+    pixels=PixelConfig((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), "bgr"),
+    backbone=ResNetConfig(depth=101, groups=32, width_per_group=8, freeze_at=2),
+)
+
+MMDET_R50_FPN = dataclasses.replace(
+    DETECTRON2_R50_FPN,
+    pixels=PixelConfig(),
+    backbone=ResNetConfig(depth=50, norm="norm_eval", freeze_at=2),
+    rpn=RPNConfig(smooth_l1_beta=0.0, min_pos_iou=0.3, low_quality_overrides=True),
+    mask=MaskHeadConfig(logit_init_std=None),
+)
+
+RECORDS = (
+    ZooModel(
+        name="maskrcnn_resnet50_fpn",
+        config=TORCHVISION_R50_FPN,
+        codebase="torchvision",
+        preprocessing=Preprocessing("torch"),
+        checkpoint="torchvision, weights COCO_V1",
+        mask_ap=34.6,
+        box_ap=37.9,
+        parameters=44_401_393,
+        gmacs=264,
+        experiment="mask_rcnn_torchvision",
+    ),
+    ZooModel(
+        name="maskrcnn_resnet50_fpn_v2",
+        config=TORCHVISION_R50_FPN_V2,
+        codebase="torchvision",
+        preprocessing=Preprocessing("torch"),
+        checkpoint="torchvision, weights COCO_V1",
+        mask_ap=41.8,
+        box_ap=47.4,
+        parameters=46_359_409,
+        gmacs=411,
+        experiment="mask_rcnn_torchvision_v2",
+    ),
+    ZooModel(
+        name="detectron2_mask_rcnn_r50_fpn",
+        config=DETECTRON2_R50_FPN,
+        codebase="detectron2",
+        preprocessing=Preprocessing("pillow"),
+        checkpoint="Detectron2 model zoo, R_50_FPN_3x (R_50_FPN_1x: 35.2 / 38.6)",
+        mask_ap=37.2,
+        box_ap=41.0,
+        parameters=44_343_216,
+        gmacs=259,
+        experiment="mask_rcnn_r50_fpn_3x",
+    ),
+    ZooModel(
+        name="detectron2_mask_rcnn_r101_fpn",
+        config=DETECTRON2_R101_FPN,
+        codebase="detectron2",
+        preprocessing=Preprocessing("pillow"),
+        checkpoint="Detectron2 model zoo, R_101_FPN_3x",
+        mask_ap=38.6,
+        box_ap=42.9,
+        parameters=63_283_120,
+        gmacs=338,
+        experiment="mask_rcnn_r101_fpn_3x",
+    ),
+    ZooModel(
+        name="detectron2_mask_rcnn_x101_32x8d_fpn",
+        config=DETECTRON2_X101_FPN,
+        codebase="detectron2",
+        preprocessing=Preprocessing("pillow"),
+        checkpoint="Detectron2 model zoo, X_101_32x8d_FPN_3x",
+        mask_ap=39.5,
+        box_ap=44.3,
+        parameters=107_427_760,
+        gmacs=529,
+    ),
+    ZooModel(
+        name="mmdet_mask_rcnn_r50_fpn",
+        config=MMDET_R50_FPN,
+        codebase="mmdet",
+        preprocessing=Preprocessing("cv2"),
+        checkpoint="MMDetection, mask-rcnn_r50_fpn_1x_coco",
+        mask_ap=34.7,
+        box_ap=38.2,
+        parameters=44_396_336,
+        gmacs=264,
+        experiment="mask_rcnn_r50_fpn_1x",
+    ),
+)
 
 UPSAMPLE = Layout(
     lambda x: x.transpose(0, 2, 3, 1).reshape(x.shape[0], -1),
     lambda x: x.reshape(x.shape[0], 2, 2, -1).transpose(0, 3, 1, 2),
 )
-"""A transposed 2x2 convolution (IOHW) as the dense layer that makes four pixels of each."""
+"""A transposed 2x2 convolution (IOHW) as a dense layer that makes four pixels of each cell."""
 
 
 def _flattened(pool_size: int) -> Layout:
-    """A dense layer on a flattened map: channels first at the peer, last here."""
+    """Return the layout of a dense layer on flattened maps: channels first there, last here."""
 
     def from_source(x: np.ndarray) -> np.ndarray:
         cells = x.reshape(x.shape[0], -1, pool_size, pool_size)
@@ -46,14 +173,14 @@ def _flattened(pool_size: int) -> Layout:
 
 
 def _background_last(per_class: int) -> Layout:
-    """The peer's first class becomes our last, each class being `per_class` rows."""
+    """Return the layout that moves the first class, of `per_class` rows, to the end."""
     return Layout(lambda x: np.roll(x, -per_class, 0), lambda x: np.roll(x, per_class, 0))
 
 
 def _conv_norm(
     config: MaskRCNNConfig, conv: str, norm: str, path: Path, norm_path: Path
 ) -> Iterator[Entry]:
-    """A convolution with a bias or, where the heads are normalised, with that instead."""
+    """Yield a convolution with its bias or, where heads are normalised, with its norm."""
     if config.head_norm is None:
         yield from layer_entries(conv, path, CONV)
     else:
@@ -64,10 +191,10 @@ def _conv_norm(
 def _outputs(
     config: MaskRCNNConfig, classes: str, boxes: str, upsample: str, masks: str, rolled: bool
 ) -> Iterator[Entry]:
-    """The heads' last layers."""
+    """Yield the heads' last layers."""
 
     def ordered(layout: Layout, per_class: int, shared: bool = False) -> Layout:
-        return then(_background_last(per_class), layout) if rolled and not shared else layout
+        return chain(_background_last(per_class), layout) if rolled and not shared else layout
 
     box, mask = ("box_head",), ("mask_head",)
     yield from layer_entries(classes, (*box, "logit"), ordered(DENSE, 1), ordered(VECTOR, 1))
@@ -82,7 +209,7 @@ def _outputs(
 
 
 def torchvision_table(config: MaskRCNNConfig) -> Iterator[Entry]:
-    """`maskrcnn_resnet50_fpn` and `_v2`, as they are named since torchvision 0.13.
+    """Yield the names of `maskrcnn_resnet50_fpn` and `_v2` since torchvision 0.13.
 
     Raises ValueError for a config whose heads torchvision has no names for.
     """
@@ -93,7 +220,7 @@ def torchvision_table(config: MaskRCNNConfig) -> Iterator[Entry]:
     ):
         raise ValueError(
             "torchvision's heads have a box and a mask for each class and for the background: "
-            "the model must have background_outputs=True and not be class_agnostic"
+            "set predict_background=True and no class-agnostic head"
         )
     yield from torchvision_resnet(config.backbone, "backbone.body.")
     for i in range(4):
@@ -111,9 +238,9 @@ def torchvision_table(config: MaskRCNNConfig) -> Iterator[Entry]:
         name, path = f"roi_heads.box_head.{i}", ("box_head", f"conv{i + 1}")
         norm_path = ("box_head", f"norm{i + 1}")
         yield from _conv_norm(config, f"{name}.0", f"{name}.1", path, norm_path)
-    # In a sequence, the flattening and each activation count as a layer.
-    names = [f"{convs + 1 + 2 * i}" if convs else f"fc{6 + i}" for i in range(_hidden(config))]
-    yield from _hidden_layers(config, [f"roi_heads.box_head.{name}" for name in names])
+    # In a Sequential, the flattening and each activation count as a layer.
+    names = [f"{convs + 1 + 2 * i}" if convs else f"fc{6 + i}" for i in range(config.box.num_fc)]
+    yield from _fc_layers(config, [f"roi_heads.box_head.{name}" for name in names])
     for i in range(config.mask.num_convs):
         name, path = f"roi_heads.mask_head.{i}", ("mask_head", f"conv{i + 1}")
         norm_path = ("mask_head", f"norm{i + 1}")
@@ -135,23 +262,19 @@ _OLD_TORCHVISION = (
 )
 
 
-def modern_torchvision(state: Arrays) -> dict[str, np.ndarray]:
-    """A state dict with the names from before torchvision 0.13 renewed, as COCO_V1's are."""
-    return {_modern_name(name): array for name, array in state.items()}
-
-
-def _modern_name(name: str) -> str:
+def current_torchvision_name(name: str) -> str:
+    """Return the present name of an array from before torchvision 0.13, such as COCO_V1's."""
     for pattern, new in _OLD_TORCHVISION:
         found = pattern.match(name)
         if found and new is not None:
             return found.expand(new)
-        if found:  # they counted from 1
+        if found:  # the old names counted from 1
             return f"roi_heads.mask_head.{int(found[1]) - 1}.0.{found[2]}"
     return name
 
 
 def mmdet_table(config: MaskRCNNConfig) -> Iterator[Entry]:
-    """MMDetection 2 and 3, `mask_rcnn_r50_fpn` and its relatives."""
+    """Yield the names of MMDetection 2 and 3, `mask_rcnn_r50_fpn` and its relatives."""
     yield from torchvision_resnet(config.backbone, "backbone.")
     for i in range(4):
         for blocks, ours in (("lateral_convs", "lateral"), ("fpn_convs", "output")):
@@ -166,7 +289,7 @@ def mmdet_table(config: MaskRCNNConfig) -> Iterator[Entry]:
         name, path = f"{box}.shared_convs.{i}", ("box_head", f"conv{i + 1}")
         norm_path = ("box_head", f"norm{i + 1}")
         yield from _conv_norm(config, f"{name}.conv", f"{name}.bn", path, norm_path)
-    yield from _hidden_layers(config, [f"{box}.shared_fcs.{i}" for i in range(_hidden(config))])
+    yield from _fc_layers(config, [f"{box}.shared_fcs.{i}" for i in range(config.box.num_fc)])
     for i in range(config.mask.num_convs):
         name, path = f"{mask}.convs.{i}", ("mask_head", f"conv{i + 1}")
         norm_path = ("mask_head", f"norm{i + 1}")
@@ -176,7 +299,7 @@ def mmdet_table(config: MaskRCNNConfig) -> Iterator[Entry]:
 
 
 def detectron2_table(config: MaskRCNNConfig) -> Iterator[Entry]:
-    """Detectron2's model zoo, `mask_rcnn_R_50_FPN` and its relatives."""
+    """Yield the names of Detectron2's model zoo, `mask_rcnn_R_50_FPN` and its relatives."""
     yield from detectron2_resnet(config.backbone, "backbone.bottom_up.")
     for level in range(2, 6):
         for theirs, ours in (("fpn_lateral", "lateral"), ("fpn_output", "output")):
@@ -191,7 +314,7 @@ def detectron2_table(config: MaskRCNNConfig) -> Iterator[Entry]:
     for i in range(1, config.box.num_convs + 1):
         name, path = f"{box}.conv{i}", ("box_head", f"conv{i}")
         yield from _conv_norm(config, name, f"{name}.norm", path, ("box_head", f"norm{i}"))
-    yield from _hidden_layers(config, [f"{box}.fc{i + 1}" for i in range(_hidden(config))])
+    yield from _fc_layers(config, [f"{box}.fc{i + 1}" for i in range(config.box.num_fc)])
     for i in range(1, config.mask.num_convs + 1):
         name, path = f"{mask}.mask_fcn{i}", ("mask_head", f"conv{i}")
         yield from _conv_norm(config, name, f"{name}.norm", path, ("mask_head", f"norm{i}"))
@@ -206,22 +329,16 @@ def detectron2_table(config: MaskRCNNConfig) -> Iterator[Entry]:
     )
 
 
-def _hidden(config: MaskRCNNConfig) -> int:
-    return config.box.num_fc
-
-
-def _hidden_layers(config: MaskRCNNConfig, names: list[str]) -> Iterator[Entry]:
-    """The box head's fully connected layers; the first one reads flattened maps."""
+def _fc_layers(config: MaskRCNNConfig, names: list[str]) -> Iterator[Entry]:
+    """Yield the box head's fully connected layers; the first one reads flattened maps."""
     for number, name in enumerate(names, start=1):
         layout = _flattened(config.box.pooler_resolution) if number == 1 else DENSE
-        yield from layer_entries(name, ("box_head", f"hidden{number}"), layout)
+        yield from layer_entries(name, ("box_head", f"fc{number}"), layout)
 
 
-_UNUSED = re.compile(
-    r".*\.num_batches_tracked|pixel_(mean|std)|proposal_generator\.anchor_generator\..*"
-)
-
-
-def is_unused(name: str) -> bool:
-    """Arrays that the peers store and no model needs: counters and constants."""
-    return _UNUSED.fullmatch(name) is not None
+TABLES = {
+    "torchvision": NameTable(torchvision_table, "backbone.body.", current_torchvision_name),
+    "mmdet": NameTable(mmdet_table, "roi_head."),
+    "detectron2": NameTable(detectron2_table, "backbone.bottom_up."),
+}
+"""The names by codebase."""

@@ -1,4 +1,4 @@
-"""Checkpoint files are read without torch, and whatever a file asks for, nothing is run.
+"""Checkpoint files are read without torch, and whatever a file names, nothing is run.
 
 Terms as in `jaxseg.zoo.files`. The files are built by `tests.zoo.builders`.
 """
@@ -223,7 +223,7 @@ def hostile(path, how):
 @pytest.mark.parametrize("how", ["os", "posix", "zip", "legacy"])
 def test_a_pickle_cannot_run_a_command(tmp_path, how):
     path = hostile(tmp_path / "w.pth", how)
-    with pytest.raises(ValueError, match=r"w\.pth.*system.*nothing in the file was run"):
+    with pytest.raises(ValueError, match=r"w\.pth.*system.*nothing in the file was executed"):
         read_state_dict(path)
     assert os.listdir(tmp_path) == ["w.pth"]
 
@@ -265,7 +265,7 @@ def test_only_what_arrays_need_may_be_named(tmp_path, module, name, protocol):
         (tmp_path / "w.pkl").write_bytes(content + pickle.STACK_GLOBAL + pickle.STOP)
     else:
         plain_pickle(tmp_path / "w.pkl", {"a": Call(module, name, ("1",))})
-    with pytest.raises(ValueError, match=r"nothing in the file was run"):
+    with pytest.raises(ValueError, match=r"nothing in the file was executed"):
         read_state_dict(tmp_path / "w.pkl")
 
 

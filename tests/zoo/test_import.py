@@ -13,16 +13,12 @@ from jaxseg.commands import cli
 from jaxseg.data import Shapes
 from jaxseg.data.coco.write import write_coco
 from jaxseg.nn.freezing import merge_frozen
+from jaxseg.nn.resnet import ResNetConfig
 from jaxseg.zoo import mask_rcnn as names
 from jaxseg.zoo import solov2 as solo_names
 from jaxseg.zoo.engine import export_state
-from jaxseg.zoo.published import (
-    BY_NAME,
-    DETECTRON2_R50_FPN,
-    MMDET_R50_FPN,
-    MMDET_SOLOV2_R50,
-    TORCHVISION_R50_FPN_V2,
-)
+from jaxseg.zoo.mask_rcnn import DETECTRON2_R50_FPN, MMDET_R50_FPN, TORCHVISION_R50_FPN_V2
+from jaxseg.zoo.solov2 import MMDET_SOLOV2_R50
 from tests.tiny import tiny_solov2_config
 
 SMALL = {
@@ -59,6 +55,12 @@ def small(config):
     return config
 
 
+def tiny_solov2(norm):
+    return dataclasses.replace(
+        tiny_solov2_config(), backbone=ResNetConfig(depth=18, width=8, norm=norm)
+    )
+
+
 def initial(config, seed=0):
     return jax.jit(config.build().init, static_argnums=1)(jax.random.key(seed), (1, 64, 64, 3))
 
@@ -78,7 +80,7 @@ def import_checkpoint(path, out):
     return cli.main([*arguments, "--out", str(out), *FLAGS])
 
 
-def test_an_imported_checkpoint_predicts_evaluates_and_goes_out_again(checkpoint, tmp_path):
+def test_an_imported_checkpoint_predicts_and_is_exported_unchanged(checkpoint, tmp_path):
     path, state = checkpoint
     assert import_checkpoint(path, tmp_path / "imported") == 0
 
@@ -98,7 +100,7 @@ def test_an_imported_checkpoint_predicts_evaluates_and_goes_out_again(checkpoint
     for name, array in state.items():
         np.testing.assert_array_equal(again[name], array, err_msg=name)
 
-    assert import_checkpoint(path, tmp_path / "imported") == 1  # it would be written over
+    assert import_checkpoint(path, tmp_path / "imported") == 1  # it would be overwritten
 
 
 def test_bad_checkpoints_are_refused_before_anything_is_written(checkpoint, tmp_path, capsys):
@@ -108,8 +110,10 @@ def test_bad_checkpoints_are_refused_before_anything_is_written(checkpoint, tmp_
     assert import_checkpoint(tmp_path / "broken.safetensors", tmp_path / "out") == 1
     assert "missing: rpn.head.cls_logits.bias" in capsys.readouterr().err
     arguments = ["weights", "import", str(path), "--model", "yolo", "--out", str(tmp_path / "out")]
-    assert cli.main(arguments) == 1
-    assert "choose one of maskrcnn_resnet50_fpn" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert stopped.value.code == 2
+    assert "maskrcnn_resnet50_fpn" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -118,27 +122,33 @@ def test_bad_checkpoints_are_refused_before_anything_is_written(checkpoint, tmp_
     [
         (small(DETECTRON2_R50_FPN), names.detectron2_table, zoo.load_detectron2),
         (small(MMDET_R50_FPN), names.mmdet_table, zoo.load_mmdet),
-        (tiny_solov2_config("norm_eval"), solo_names.mmdet_table, zoo.load_mmdet),
-        (tiny_solov2_config("norm_eval"), solo_names.authors_table, zoo.load_solo),
-        (tiny_solov2_config("frozen"), solo_names.adelaidet_table, zoo.load_adelaidet),
+        (tiny_solov2("norm_eval"), solo_names.mmdet_table, zoo.load_mmdet),
+        (tiny_solov2("norm_eval"), solo_names.authors_table, zoo.load_solo),
+        (tiny_solov2("frozen"), solo_names.adelaidet_table, zoo.load_adelaidet),
     ],
 )
-def test_the_other_zoos_names_load_too(config, table, load, tmp_path):
+def test_names_of_other_codebases_load(config, table, load, tmp_path):
     variables = initial(config, seed=1)
     state = export_state(merge_frozen(variables), list(table(config)))
-    zoo.write_safetensors(tmp_path / "zoo.safetensors", state)
+    zoo.write_safetensors(tmp_path / "published.safetensors", state)
     extra = {"roi_heads.box_head.fc1.num_batches_tracked": np.zeros(())}
     for loaded in (
         load(state | extra, config),
-        zoo.load_checkpoint_file(tmp_path / "zoo.safetensors", config),
+        zoo.load_checkpoint_file(tmp_path / "published.safetensors", config),
     ):
         jax.tree.map(np.testing.assert_array_equal, loaded, dict(variables))
 
 
-def test_only_models_with_torchvisions_heads_go_out_under_its_names():
+def test_models_without_torchvisions_heads_cannot_be_exported():
     config = small(DETECTRON2_R50_FPN)
-    with pytest.raises(ValueError, match="background_outputs=True"):
+    with pytest.raises(ValueError, match="predict_background=True"):
         zoo.to_torchvision(initial(config), config)
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    zoo.write_safetensors(tmp_path / "other.safetensors", {"encoder.weight": np.zeros(3)})
+    with pytest.raises(ValueError, match="not those of a MaskRCNNConfig in torchvision or mmdet"):
+        zoo.load_checkpoint_file(tmp_path / "other.safetensors", DETECTRON2_R50_FPN)
 
 
 def test_old_names_of_torchvision():
@@ -148,11 +158,10 @@ def test_old_names_of_torchvision():
         "roi_heads.mask_head.mask_fcn4.weight": "roi_heads.mask_head.3.0.weight",
         "backbone.body.conv1.weight": "backbone.body.conv1.weight",
     }
-    modern = names.modern_torchvision({name: np.zeros(1) for name in old})
-    assert list(modern) == list(old.values())
+    assert [names.current_torchvision_name(name) for name in old] == list(old.values())
 
 
-def test_evaluation_goes_by_the_names_of_classes(checkpoint, tmp_path, capsys):
+def test_evaluation_matches_classes_by_name(checkpoint, tmp_path, capsys):
     """The imported model's classes are not the data's: the error names both."""
     path, _ = checkpoint
     import_checkpoint(path, tmp_path / "imported")
@@ -160,31 +169,20 @@ def test_evaluation_goes_by_the_names_of_classes(checkpoint, tmp_path, capsys):
     write_coco(source, tmp_path / "shapes", "val")
     arguments = ["eval", str(tmp_path / "imported"), "--data", str(tmp_path / "shapes")]
     assert cli.main(arguments) == 1
-    assert "does not know; it knows class 1, class 2" in capsys.readouterr().err
+    assert "(the model has class 1, class 2" in capsys.readouterr().err
 
 
 def test_a_published_solov2_is_imported_and_predicts(tmp_path, monkeypatch, capsys):
-    config = dataclasses.replace(tiny_solov2_config("norm_eval"), num_classes=80)
-    monkeypatch.setitem(BY_NAME, "mmdet_solov2_light_r18_fpn", config)
+    config = dataclasses.replace(tiny_solov2("norm_eval"), num_classes=80)
+    name = "mmdet_solov2_light_r18_fpn"
+    record = dataclasses.replace(zoo.MODELS[name], config=config)
+    monkeypatch.setitem(zoo.MODELS, name, record)
     state = export_state(initial(config), list(solo_names.mmdet_table(config)))
-    zoo.write_safetensors(tmp_path / "zoo.safetensors", state)
-    arguments = ["weights", "import", str(tmp_path / "zoo.safetensors")]
+    zoo.write_safetensors(tmp_path / "published.safetensors", state)
+    arguments = ["weights", "import", str(tmp_path / "published.safetensors")]
     arguments += ["--model", "mmdet_solov2_light_r18_fpn", "--out", str(tmp_path / "imported")]
-    assert (
-        cli.main(
-            [
-                *arguments,
-                "--data.buckets",
-                "64",
-                "64",
-                "--data.min-size",
-                "64",
-                "--data.max-size",
-                "64",
-            ]
-        )
-        == 0
-    )
+    arguments += ["--data.buckets", "64", "64", "--data.min-size", "64", "--data.max-size", "64"]
+    assert cli.main(arguments) == 0
     Image.new("RGB", (60, 48), (200, 30, 30)).save(tmp_path / "photo.png")
     predict = ["predict", str(tmp_path / "imported"), str(tmp_path / "photo.png")]
     assert cli.main([*predict, "--out", str(tmp_path / "out"), "--threshold", "0"]) == 0
@@ -193,11 +191,11 @@ def test_a_published_solov2_is_imported_and_predicts(tmp_path, monkeypatch, caps
 
     arguments = ["weights", "export", str(tmp_path / "imported")]
     assert cli.main([*arguments, "--out", str(tmp_path / "x.safetensors")]) == 1
-    assert "holds a SOLOv2Config, for which torchvision has no names" in capsys.readouterr().err
+    assert "torchvision has no names for a SOLOv2Config" in capsys.readouterr().err
 
 
-# As the zoos' checkpoints list them, one layer of each kind.
-ZOO_NAMES = {
+# As the codebases' checkpoints list them, one layer of each kind.
+SOURCE_NAMES = {
     solo_names.adelaidet_table: """
         backbone.bottom_up.stem.conv1.norm.running_var backbone.bottom_up.res2.0.conv1.weight
         backbone.fpn_lateral2.weight backbone.fpn_output5.bias
@@ -219,7 +217,7 @@ ZOO_NAMES = {
 }
 
 
-@pytest.mark.parametrize("table", ZOO_NAMES)
-def test_names_are_those_of_the_zoo(table):
+@pytest.mark.parametrize("table", SOURCE_NAMES)
+def test_tables_have_the_codebases_names(table):
     names = {entry.name for entry in table(MMDET_SOLOV2_R50)}
-    assert set(ZOO_NAMES[table].split()) <= names
+    assert set(SOURCE_NAMES[table].split()) <= names

@@ -12,12 +12,11 @@ from PIL import Image
 from jaxseg import zoo
 from jaxseg.commands import cli
 from jaxseg.data import Shapes, write_coco
-from jaxseg.models.mask_rcnn import mask_rcnn
 from jaxseg.nn.freezing import merge_frozen
 from jaxseg.nn.pixels import PixelConfig, normalize
 from jaxseg.nn.resnet import ResNet, ResNetConfig
-from jaxseg.predictor import load
-from jaxseg.zoo.published import RESNETS
+from jaxseg.predictor import restore
+from jaxseg.zoo import RESNETS
 from tests.conftest import ROOT
 from tests.oracles.resnet import resnet
 from tests.tiny import tiny_config
@@ -86,7 +85,7 @@ def small_resnet(norm="frozen", seed=0):
     return config, init(jax.random.key(seed))
 
 
-@pytest.mark.parametrize("norm", ["frozen", "batch"])
+@pytest.mark.parametrize("norm", ["frozen", "sync_batch"])
 def test_a_resnet_goes_out_and_comes_in_the_same(norm):
     config, variables = small_resnet(norm)
     state = zoo.resnet_to_torchvision(variables, config)
@@ -112,7 +111,7 @@ def test_a_detector_starts_from_the_backbone_and_keeps_its_own_heads():
     config, backbone = small_resnet(seed=5)
     frozen = dataclasses.replace(config, freeze_at=2)
     detector = dataclasses.replace(tiny_config(norm="sync_batch"), backbone=frozen)
-    before = jax.jit(mask_rcnn(detector).init, static_argnums=1)(jax.random.key(0), (1, 64, 64, 3))
+    before = jax.jit(detector.build().init, static_argnums=1)(jax.random.key(0), (1, 64, 64, 3))
     after = zoo.replace_backbone(before, backbone)
     assert jax.tree.structure(after) == jax.tree.structure(dict(before))
     ours, given = merge_frozen(after), traverse_util.flatten_dict(dict(backbone))
@@ -160,7 +159,7 @@ def test_training_starts_from_an_imported_resnet(tmp_path, monkeypatch, capsys):
     assert cli.main([*run, "--pretrained", str(tmp_path / "absent.npz")]) == 1
     assert "no checkpoint file" in capsys.readouterr().err
     assert cli.main([*run, "--pretrained", str(imported)]) == 0
-    trained = load(tmp_path / "run")
+    trained = restore(tmp_path / "run")
     assert trained.experiment.pretrained == str(imported)
     imported.unlink()  # a resumed run does not need it
     assert cli.main([*run, "--pretrained", str(imported)]) == 0
