@@ -1,7 +1,7 @@
-"""How far production's mask targets are from the references', on real masks.
+"""Compare the mask targets of training with the references', on real masks.
 
-Production learns from masks cropped to their boxes; the references pool masks of the whole
-image, Detectron2 by default rasterises polygons in each RoI. RoIs are the objects' boxes with
+Training uses masks cropped to their boxes. The references pool masks of the whole image, and
+Detectron2 by default rasterises the polygons in each RoI. The RoIs here are the objects' boxes with
 each side moved by up to a tenth of the box.
 
     python scripts/compare_mask_targets.py FOLDER SPLIT
@@ -9,67 +9,85 @@ each side moved by up to a tenth of the box.
 
 import pathlib
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxseg import ops
-from jaxseg.data import CocoFolder
+from jaxseg.data import CocoFolder, Example
 from jaxseg.data.masks.polygon_targets import polygon_targets
-from jaxseg.data.transforms.sample import make_sample
-from jaxseg.types import MaskFrame, MaskSpec
+from jaxseg.data.transforms.sample import Sample, make_sample
+from jaxseg.types import BoxCrops, ImageMasks, TargetSpec
 
-CANVAS, SLOTS, SIZE = (640, 640), 100, 28
+BUCKET, MAX_OBJECTS, SIZE = (640, 640), 100, 28
+CROP_SIZES = (28, 56, 112, 224)
+
+crop_targets = jax.jit(ops.mask_targets, static_argnames="size")
+pooled_targets = jax.jit(ops.bitmap_targets, static_argnames=("size", "aligned"))
 
 
 def main(folder: str, split: str) -> None:
     source = CocoFolder(folder).open(split)
-    production = jax.jit(ops.mask_targets, static_argnames="size")
-    pooled = jax.jit(ops.bitmap_targets, static_argnames=("size", "aligned"))
-    crop_sizes, rng = (28, 56, 112, 224), np.random.default_rng(0)
-    differing = dict.fromkeys(crop_sizes, 0)
-    cells = objects = polygon_cells = polygon_differing = 0
     annotations = [a for a in source.ground_truth()["annotations"] if not a["iscrowd"]]
+    rng = np.random.default_rng(0)
+    differing = dict.fromkeys(CROP_SIZES, 0)
+    objects = polygon_cells = polygon_differing = 0
     for index in range(len(source)):
         example = source[index]
-
-        def sample(frame: MaskFrame, size: int, example=example):  # type: ignore[no-untyped-def]
-            return make_sample(
-                example,
-                bucket=CANVAS,
-                resize=None,
-                max_objects=SLOTS,
-                needs=MaskSpec(frame, size),
-                flipped=False,
-            )
-
-        whole = sample(MaskFrame.IMAGE, 1)
+        whole = sample(example, ImageMasks(1))
         sides = np.tile(whole.boxes[:, 2:] - whole.boxes[:, :2], 2)
         rois = whole.boxes + rng.uniform(-0.1, 0.1, whole.boxes.shape).astype(np.float32) * sides
-        gt = jnp.arange(SLOTS)
-        pooled_masks = pooled(whole.masks, rois, gt, whole.image_size, size=SIZE, aligned=True)
-        reference = np.asarray(pooled_masks) >= 0.5
-        used = whole.valid[:, None, None]
-        for size in crop_sizes:
-            crops = sample(MaskFrame.GRID_SAMPLE, size).masks
-            targets = production(crops, whole.boxes, rois, gt, size=SIZE) >= 0.5
-            differing[size] += int(((np.asarray(targets) != reference) & used).sum())
-        objects += int(whole.valid.sum())
-        cells += int(whole.valid.sum()) * SIZE * SIZE
-        own = [a for a in annotations if a["image_id"] == example.image_id and all(a["bbox"][2:])]
-        outlined = [i for i, a in enumerate(own) if isinstance(a["segmentation"], list)]
-        exact = polygon_targets(
-            [a["segmentation"] for a in own], rois[outlined], np.asarray(outlined, int), size=SIZE
+        gt_index = jnp.arange(MAX_OBJECTS)
+        pooled = pooled_targets(
+            whole.masks, rois, gt_index, whole.image_size, size=SIZE, aligned=True
         )
-        polygon_differing += int((exact != reference[outlined]).sum())
-        polygon_cells += exact.size
+        reference = np.asarray(pooled) >= 0.5  # [MAX_OBJECTS, SIZE, SIZE]
+        for size in CROP_SIZES:
+            crops = sample(example, BoxCrops(size)).masks
+            targets = crop_targets(crops, whole.boxes, rois, gt_index, size=SIZE) >= 0.5
+            differs = (np.asarray(targets) != reference) & whole.valid[:, None, None]
+            differing[size] += int(differs.sum())
+        objects += int(whole.valid.sum())
+        of_image = [
+            a for a in annotations if a["image_id"] == example.image_id and all(a["bbox"][2:])
+        ]
+        differs = from_polygons(of_image, rois, reference)
+        polygon_differing += int(differs.sum())
+        polygon_cells += differs.size
     print(f"{pathlib.Path(folder).name} {split}: {len(source)} images, {objects} objects")
     print("crop size | differing cells of 28x28 targets")
     for size, count in differing.items():
-        print(f"{size:9} | {count / cells:.2%}")
+        print(f"{size:9} | {count / (objects * SIZE * SIZE):.2%}")
     if polygon_cells:
         print(f" polygons | {polygon_differing / polygon_cells:.2%}")
+
+
+def sample(example: Example, masks: BoxCrops | ImageMasks) -> Sample:
+    """Return the example at its original size, with the masks of one kind."""
+    return make_sample(
+        example,
+        bucket=BUCKET,
+        min_max_size=None,
+        max_objects=MAX_OBJECTS,
+        targets=TargetSpec(masks),
+        flipped=False,
+    )
+
+
+def from_polygons(
+    annotations: list[dict[str, Any]], rois: np.ndarray, reference: np.ndarray
+) -> np.ndarray:
+    """Return where the targets from polygons differ: bool `[P, SIZE, SIZE]`, P with polygons."""
+    indices = [i for i, a in enumerate(annotations) if isinstance(a["segmentation"], list)]
+    targets = polygon_targets(
+        [a["segmentation"] for a in annotations],
+        rois[indices],
+        np.asarray(indices, int),
+        size=SIZE,
+    )
+    return targets != reference[indices]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""How long and how much memory it takes to open annotations as large as COCO's train2017.
+"""Measure the time and memory that opening annotations as large as COCO's train2017 takes.
 
-Makes a file of 118,000 images and 860,000 annotations by repeating those of a COCO file, and
-empty files in the images' place, then opens the split in a fresh process and pickles it.
+It makes a file of 118,000 images and 860,000 annotations by repeating those of a COCO file, and
+empty files instead of images, then opens the split in a new process and pickles it.
 
     python scripts/large_json.py shared/data/coco_mini/annotations/instances_train2017.json
 """
@@ -22,20 +22,20 @@ IMAGES, ANNOTATIONS = 118_000, 860_000
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("annotations", type=pathlib.Path, help="a COCO file to repeat")
-    parser.add_argument("--open", action="store_true", help="open a folder that was made, instead")
+    parser.add_argument("--open", action="store_true", help="open a folder that this script made")
     options = parser.parse_args()
     if options.open:
         measure(options.annotations)
         return
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        made = make(json.loads(options.annotations.read_text()), folder)
-        print(f"made {made.stat().st_size / 2**20:.0f} MiB of JSON", flush=True)
+        path = make_folder(json.loads(options.annotations.read_text()), folder)
+        print(f"made {path.stat().st_size / 2**20:.0f} MiB of JSON", flush=True)
         subprocess.run([sys.executable, __file__, "--open", str(folder)], check=True)
 
 
-def make(content: dict, folder: pathlib.Path) -> pathlib.Path:
-    """Writes the file entry by entry; as one value it would take gigabytes."""
+def make_folder(content: dict, folder: pathlib.Path) -> pathlib.Path:
+    """Write the folder and return its JSON, written by entry: at once it would take gigabytes."""
     images, annotations = content["images"], content["annotations"]
     by_image = {image["id"]: [] for image in images}
     for annotation in annotations:
@@ -43,31 +43,32 @@ def make(content: dict, folder: pathlib.Path) -> pathlib.Path:
     (folder / "annotations").mkdir()
     (folder / "train").mkdir()
     path = folder / "annotations" / "instances_train.json"
-    copies = [dict(images[number % len(images)], id=number + 1) for number in range(IMAGES)]
-    for number, copy in enumerate(copies):
-        copy["file_name"] = f"{number + 1:012}.jpg"
+    copies = [dict(images[index % len(images)], id=index + 1) for index in range(IMAGES)]
+    for copy in copies:
+        copy["file_name"] = f"{copy['id']:012}.jpg"
         (folder / "train" / copy["file_name"]).touch()
     with path.open("w") as file:
         file.write('{"categories": ' + json.dumps(content["categories"]))
         file.write(', "images": ' + json.dumps(copies) + ', "annotations": [')
-        for number, (image, annotation) in enumerate(repeated(images, by_image)):
-            file.write(", " * (number > 0))
-            file.write(json.dumps(annotation | {"id": number + 1, "image_id": image}))
+        for index, (image_id, annotation) in enumerate(repeat(images, by_image)):
+            file.write(", " * (index > 0))
+            file.write(json.dumps(annotation | {"id": index + 1, "image_id": image_id}))
         file.write("]}")
     return path
 
 
-def repeated(images: list, by_image: dict):
-    """`ANNOTATIONS` annotations, each with the id of its image; as many rounds as that takes."""
-    left = ANNOTATIONS
-    for number in range(IMAGES):
-        for annotation in by_image[images[number % len(images)]["id"]]:
-            if left:
-                yield number + 1, annotation
-                left -= 1
+def repeat(images: list, by_image: dict):
+    """Yield `ANNOTATIONS` pairs of the id of a copied image and an annotation of its original."""
+    remaining = ANNOTATIONS
+    for index in range(IMAGES):
+        for annotation in by_image[images[index % len(images)]["id"]]:
+            if remaining:
+                yield index + 1, annotation
+                remaining -= 1
 
 
 def measure(folder: pathlib.Path) -> None:
+    """Open and pickle the split of a folder, and print the time and memory."""
     from jaxseg.data import CocoFolder
 
     start = time.perf_counter()

@@ -1,9 +1,10 @@
-"""`jaxseg data check`: the health of a COCO-format folder or a TFDS set as text."""
+"""`jaxseg data check`: statistics and issues of a COCO-format folder or a TFDS dataset, as text."""
 
 import collections
 import json
 import pathlib
 import sys
+import textwrap
 from collections.abc import Collection, Sequence
 
 import numpy as np
@@ -12,7 +13,7 @@ from jaxseg.data.issues import Issue, check_kinds, errors
 from jaxseg.data.stats import DatasetStats, scan_folder
 
 _SHOWN = 20
-"""Defects of a kind that are printed."""
+"""Issues of each kind, and groups of identical images, that are printed."""
 
 
 def report(
@@ -24,95 +25,113 @@ def report(
     ignore_issues: Collection[str] = (),
     out: pathlib.Path | None = None,
 ) -> bool:
-    """Checks a folder and prints what it finds; whether training would lose or distort nothing.
+    """Print the statistics and issues of a folder, and return whether it has no errors.
 
-    `out` is a file for all defects, a JSON object on each line.
+    Args:
+        folder: a COCO-format folder or a TFDS dataset.
+        split: the only split to check; all by default.
+        max_objects: the objects of an image that training keeps.
+        bucket: `(height, width)`, where objects below a pixel are counted.
+        ignore_issues: kinds of issues that count as no error, as training ignores them.
+        out: a file for all issues, one JSON object per line.
     """
     check_kinds(ignore_issues)
     if max_objects < 1 or (bucket is not None and min(bucket) < 1):
         raise ValueError(f"max_objects {max_objects} and bucket {bucket} must be positive")
-    healths = scan_folder(
+    splits = scan_folder(
         folder, split=split, max_objects=max_objects, bucket=bucket, progress=_show_progress
     )
-    issues = [issue for health in healths for issue in health.issues]
-    _print("\n\n".join(format_health(health, max_objects, bucket) for health in healths))
-    for line in format_shared(healths):
+    issues = [issue for stats in splits for issue in stats.issues]
+    _print("\n\n".join(format_stats(stats, max_objects, bucket) for stats in splits))
+    for line in format_shared_images(splits):
         _print(line)
     if out is not None:
         out.write_text("".join(json.dumps(issue._asdict()) + "\n" for issue in issues))
         print(f"\n{len(issues)} issues are listed in {out}")
-    bad = errors(issues, ignore_issues)
-    verdict = f"{len(bad)} defects" if bad else "nothing"
-    print(
-        f"\ntraining would suffer from {verdict}"
-        + (" besides what is dropped" if ignore_issues else "")
-    )
-    return not bad
+    found = errors(issues, ignore_issues)
+    note = ", not counting ignored issues" if ignore_issues else ""
+    print(f"\nerrors: {len(found) or 'none'}{note}")
+    return not found
 
 
-def format_health(health: DatasetStats, max_objects: int, bucket: tuple[int, int] | None) -> str:
-    """The counts, the classes and the first defects of each kind."""
-    objects = sum(health.classes.values(), np.zeros(3, np.int64))
-    twins = [ids for ids in health.digests.values() if len(ids) > 1]
-    lines = [f"split {health.split}", _row("images", health.images)]
-    lines += [_row("  without objects", health.empty_images)]
-    if len(health.sizes):
-        for name, value in zip(
-            ("smallest", "median", "largest"), _sizes(health.sizes), strict=True
-        ):
-            lines.append(_row(f"  {name} height x width", value))
-    shown = "; ids " + ", ".join("=".join(map(str, ids)) for ids in twins[:5]) if twins else ""
-    lines.append(_row("  of the same content as another", f"{sum(map(len, twins))}{shown}"))
+def format_stats(stats: DatasetStats, max_objects: int, bucket: tuple[int, int] | None) -> str:
+    """Format the counts, the classes and the first issues of each kind."""
+    objects = sum(stats.class_counts.values(), np.zeros(3, np.int64))
+    duplicates = [ids for ids in stats.ids_by_digest.values() if len(ids) > 1]
+    lines = [f"split {stats.split}", _row("images", stats.images)]
+    lines += [_row("  without objects", stats.empty_images)]
+    if len(stats.image_sizes):
+        names = ("smallest", "median", "largest")
+        for name, size in zip(names, _typical_sizes(stats.image_sizes), strict=True):
+            lines.append(_row(f"  {name} height x width", size))
+    lines.append(_row("  with identical pixels", sum(map(len, duplicates))))
+    if duplicates:
+        groups = ", ".join("=".join(map(str, ids)) for ids in duplicates[:_SHOWN])
+        lines += _wrap(f"ids {groups}", indent="    ")
     lines.append(_row("objects", objects.sum()))
     lines += [_row(f"  {n}", c) for n, c in zip(("small", "medium", "large"), objects, strict=True)]
-    lines.append(_row("  whose masks have no pixel", health.empty_masks))
-    lines.append(_row(f"  beyond {max_objects} in an image", health.lost_objects))
+    lines.append(_row("  with empty masks", stats.empty_masks))
+    lines.append(_row(f"  beyond {max_objects} per image", stats.truncated_objects))
     if bucket is not None:
-        lines.append(_row(f"  below a pixel on {bucket[0]}x{bucket[1]}", health.tiny))
-    lines.append(_row("crowds", health.crowds))
+        lines.append(_row(f"  below a pixel in {bucket[0]}x{bucket[1]}", stats.subpixel_objects))
+    lines.append(_row("crowds", stats.crowds))
     lines.append(f"{'class':<34}{'small':>8}{'medium':>8}{'large':>8}")
-    for name, counts in health.classes.items():
+    for name, counts in stats.class_counts.items():
         lines.append(f"  {name:<32}" + "".join(f"{count:>8}" for count in counts))
-    return "\n".join(lines + _format_defects(health.issues))
+    return "\n".join(lines + _format_issues(stats.issues))
 
 
 def _row(name: str, value: object) -> str:
     return f"{name:<34}{value!s:>8}"
 
 
-def _sizes(sizes: np.ndarray) -> list[str]:
-    order = sizes[np.argsort(sizes.astype(np.int64).prod(1), kind="stable")]
-    chosen = (order[0], order[len(order) // 2], order[-1])
+def _wrap(text: str, indent: str) -> list[str]:
+    """Break a text into lines of 80 columns, except inside words such as paths."""
+    return textwrap.wrap(
+        text,
+        width=80,
+        initial_indent=indent,
+        subsequent_indent=indent + "    ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _typical_sizes(sizes: np.ndarray) -> list[str]:
+    """Format the smallest, median and largest size (`[n, 2]`) by area."""
+    ordered = sizes[np.argsort(sizes.astype(np.int64).prod(1), kind="stable")]
+    chosen = (ordered[0], ordered[len(ordered) // 2], ordered[-1])
     return [f"{height}x{width}" for height, width in chosen]
 
 
-def _format_defects(issues: Sequence[Issue]) -> list[str]:
+def _format_issues(issues: Sequence[Issue]) -> list[str]:
     by_kind: dict[str, list[Issue]] = collections.defaultdict(list)
     for issue in issues:
         by_kind[issue.kind].append(issue)
-    lines = ["defects: none"] if not issues else []
+    lines = ["issues: none"] if not issues else []
     for kind, found in by_kind.items():
-        tolerated = "" if errors(found, ()) else ", tolerated"
-        lines.append(f"defects {kind}: {len(found)} in {found[0].file}{tolerated}")
-        lines += [f"  {issue}" for issue in found[:_SHOWN]]
+        severity = "errors" if errors(found, ()) else "warnings"
+        lines.append(f"{severity} {kind}: {len(found)} in {found[0].file}")
+        for issue in found[:_SHOWN]:
+            lines += _wrap(str(issue), indent="  ")
         if len(found) > _SHOWN:
             lines.append(f"  ... and {len(found) - _SHOWN} more; --out FILE lists them all")
     return lines
 
 
-def format_shared(healths: Sequence[DatasetStats]) -> list[str]:
-    """Which splits have images of the same content in common."""
+def format_shared_images(splits: Sequence[DatasetStats]) -> list[str]:
+    """Format the number of images that each two splits have in common."""
     lines = []
-    for i, first in enumerate(healths):
-        for second in healths[i + 1 :]:
-            shared = first.digests.keys() & second.digests.keys()
+    for i, first in enumerate(splits):
+        for second in splits[i + 1 :]:
+            shared = first.ids_by_digest.keys() & second.ids_by_digest.keys()
             if shared:
                 lines.append(f"splits {first.split} and {second.split} share {len(shared)} images")
     return lines
 
 
 def _print(text: str) -> None:
-    """Names of classes and files may have characters that the terminal has not."""
+    """Print text, escaping characters of class and file names that the terminal lacks."""
     encoding = sys.stdout.encoding
     print(text.encode(encoding, "backslashreplace").decode(encoding))
 

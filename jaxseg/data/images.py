@@ -1,8 +1,12 @@
-"""Image files to pixels.
+"""Decoding image files to RGB arrays.
 
-The rule for EXIF: an image is turned as its EXIF orientation says, as browsers and annotation
-tools show it, unless the size that its annotations were made for is that of the pixels as stored
-and not that of the turned image. A TIFF is always turned, since Pillow does it on reading.
+EXIF: an image is rotated by its EXIF orientation, as browsers and annotation tools show it. The
+exception is an image whose annotated size is that of the original pixels and not of the rotated
+ones. A TIFF is always rotated, because Pillow does so on reading.
+
+Terms:
+    original  as stored in the file, before the rotation
+    rotated   after the rotation (or reflection) by the EXIF orientation
 """
 
 import io
@@ -13,9 +17,9 @@ import threading
 import numpy as np
 from PIL import Image
 
-MOST_PIXELS = 89_478_485
-"""Of an image: a quarter of a gigabyte as RGB. Where Pillow begins to warn."""
-_TURNS = {
+MAX_PIXELS = 89_478_485
+"""Of an image: a quarter of a gigabyte as RGB. Pillow warns above this number."""
+_ROTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -24,22 +28,30 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What undoes each orientation (EXIF 2.3, tag 274); those from 5 on swap height and width."""
-_OPENING = threading.Lock()
+"""Undoes each orientation (EXIF 2.3, tag 274); orientations from 5 on swap height and width."""
+_PILLOW_LIMIT_LOCK = threading.Lock()
 
 
 class ImageSizeError(ValueError):
-    """An image is not of the size that it was said to have."""
+    """An image does not have the size it should have."""
 
 
 def read_image(path: pathlib.Path, size: tuple[int, int] | None = None) -> np.ndarray:
-    """The file as uint8 `[h, w, 3]` RGB.
+    """Read an image file as RGB, uint8 `[h, w, 3]`.
 
-    Grey, palette and CMYK images become RGB, alpha is dropped, 16-bit values give their upper 8
-    bits, and of several frames the first is read. `size` is the `(height, width)` that the image
-    must have; see above for how it decides about EXIF. Raises FileNotFoundError, or ValueError
-    for what cannot be decoded, has 32 bits or floats for a pixel (whose range nobody knows), has
-    more than `MOST_PIXELS` or not that size.
+    Grey, palette and CMYK images are converted to RGB; alpha is dropped; 16-bit values are reduced
+    to their upper 8 bits; of several frames the first is read.
+
+    Args:
+        path: the file.
+        size: the `(height, width)` that the image must have; it also decides about EXIF rotation
+            (see the module).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be decoded, has more than `MAX_PIXELS`, or has pixels of 32 bits or
+            floats, whose range is unknown.
+        ImageSizeError: it does not have that size.
     """
     return decode_image(path, str(path), size)
 
@@ -47,34 +59,35 @@ def read_image(path: pathlib.Path, size: tuple[int, int] | None = None) -> np.nd
 def decode_image(
     file: pathlib.Path | io.BytesIO, name: str, size: tuple[int, int] | None
 ) -> np.ndarray:
-    """As `read_image`, also of a file in memory; an error calls the image by `name`."""
+    """Decode an image as `read_image` does, also from memory; errors call it `name`."""
     try:
         with _open(file) as image:
-            stored = image.height, image.width
-            if image.height * image.width > MOST_PIXELS:
+            original = image.height, image.width
+            if image.height * image.width > MAX_PIXELS:
                 raise ValueError(
-                    f"{image.width}x{image.height} are more than {MOST_PIXELS} pixels: shrink it"
+                    f"{image.width}x{image.height} are more than {MAX_PIXELS} pixels: shrink it"
                 )
             pixels = _to_rgb(image)
             orientation = _orientation(image)
     except FileNotFoundError:
         raise
-    except (Exception, Warning) as error:  # Pillow's readers raise whatever they stumble on
+    except (Exception, Warning) as error:  # Pillow's decoders raise many types
         raise ValueError(f"{name} cannot be decoded as an image: {error}") from error
-    shown = stored[::-1] if orientation > 4 else stored
-    if size is not None and size not in (shown, stored):
-        turned = "" if shown == stored else f" ({shown[1]}x{shown[0]} as EXIF turns it)"
+    rotated = original[::-1] if orientation > 4 else original
+    if size is not None and size not in (rotated, original):
+        note = "" if rotated == original else f" ({rotated[1]}x{rotated[0]} after EXIF rotation)"
         raise ImageSizeError(
-            f"{name} is {stored[1]}x{stored[0]} pixels{turned}, not {size[1]}x{size[0]}"
+            f"{name} is {original[1]}x{original[0]} pixels{note}, not {size[1]}x{size[0]}"
         )
-    if orientation == 1 or size not in (None, shown):
+    if orientation == 1 or size not in (None, rotated):
         return pixels
-    return np.asarray(Image.fromarray(pixels).transpose(_TURNS[orientation]))
+    return np.asarray(Image.fromarray(pixels).transpose(_ROTATIONS[orientation]))
 
 
 def _open(file: pathlib.Path | io.BytesIO) -> Image.Image:
-    """The opened file, without a warning of its pixels: our callers look at their number."""
-    with _OPENING:
+    """Open a file without Pillow's warning about many pixels; the caller checks their number."""
+    # The limit is a global of Pillow: the lock keeps threads from restoring each other's value.
+    with _PILLOW_LIMIT_LOCK:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             return Image.open(file)
@@ -83,18 +96,22 @@ def _open(file: pathlib.Path | io.BytesIO) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
+    """Convert an image of any mode to uint8 `[h, w, 3]`."""
     if image.mode in ("I", "F"):
         raise ValueError(f"its pixels have 32 bits (Pillow's mode {image.mode}): convert it to 8")
     if image.mode.startswith("I;16"):
         pixels = (np.asarray(image) >> 8).astype(np.uint8)
         return np.repeat(pixels[..., None], 3, axis=2)
     image.load()
-    image.info.pop("transparency", None)  # Pillow warns where it would drop it itself
+    image.info.pop("transparency", None)  # else Pillow warns that it drops it
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's orientation, 1 to 8. Pillow's reader warns of the broken EXIF of many photographs."""
+    """Return the EXIF orientation, 1 to 8; 1 if the EXIF data is missing or malformed.
+
+    Pillow's own reader warns about the malformed EXIF data of many photographs.
+    """
     exif = image.info.get("exif", b"")
     if not isinstance(exif, bytes):
         return 1
@@ -106,10 +123,10 @@ def _orientation(image: Image.Image) -> int:
         (start,) = struct.unpack_from(f"{order}I", data, 4)
         (count,) = struct.unpack_from(f"{order}H", data, start)
         for entry in range(start + 2, start + 2 + 12 * count, 12):
-            tag, kind = struct.unpack_from(f"{order}HH", data, entry)
-            if (tag, kind) == (274, 3):
+            tag, data_type = struct.unpack_from(f"{order}HH", data, entry)
+            if (tag, data_type) == (274, 3):  # orientation, 16-bit
                 (value,) = struct.unpack_from(f"{order}H", data, entry + 8)
-                return value if value in _TURNS else 1
+                return value if value in _ROTATIONS else 1
     except struct.error:
         pass
     return 1

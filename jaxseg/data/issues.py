@@ -1,9 +1,11 @@
-"""What can be wrong with a data set, as values.
+"""The kinds of problems that a dataset can have, and the type of one such issue.
 
 Terms:
-    kind       a short stable name for one way of being wrong
-    tolerated  of a kind: it is reported, and training goes on; COCO's own files have such
-    droppable  of a kind: it is of single images or annotations, which can be left out
+    kind       a short stable name of one problem, such as `box-zero`
+    warning    an issue that is reported while training continues; COCO's own files have some
+    ignorable  an issue of a single image or annotation, which `ignore_issues` can leave out
+    fatal      an issue that must be fixed
+    error      any issue that is not a warning
 """
 
 import collections
@@ -11,7 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 WARNINGS = {
-    "box-zero": "a box without width or height; it is never trained on",
+    "box-zero": "a box without width or height; training skips it",
     "annotation-duplicate": "the same image, category and mask as an earlier annotation",
 }
 IGNORABLE = {
@@ -22,33 +24,33 @@ IGNORABLE = {
     "image-size": "height or width is not a positive whole number, or they are too large",
     "image-name": "a file_name that is not text",
     "image-name-duplicate": "the file_name of an earlier image",
-    "image-missing": "an image whose file is absent",
+    "image-missing": "an image without a file",
     "annotation-not-object": "an annotation that is not a JSON object",
-    "annotation-field": "an annotation without a field that it needs",
+    "annotation-field": "an annotation without a required field",
     "annotation-id": "id, image_id or category_id is not a whole number",
     "annotation-id-duplicate": "the id of an earlier annotation",
-    "annotation-image": "image_id of an absent image",
-    "annotation-category": "category_id of an absent category",
+    "annotation-image": "an image_id that no image has",
+    "annotation-category": "a category_id that no category has",
     "annotation-crowd": "iscrowd is neither 0 nor 1",
     "annotation-area": "area is not a number of at least 0",
     "box-numbers": "bbox is not four finite numbers",
-    "box-negative": "a box with a negative side",
-    "box-far": "a box that reaches beyond the image by more than an image",
-    "box-mask": "a box that is not where the mask is",
+    "box-negative": "a box with a negative width or height",
+    "box-far": "a box that extends beyond the image by more than the image's size",
+    "box-mask": "a box that does not match its mask",
     "mask-type": "segmentation is neither polygons nor RLE",
     "mask-empty": "a mask without any pixel",
     "polygon-type": "polygons that are not lists of x, y, x, y, ...",
-    "polygon-numbers": "a polygon with something else than finite numbers",
-    "polygon-box": "four numbers, likely a box, in a polygon's place",
+    "polygon-numbers": "a polygon with values that are not finite numbers",
+    "polygon-box": "four numbers, probably a box, instead of a polygon",
     "polygon-short": "a polygon of fewer than three points",
     "polygon-odd": "a polygon with an x that has no y",
-    "polygon-far": "a polygon that reaches beyond the image by more than an image",
-    "polygon-outside": "a polygon no part of which is in the image",
-    "rle-size": "an RLE of another size than the image's",
+    "polygon-far": "a polygon that extends beyond the image by more than the image's size",
+    "polygon-outside": "a polygon completely outside the image",
+    "rle-size": "an RLE whose size differs from the image's",
     "rle-text": "RLE counts that are neither whole numbers nor COCO's compressed text",
     "rle-sum": "RLE counts that do not add up to the image's pixels",
 } | WARNINGS
-"""Kinds that opening a split finds, and that can be named in `ignore_issues`."""
+"""Kinds that are found when a split is opened and that `ignore_issues` accepts."""
 FATAL = {
     "file-json": "the annotations are not valid JSON",
     "file-coco": "the annotations are not a JSON object with COCO's three lists",
@@ -59,19 +61,21 @@ FATAL = {
     "category-id-duplicate": "the id of an earlier category",
     "category-name": "a category whose name is not text",
     "image-unreadable": "an image file that cannot be decoded",
-    "image-size-differs": "an image file of another size than annotated",
-    "objects-truncated": "more objects in an image than the training has slots",
+    "image-size-differs": "an image file whose size differs from the annotated one",
+    "objects-truncated": "an image with more objects than training keeps (max_objects)",
 }
-"""Kinds that can only be mended. The last three are found when images are read."""
+"""Kinds that `ignore_issues` does not accept. The last three are found when images are read."""
 
 
 class Issue(NamedTuple):
-    """One thing that is wrong: of what kind, in which file, of which entry and field. As text it
-    is without the file, which a list of them names once."""
+    """One problem of a dataset: its kind, the file, the entry and field, and a message.
+
+    Its text leaves out the file, which lists of issues name once.
+    """
 
     kind: str
     file: str
-    where: str
+    where: str  # such as "image id 7"; empty for the whole file
     field: str
     message: str
 
@@ -81,36 +85,38 @@ class Issue(NamedTuple):
 
 
 def count_kinds(issues: Iterable[Issue]) -> dict[str, int]:
-    """How many defects there are of each kind, the most frequent first."""
+    """Count the issues of each kind, the most frequent first."""
     return dict(collections.Counter(issue.kind for issue in issues).most_common())
 
 
 def check_kinds(ignore_issues: Collection[str]) -> None:
-    """ValueError if a kind in `ignore_issues` is none that can be dropped."""
+    """Raise ValueError if `ignore_issues` has a kind that cannot be ignored."""
     unknown = sorted(set(ignore_issues) - IGNORABLE.keys())
     if unknown:
         raise ValueError(
-            f"drop names {', '.join(map(repr, unknown))}; what can be dropped is "
+            f"ignore_issues: {', '.join(map(repr, unknown))} cannot be ignored; use kinds among "
             f"{', '.join(sorted(IGNORABLE))}"
         )
 
 
 def errors(issues: Iterable[Issue], ignore_issues: Collection[str]) -> list[Issue]:
-    """Those that would make training lose or distort something."""
-    return [d for d in issues if d.kind not in WARNINGS and d.kind not in ignore_issues]
+    """Return the issues that make training fail: neither warnings nor ignored."""
+    return [
+        issue for issue in issues if issue.kind not in WARNINGS and issue.kind not in ignore_issues
+    ]
 
 
 def raise_if_any(issues: Sequence[Issue], ignore_issues: Collection[str]) -> None:
-    """ValueError if there are harmful ones: the count of each kind, the first few, the ways out."""
-    bad = errors(issues, ignore_issues)
-    if not bad:
+    """Raise ValueError if there are errors, with their counts, the first five, and what to do."""
+    found = errors(issues, ignore_issues)
+    if not found:
         return
-    counts = count_kinds(bad)
-    kinds = tuple(kind for kind in counts if kind in IGNORABLE)
+    counts = count_kinds(found)
     total = ", ".join(f"{count} {kind}" for kind, count in counts.items())
-    lines = [f"{bad[0].file} has defects that training would suffer from: {total}"]
-    lines += [f"  {issue}" for issue in bad[:5]]
-    lines += [f"  ... and {len(bad) - 5} more"] if len(bad) > 5 else []
-    ways = f", or leave the images and annotations out: drop={kinds}" if kinds else ""
-    lines.append(f"Mend them{ways}. `jaxseg data check` lists them all.")
+    lines = [f"{found[0].file} has invalid annotations, which training refuses: {total}"]
+    lines += [f"  {issue}" for issue in found[:5]]
+    lines += [f"  ... and {len(found) - 5} more"] if len(found) > 5 else []
+    ignorable = " ".join(kind for kind in counts if kind in IGNORABLE)
+    skip = f", or skip them with `--data.source.ignore-issues {ignorable}`" if ignorable else ""
+    lines.append(f"Fix them{skip}. `jaxseg data check` lists them all.")
     raise ValueError("\n".join(lines))

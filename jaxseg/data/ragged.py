@@ -1,7 +1,12 @@
-"""Lists of different lengths as one flat array and the length of each.
+"""Operations on many short lists at once, stored as one flat array and the length of each list.
 
-What is done to hundreds of thousands of short lists is done to the flat array at once; a call of
-NumPy for each of them takes a hundred times as long.
+A NumPy call on the flat array replaces one call per list: for hundreds of thousands of lists it is
+a hundred times as fast.
+
+Terms:
+    lengths  int64 [n], the length of each list
+    flat     [sum(lengths)], the elements of all lists, one list after the other
+    offsets  int64 [n + 1]; list i is flat[offsets[i] : offsets[i + 1]]
 """
 
 import itertools
@@ -12,39 +17,42 @@ import numpy as np
 
 
 def offsets(lengths: np.ndarray) -> np.ndarray:
-    """Where each list begins in the flat array, and its end: int64 `[n + 1]`."""
+    """Return the start of each list in the flat array, then its end: int64 `[n + 1]`."""
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
 
 def flatten_numbers(
-    lists: Sequence[Any], kinds: frozenset[type] = frozenset((int, float))
+    lists: Sequence[Any], types: frozenset[type] = frozenset((int, float))
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The numbers of many lists (float64), the lengths (int64 `[n]`), and which could be read.
+    """Flatten lists of Python numbers, and report which of them are valid.
 
-    A list that holds anything but numbers of the Python types `kinds`, or that is no list, counts
-    as empty. So does one with an int beyond float64.
+    An invalid list counts as empty: a value that is no list, a list with an element of a type
+    outside `types`, or a list with an int beyond float64.
+
+    Returns:
+        flat, float64; lengths, int64 `[n]`; valid, bool `[n]`.
     """
-    readable = np.ones(len(lists), bool)
-    if not (_all_lists(lists) and set(map(type, itertools.chain.from_iterable(lists))) <= kinds):
-        readable[:] = [_readable(numbers, kinds) for numbers in lists]
-        lists = [numbers if good else [] for numbers, good in zip(lists, readable, strict=True)]
+    valid = np.ones(len(lists), bool)
+    # One pass over all elements accepts a file without errors, the usual case.
+    if not (_all_lists(lists) and set(map(type, itertools.chain.from_iterable(lists))) <= types):
+        valid[:] = [_has_types(numbers, types) for numbers in lists]
+        lists = [numbers if good else [] for numbers, good in zip(lists, valid, strict=True)]
     lengths = np.fromiter(map(len, lists), np.int64, len(lists))
-    count = int(lengths.sum())
     try:
-        flat = np.fromiter(itertools.chain.from_iterable(lists), np.float64, count)
+        flat = np.fromiter(itertools.chain.from_iterable(lists), np.float64, int(lengths.sum()))
     except OverflowError:
-        small = [[] if _overflows(numbers) else numbers for numbers in lists]
-        flat, lengths, _ = flatten_numbers(small, kinds)
-        readable &= ~np.asarray([_overflows(numbers) for numbers in lists], bool)
-    return flat, lengths, readable
+        finite = [[] if _overflows(numbers) else numbers for numbers in lists]
+        flat, lengths, _ = flatten_numbers(finite, types)
+        valid &= ~np.asarray([_overflows(numbers) for numbers in lists], bool)
+    return flat, lengths, valid
 
 
-def _all_lists(lists: Sequence[Any]) -> bool:
-    return set(map(type, lists)) <= {list}
+def _all_lists(values: Sequence[Any]) -> bool:
+    return set(map(type, values)) <= {list}
 
 
-def _readable(numbers: Any, kinds: frozenset[type]) -> bool:
-    return type(numbers) is list and set(map(type, numbers)) <= kinds
+def _has_types(numbers: Any, types: frozenset[type]) -> bool:
+    return type(numbers) is list and set(map(type, numbers)) <= types
 
 
 def _overflows(numbers: Sequence[Any]) -> bool:
@@ -56,20 +64,23 @@ def _overflows(numbers: Sequence[Any]) -> bool:
 
 
 def reduce_lists(ufunc: np.ufunc, flat: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """`ufunc.reduce` of each list, `[n]`; empty ones give 0."""
+    """Return `ufunc.reduce` of each list, `[n]`; 0 for empty lists."""
     filled = lengths > 0
     result = np.zeros(len(lengths), flat.dtype)
     if filled.any():
+        # reduceat reduces from each start to the next, and gives flat[start] where they are equal:
+        # empty lists are left out.
         result[filled] = ufunc.reduceat(flat, offsets(lengths)[:-1][filled])
     return result
 
 
 def cumsum_lists(flat: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """The sums within each list up to and with each of its numbers, flat."""
-    sums = offsets(flat)
-    return sums[1:] - np.repeat(sums[offsets(lengths)[:-1]], lengths)
+    """Return the cumulative sums within each list, flat."""
+    sums = offsets(flat)  # [len(flat) + 1], over all lists
+    before_list = sums[offsets(lengths)[:-1]]  # [n], the sum of all earlier lists
+    return sums[1:] - np.repeat(before_list, lengths)
 
 
-def places(lengths: np.ndarray) -> np.ndarray:
-    """Each number's place in its list, counted from 0, flat."""
+def positions(lengths: np.ndarray) -> np.ndarray:
+    """Return each element's index in its list, counted from 0, flat."""
     return np.arange(lengths.sum()) - np.repeat(offsets(lengths)[:-1], lengths)

@@ -1,9 +1,9 @@
-"""Scenes drawn by the project itself: data that is always there, with exact masks.
+"""Synthetic scenes with exact masks, as a dataset that needs no files.
 
-A scene is a textured ground with up to eight shapes of five classes, from 8 pixels to half
-the picture, painted one over another. A mask is the part of a shape that is visible; no
-shape is hidden so far that less than a quarter of it can be seen. One scene in twenty is
-empty. Scene i of a split is a pure function of (seed, split, i).
+A scene is a textured background with up to eight shapes of five classes, from 8 pixels to half the
+image in size, painted one over another. A mask is the visible part of a shape; at least a quarter
+of each shape stays visible. One scene in twenty is empty. Scene i of a split is a pure function of
+(seed, split, i).
 """
 
 import dataclasses
@@ -17,21 +17,25 @@ import numpy as np
 from pycocotools import mask as mask_api
 
 from jaxseg.data.coco.write import coco_json
+from jaxseg.data.masks.regions import bitmap_bounds, mask_bounds
 from jaxseg.data.source import Category, Example
 
 SHAPES = ("disc", "square", "triangle", "star", "ring")
 _SPLITS = {"train": 0, "val": 1}
 _SUPERSAMPLING = 4
-_LEAST_VISIBLE = 0.25
-_LEAST_PIXELS = 20
-_EMPTY_SHARE = 0.05
-_NEIGHBOUR_SHARE = 0.5
-"""How many shapes are placed on or beside an earlier one, to make them overlap."""
+_MIN_VISIBLE_FRACTION = 0.25
+_MIN_PIXELS = 20
+_EMPTY_FRACTION = 0.05
+"""Of all scenes."""
+_NEIGHBOUR_FRACTION = 0.5
+"""Of the shapes; these are placed on or beside an earlier one, so that shapes overlap."""
+_MIN_CONTRAST = 50
+"""Largest difference over the channels between a shape's colour and its background, at least."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Shapes:
-    """Drawn scenes of `size x size` pixels."""
+    """Synthetic scenes of `size x size` pixels."""
 
     size: int = 128
     train_images: int = 100_000
@@ -40,19 +44,20 @@ class Shapes:
     seed: int = 0
 
     def open(self, split: str) -> "ShapesSource":
+        """Open the split `train` or `val`."""
         if split not in _SPLITS:
             raise ValueError(f"shapes have the splits train and val, not {split!r}")
         return ShapesSource(self, split)
 
 
 class ShapesSource:
-    """One split of `Shapes`, drawn when asked for."""
+    """One split of `Shapes`, drawn on access."""
 
     def __init__(self, config: Shapes, split: str):
         self._config, self._split = config, split
         self._count = config.train_images if split == "train" else config.val_images
         self.categories: Sequence[Category] = [
-            Category(number, name) for number, name in enumerate(SHAPES, start=1)
+            Category(category_id, name) for category_id, name in enumerate(SHAPES, start=1)
         ]
         self.image_ids: Sequence[int] = range(1, self._count + 1)
         self.image_sizes = np.full((self._count, 2), config.size, np.int32)
@@ -66,57 +71,60 @@ class ShapesSource:
             raise IndexError(index)
         rng = np.random.default_rng([self._config.seed, _SPLITS[self._split], index])
         image, masks, labels = draw_scene(rng, self._config)
+        rles = [mask_api.encode(np.asfortranarray(mask, np.uint8)) for mask in masks]
         return Example(
             image=image,
             image_id=index + 1,
-            boxes=np.asarray([_tight_box(m) for m in masks], np.float32).reshape(-1, 4),
+            boxes=mask_bounds(rles).astype(np.float32),
             labels=np.asarray(labels, np.int32),
-            rles=[mask_api.encode(np.asfortranarray(m, np.uint8)) for m in masks],
+            rles=rles,
             iscrowd=np.zeros(len(masks), bool),
         )
 
     def ground_truth(self) -> dict[str, Any]:
+        """Return all scenes' annotations as COCO JSON."""
         return coco_json(self)
 
 
 def draw_scene(
     rng: np.random.Generator, config: Shapes
 ) -> tuple[np.ndarray, list[np.ndarray], list[int]]:
-    """The picture (uint8 `[size, size, 3]`), visible masks (bool) and labels of a scene."""
-    bucket = _ground(rng, config.size)
-    masks: list[np.ndarray] = []
-    areas: list[int] = []
+    """Return a scene's image (uint8 `[size, size, 3]`), visible masks (bool) and labels."""
+    image = _draw_background(rng, config.size)
+    masks: list[np.ndarray] = []  # the visible part of each shape so far
+    areas: list[int] = []  # of the whole shapes
     labels: list[int] = []
     centers: list[tuple[float, float]] = []
-    wanted = 0 if rng.random() < _EMPTY_SHARE else int(rng.integers(1, config.max_shapes + 1))
-    for _ in range(wanted):
+    is_empty = rng.random() < _EMPTY_FRACTION
+    count = 0 if is_empty else int(rng.integers(1, config.max_shapes + 1))
+    for _ in range(count):
         label = int(rng.integers(len(SHAPES)))
         size = math.exp(rng.uniform(math.log(8), math.log(config.size / 2)))
-        center = _place(rng, centers, size, config.size)
+        center = _random_center(rng, centers, size, config.size)
         alpha = _coverage(label, center, size, rng.uniform(0, 2 * math.pi), config.size)
         mask = alpha >= 0.5
         area = int(mask.sum())
-        left = [earlier & ~mask for earlier in masks]
-        hidden = any(
-            m.sum() < max(_LEAST_VISIBLE * a, _LEAST_PIXELS)
-            for m, a in zip(left, areas, strict=True)
+        visible = [earlier & ~mask for earlier in masks]
+        occludes_too_much = any(
+            m.sum() < max(_MIN_VISIBLE_FRACTION * a, _MIN_PIXELS)
+            for m, a in zip(visible, areas, strict=True)
         )
-        if hidden or area < _LEAST_PIXELS:
-            continue  # leaving this one out keeps all the others in sight
-        _paint(rng, bucket, alpha)
-        masks = [*left, mask]
+        if occludes_too_much or area < _MIN_PIXELS:
+            continue
+        _paint(rng, image, alpha)
+        masks = [*visible, mask]
         areas.append(area)
         labels.append(label)
         centers.append(center)
-    noise = rng.normal(0, 4, bucket.shape).astype(np.float32)
-    return np.clip(bucket + noise, 0, 255).astype(np.uint8), masks, labels
+    noise = rng.normal(0, 4, image.shape).astype(np.float32)
+    return np.clip(image + noise, 0, 255).astype(np.uint8), masks, labels
 
 
-def _place(
+def _random_center(
     rng: np.random.Generator, centers: Sequence[tuple[float, float]], size: float, side: int
 ) -> tuple[float, float]:
-    """A centre `(x, y)`, often near an earlier one; at least half the shape is in the picture."""
-    if centers and rng.random() < _NEIGHBOUR_SHARE:
+    """Return a centre `(x, y)` inside the image, often near an earlier one."""
+    if centers and rng.random() < _NEIGHBOUR_FRACTION:
         x, y = centers[int(rng.integers(len(centers)))]
         angle, distance = rng.uniform(0, 2 * math.pi), rng.uniform(0.2, 1.0) * size
         x, y = x + distance * math.cos(angle), y + distance * math.sin(angle)
@@ -125,8 +133,8 @@ def _place(
     return float(rng.uniform(margin, side - margin)), float(rng.uniform(margin, side - margin))
 
 
-def _ground(rng: np.random.Generator, side: int) -> np.ndarray:
-    """A float32 ground: two colours mixed by smooth noise at two scales."""
+def _draw_background(rng: np.random.Generator, side: int) -> np.ndarray:
+    """Return two colours mixed by smooth noise at two scales, float32 `[side, side, 3]`."""
     first, second = rng.uniform(30, 200, (2, 3)).astype(np.float32)
     coarse = cv2.resize(rng.random((4, 4), np.float32), (side, side))
     cells = max(side // 6, 2)
@@ -135,14 +143,16 @@ def _ground(rng: np.random.Generator, side: int) -> np.ndarray:
     return np.asarray(first + (second - first) * mix, np.float32)
 
 
-def _paint(rng: np.random.Generator, bucket: np.ndarray, alpha: np.ndarray) -> None:
-    """Blends a shaded colour that differs from what it covers into the canvas."""
-    rows, columns = np.flatnonzero(alpha.any(1)), np.flatnonzero(alpha.any(0))
-    part = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-    alpha = alpha[part][..., None]
-    below = (bucket[part] * alpha).sum((0, 1)) / alpha.sum()
+def _paint(rng: np.random.Generator, image: np.ndarray, alpha: np.ndarray) -> None:
+    """Blend a shaded colour that contrasts with its background into the image, in place."""
+    bounds = bitmap_bounds(alpha)
+    assert bounds is not None  # the shape has pixels
+    top, left, bottom, right = bounds
+    region = image[top:bottom, left:right]  # [h, w, 3], a view
+    alpha = alpha[top:bottom, left:right, None]  # [h, w, 1]
+    below = (region * alpha).sum((0, 1)) / alpha.sum()  # [3], mean colour
     color = below
-    while np.abs(color - below).max() < 50:
+    while np.abs(color - below).max() < _MIN_CONTRAST:
         color = rng.uniform(0, 255, 3)
     height, width = alpha.shape[:2]
     slope_y, slope_x = rng.uniform(-20, 20, 2)
@@ -150,22 +160,22 @@ def _paint(rng: np.random.Generator, bucket: np.ndarray, alpha: np.ndarray) -> N
         np.linspace(-slope_y, slope_y, height)[:, None]
         + np.linspace(-slope_x, slope_x, width)[None, :]
     )
-    bucket[part] += alpha * (color.astype(np.float32) + shade[..., None] - bucket[part])
+    region += alpha * (color.astype(np.float32) + shade[..., None] - region)
 
 
 def _coverage(
     label: int, center: tuple[float, float], size: float, angle: float, side: int
 ) -> np.ndarray:
-    """How much of each pixel a shape covers, float32 `[side, side]` in 0 to 1.
+    """Return the fraction of each pixel that a shape covers, float32 `[side, side]`.
 
-    Drawn supersampled in a window around the shape.
+    The shape is drawn supersampled in a window around it.
     """
     radius = math.ceil(size / 2) + 2
     left, top = math.floor(center[0]) - radius, math.floor(center[1]) - radius
     window = 2 * radius + 1
     fine = np.zeros((window * _SUPERSAMPLING, window * _SUPERSAMPLING), np.uint8)
-    middle = (np.asarray(center) - (left, top)) * _SUPERSAMPLING
-    _OUTLINES[label](fine, middle, size / 2 * _SUPERSAMPLING, angle)
+    fine_center = (np.asarray(center) - (left, top)) * _SUPERSAMPLING
+    _FILL[label](fine, fine_center, size / 2 * _SUPERSAMPLING, angle)
     covered = cv2.resize(fine, (window, window), interpolation=cv2.INTER_AREA) / np.float32(255)
     alpha = np.zeros((side, side), np.float32)
     y0, x0, y1, x1 = max(top, 0), max(left, 0), min(top + window, side), min(left + window, side)
@@ -174,35 +184,32 @@ def _coverage(
 
 
 def _fill_polygon(
-    fine: np.ndarray, middle: np.ndarray, radius: float, angle: float, radii: Sequence[float]
+    fine: np.ndarray, center: np.ndarray, radius: float, angle: float, radii: Sequence[float]
 ) -> None:
-    """A polygon with corners at equal angles, at `radii` times the radius."""
+    """Fill a polygon with corners at equal angles, at `radii` times the radius from its centre."""
     angles = angle + np.arange(len(radii)) * 2 * math.pi / len(radii)
-    reach = np.asarray(radii) * radius
-    corners = middle + reach[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1)
+    distances = np.asarray(radii) * radius
+    corners = center + distances[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1)
+    # shift=4: the coordinates have 4 fractional bits.
     cv2.fillPoly(fine, [np.round(corners * 16).astype(np.int32)], 255, shift=4)
 
 
 def _fill_disc(
-    fine: np.ndarray, middle: np.ndarray, radius: float, angle: float, hole: float = 0.0
+    fine: np.ndarray, center: np.ndarray, radius: float, angle: float, hole: float = 0.0
 ) -> None:
+    """Fill a disc, with a hole of `hole` times the radius."""
     del angle
-    center = np.round(middle * 16).astype(int).tolist()
-    cv2.circle(fine, center, round(radius * 16), 255, -1, shift=4)
+    fixed_point = np.round(center * 16).astype(int).tolist()
+    cv2.circle(fine, fixed_point, round(radius * 16), 255, -1, shift=4)
     if hole:
-        cv2.circle(fine, center, round(hole * radius * 16), 0, -1, shift=4)
+        cv2.circle(fine, fixed_point, round(hole * radius * 16), 0, -1, shift=4)
 
 
-_OUTLINES: tuple[Callable[[np.ndarray, np.ndarray, float, float], None], ...] = (
+_FILL: tuple[Callable[[np.ndarray, np.ndarray, float, float], None], ...] = (
     _fill_disc,
     functools.partial(_fill_polygon, radii=(1.0,) * 4),
     functools.partial(_fill_polygon, radii=(1.0,) * 3),
     functools.partial(_fill_polygon, radii=(1.0, 0.45) * 5),
     functools.partial(_fill_disc, hole=0.55),
 )
-"""How each of `SHAPES` is filled into a canvas, given its middle, radius and angle."""
-
-
-def _tight_box(mask: np.ndarray) -> list[int]:
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return [int(v) for v in (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)]
+"""Fills each of `SHAPES` into an image, given its centre, radius and angle."""

@@ -1,4 +1,4 @@
-"""Arrays that go to other processes through the file system rather than through a pickle."""
+"""Arrays that processes share through memory-mapped files instead of copies in a pickle."""
 
 import os
 import pathlib
@@ -9,20 +9,18 @@ from collections.abc import Mapping
 
 import numpy as np
 
-_LARGE = 1 << 20
-"""Bytes from which on an array is worth a file."""
-
-
+_MIN_FILE_BYTES = 1 << 20
+"""Arrays of at least this size go to a file."""
 _PREFIX = "jaxseg-arrays-"
 
 
 class SharedArrays:
-    """Named arrays, read only. A pickle of them has the small ones and the files of the large.
+    """Named read-only arrays. Their pickle holds the small ones, and the file names of the large.
 
-    The first pickle writes the large arrays to a temporary folder, whose files every process that
-    receives one maps into memory: all share one copy. The folder goes with the object that wrote
-    it, which must outlive the unpickling; what a killed process left behind goes when another one
-    makes a folder of its own.
+    The first pickle writes the large arrays to files in a temporary folder. Each process that
+    unpickles them maps these files into memory, so all share one copy. The folder is removed with
+    the object that wrote it, which must outlive the unpickling. Folders that killed processes left
+    behind are removed when another one makes its own.
     """
 
     def __init__(self, arrays: Mapping[str, np.ndarray]):
@@ -33,9 +31,10 @@ class SharedArrays:
         return self._arrays[name]
 
     def __getstate__(self) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-        large = [name for name, array in self._arrays.items() if array.nbytes >= _LARGE]
+        large = [name for name, array in self._arrays.items() if array.nbytes >= _MIN_FILE_BYTES]
         if large and not self._files:
             _remove_orphans()
+            # The process id in the name is how `_remove_orphans` finds the owner.
             folder = pathlib.Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
             weakref.finalize(self, _remove, folder, os.getpid())
             for name in large:
@@ -51,7 +50,7 @@ class SharedArrays:
 
 
 def _remove_orphans() -> None:
-    """Folders of processes that were killed: theirs is the number in the name."""
+    """Remove the folders of processes that no longer run."""
     for folder in pathlib.Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
         owner = folder.name.removeprefix(_PREFIX).partition("-")[0]
         if owner.isdecimal() and not pathlib.Path("/proc", owner).exists():
@@ -59,5 +58,5 @@ def _remove_orphans() -> None:
 
 
 def _remove(folder: pathlib.Path, owner: int) -> None:
-    if os.getpid() == owner:  # a forked child has the finalizer too, but not the folder
+    if os.getpid() == owner:  # a forked child inherits the finalizer, but does not own the folder
         shutil.rmtree(folder, ignore_errors=True)

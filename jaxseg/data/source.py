@@ -1,11 +1,10 @@
-"""What a data set is to the rest of jaxseg: examples by number, with their annotations.
+"""The interface of a dataset: examples by index, with their annotations.
 
 Terms:
     RLE      a mask in COCO's compressed run-length encoding,
              `{"size": [h, w], "counts": bytes}`, as `pycocotools.mask` reads and writes it
-    crowd    one annotation for a group of objects; left out of training, ignored in
-             evaluation
-    label    an object's place in `categories`, contiguous from 0
+    crowd    one annotation for a group of objects; skipped in training, ignored in evaluation
+    label    an object's index in `categories`
 """
 
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ RLE = dict[str, Any]
 
 
 class Category(NamedTuple):
-    """A class of objects, with the data set's own id."""
+    """A class of objects, with the dataset's own id."""
 
     id: int
     name: str
@@ -36,22 +35,26 @@ class Example(NamedTuple):
 
 @runtime_checkable
 class Source(Protocol):
-    """A split of a data set. `source[i]` is a pure function of `i`."""
+    """A split of a dataset. `source[i]` is a pure function of `i`."""
 
     @property
-    def categories(self) -> Sequence[Category]: ...
+    def categories(self) -> Sequence[Category]:
+        """The categories by label."""
+        ...
 
     @property
-    def image_ids(self) -> Sequence[int]: ...
+    def image_ids(self) -> Sequence[int]:
+        """The dataset's id of each image."""
+        ...
 
     @property
     def image_sizes(self) -> np.ndarray:
-        """int32 `[n, 2]`: `(height, width)` of every image, without reading any."""
+        """int32 `[n, 2]`: `(height, width)` of each image, known without reading the images."""
         ...
 
     @property
     def object_counts(self) -> np.ndarray | None:
-        """int `[n]`: every image's objects that are no crowds; None if that takes reading them."""
+        """int `[n]`: each image's objects without crowds; None if that takes reading the images."""
         ...
 
     def __len__(self) -> int: ...
@@ -59,16 +62,16 @@ class Source(Protocol):
     def __getitem__(self, index: int, /) -> Example: ...
 
     def ground_truth(self) -> dict[str, Any]:
-        """All annotations as COCO JSON, for evaluation."""
+        """Return all annotations as COCO JSON, for evaluation."""
         ...
 
 
 @runtime_checkable
 class SourceConfig(Protocol):
-    """A frozen dataclass that says where a data set is."""
+    """A frozen dataclass that describes a dataset."""
 
     def open(self, split: str) -> Source:
-        """The split of a name; `train` and `val` are understood by all."""
+        """Open the split of a name; every dataset has a `train` and a `val`."""
         ...
 
 
@@ -87,9 +90,15 @@ class ImageList:
         return len(self._images)
 
     def __getitem__(self, index: int, /) -> Example:
-        image, nothing = self._images[index], np.zeros(0, np.int32)
-        boxes = np.zeros((0, 4), np.float32)
-        return Example(image, self.image_ids[index], boxes, nothing, (), nothing.astype(bool))
+        return Example(
+            image=self._images[index],
+            image_id=self.image_ids[index],
+            boxes=np.zeros((0, 4), np.float32),
+            labels=np.zeros(0, np.int32),
+            rles=(),
+            iscrowd=np.zeros(0, bool),
+        )
 
     def ground_truth(self) -> dict[str, Any]:
+        """Return COCO JSON without any annotations."""
         return {"images": [], "annotations": [], "categories": []}

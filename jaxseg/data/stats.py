@@ -1,9 +1,9 @@
-"""The health of a data set: what is in it, and what training would lose or distort.
+"""Statistics of a dataset, and the issues that affect training.
 
-`scan` reads every image of any `Source` once; `scan_folder` does so for a COCO-format folder,
-and adds what is wrong with its annotations (`jaxseg.data.issues`), or for a TFDS set. Sizes of
-objects are COCO's, by the pixels of the mask: small below 32x32, large from 96x96 on. Crowds are
-counted apart.
+`scan` reads every image of any `Source` once. `scan_folder` scans the splits of a COCO-format
+folder, with the issues of its annotations (`jaxseg.data.issues`), or of a TFDS dataset. Object
+sizes are COCO's, by the pixels of the mask: small is below 32x32, large is 96x96 and more. Crowds
+are counted separately.
 """
 
 import collections
@@ -26,41 +26,43 @@ from jaxseg.data.tfds import TfdsFolder, split_names
 from jaxseg.data.transforms.resize import scaled_size
 
 Progress = Callable[[int, int], None]
-"""Is told how many images of how many are done."""
-_SIZES = (32**2, 96**2)
+"""Called after each image with the number of images read and their total."""
+_AREA_LIMITS = (32**2, 96**2)
 
 
 class DatasetStats(NamedTuple):
-    """What a split holds, as far as it can be read."""
+    """Statistics of a split, over the images that can be read."""
 
     split: str
     images: int
-    classes: dict[str, np.ndarray]
+    """All images of the split, readable or not."""
+    class_counts: dict[str, np.ndarray]
     """int64 `[3]` for each category: small, medium and large objects."""
     crowds: int
     empty_images: int
+    """Images without objects or crowds."""
     empty_masks: int
-    """Masks that cover no pixel's centre."""
-    sizes: np.ndarray
-    """int32 `[n, 2]`: `(height, width)` of the images."""
-    digests: dict[bytes, list[int]]
-    """The ids of the images with each content; those with several ids are duplicates."""
-    lost_objects: int
+    """Masks that contain no pixel's centre."""
+    image_sizes: np.ndarray
+    """int32 `[n, 2]`: `(height, width)`."""
+    ids_by_digest: dict[bytes, list[int]]
+    """Image ids by a hash of the pixels; images with the same one are duplicates."""
+    truncated_objects: int
     """Objects beyond `max_objects` in their images."""
-    tiny: int | None
-    """Objects with a side of less than a pixel once their image is on the canvas."""
+    subpixel_objects: int | None
+    """Objects with a side of less than a pixel once their image fits the bucket."""
     issues: list[Issue]
 
 
 class ImageStats(NamedTuple):
-    """What is kept of an image that was read."""
+    """Statistics of one image with n objects."""
 
     image_id: int
     digest: bytes
-    labels: np.ndarray
-    areas: np.ndarray
-    sides: np.ndarray  # [n, 2], width and height of the boxes
-    iscrowd: np.ndarray
+    labels: np.ndarray  # int32 [n]
+    areas: np.ndarray  # int64 [n], pixels of the masks
+    sides: np.ndarray  # float32 [n, 2], width and height of the boxes
+    iscrowd: np.ndarray  # bool [n]
 
 
 def scan(
@@ -72,47 +74,49 @@ def scan(
     bucket: tuple[int, int] | None = None,
     progress: Progress = lambda done, total: None,
 ) -> DatasetStats:
-    """Reads all of a source, in several threads. `file` is what its defects are said to be in.
+    """Read all examples of a source, in several threads, and collect statistics and issues.
 
-    Images that cannot be read are defects, and so are more than `max_objects` objects in one.
-    With a `bucket` `(height, width)` it counts objects that become smaller than a pixel when
-    their images are shrunk to fit.
+    The issues are images that cannot be read and images with more than `max_objects` objects.
+
+    Args:
+        source: the split to read.
+        split: its name, for the result.
+        file: the file that issues name.
+        max_objects: the objects of an image that training keeps.
+        bucket: `(height, width)`; if given, objects are counted that become smaller than a pixel
+            when their images are shrunk to fit.
+        progress: called after each image.
     """
-    looks: list[ImageStats] = []
+    scanned: list[ImageStats] = []
     issues: list[Issue] = []
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
-        results = threads.map(lambda index: _look(source, index, file), range(len(source)))
+        results = threads.map(lambda index: _scan_image(source, index, file), range(len(source)))
         for done, result in enumerate(results, start=1):
             progress(done, len(source))
             if isinstance(result, Issue):
                 issues.append(result)
             else:
-                looks.append(result)
-    issues += [issue for look in looks for issue in _truncation(look, max_objects, file)]
-    digests: dict[bytes, list[int]] = collections.defaultdict(list)
-    for look in looks:
-        digests[look.digest].append(look.image_id)
-    counts = np.zeros((len(source.categories), 3), np.int64)
-    for look in looks:
-        kinds = np.digitize(look.areas, _SIZES)
-        np.add.at(counts, (look.labels[~look.iscrowd], kinds[~look.iscrowd]), 1)
+                scanned.append(result)
+    issues += [issue for image in scanned for issue in _truncation(image, max_objects, file)]
     sizes = dict(zip(source.image_ids, source.image_sizes.tolist(), strict=True))
     return DatasetStats(
         split=split,
         images=len(source),
-        classes={c.name: row for c, row in zip(source.categories, counts, strict=True)},
-        crowds=sum(int(look.iscrowd.sum()) for look in looks),
-        empty_images=sum(len(look.labels) == 0 for look in looks),
-        empty_masks=sum(int((look.areas == 0).sum()) for look in looks),
-        lost_objects=sum(max(int((~k.iscrowd).sum()) - max_objects, 0) for k in looks),
-        sizes=source.image_sizes,
-        digests=dict(digests),
-        tiny=None if bucket is None else sum(_tiny(k, sizes[k.image_id], bucket) for k in looks),
+        class_counts=_count_classes(source, scanned),
+        crowds=sum(int(image.iscrowd.sum()) for image in scanned),
+        empty_images=sum(len(image.labels) == 0 for image in scanned),
+        empty_masks=sum(int((image.areas == 0).sum()) for image in scanned),
+        image_sizes=source.image_sizes,
+        ids_by_digest=_group_by_digest(scanned),
+        truncated_objects=sum(max(_object_count(i) - max_objects, 0) for i in scanned),
+        subpixel_objects=None
+        if bucket is None
+        else sum(_subpixel_objects(image, sizes[image.image_id], bucket) for image in scanned),
         issues=issues,
     )
 
 
-def _look(source: Source, index: int, file: str) -> ImageStats | Issue:
+def _scan_image(source: Source, index: int, file: str) -> ImageStats | Issue:
     image_id = source.image_ids[index]
     try:
         example = source[index]
@@ -126,21 +130,42 @@ def _look(source: Source, index: int, file: str) -> ImageStats | Issue:
     return ImageStats(image_id, digest.digest(), example.labels, areas, sides, example.iscrowd)
 
 
-def _truncation(look: ImageStats, max_objects: int, file: str) -> list[Issue]:
-    count = int((~look.iscrowd).sum())
+def _count_classes(source: Source, images: Sequence[ImageStats]) -> dict[str, np.ndarray]:
+    counts = np.zeros((len(source.categories), 3), np.int64)
+    for image in images:
+        size_class = np.digitize(image.areas, _AREA_LIMITS)  # [n], 0 to 2
+        is_object = ~image.iscrowd
+        np.add.at(counts, (image.labels[is_object], size_class[is_object]), 1)
+    return {c.name: row for c, row in zip(source.categories, counts, strict=True)}
+
+
+def _group_by_digest(images: Sequence[ImageStats]) -> dict[bytes, list[int]]:
+    ids_by_digest: dict[bytes, list[int]] = collections.defaultdict(list)
+    for image in images:
+        ids_by_digest[image.digest].append(image.image_id)
+    return dict(ids_by_digest)
+
+
+def _object_count(image: ImageStats) -> int:
+    return int((~image.iscrowd).sum())
+
+
+def _truncation(image: ImageStats, max_objects: int, file: str) -> list[Issue]:
+    """Return an issue if the image has more than `max_objects` objects."""
+    count = _object_count(image)
     if count <= max_objects:
         return []
     message = (
-        f"{count} objects, of which training would see the {max_objects} largest: "
-        f"raise max_objects to {count}"
+        f"{count} objects, of which training keeps the {max_objects} largest: "
+        f"set max_objects to {count} or more"
     )
-    where = f"image id {look.image_id}"
+    where = f"image id {image.image_id}"
     return [Issue("objects-truncated", file, where, "annotations", message)]
 
 
-def _tiny(look: ImageStats, size: Sequence[int], bucket: tuple[int, int]) -> int:
+def _subpixel_objects(image: ImageStats, size: Sequence[int], bucket: tuple[int, int]) -> int:
     height, width = scaled_size((size[0], size[1]), bucket, None)
-    sides = look.sides[~look.iscrowd] * [width / size[1], height / size[0]]
+    sides = image.sides[~image.iscrowd] * [width / size[1], height / size[0]]
     return int((sides < 1).any(1).sum())
 
 
@@ -152,16 +177,16 @@ def scan_folder(
     bucket: tuple[int, int] | None = None,
     progress: Progress = lambda done, total: None,
 ) -> list[DatasetStats]:
-    """The health of a split of a COCO-format folder or a TFDS set, or of all its splits.
+    """Scan one split, or all, of a COCO-format folder or a TFDS dataset.
 
-    Whatever is wrong is among the defects. Raises FileNotFoundError or ValueError if there is no
+    Invalid annotations are among the issues. Raises FileNotFoundError or ValueError if there is no
     such split.
     """
-    is_set = (folder / "dataset_info.json").is_file()
-    parts = _set_sources(folder, split) if is_set else _folder_sources(folder, split)
+    is_tfds = (folder / "dataset_info.json").is_file()
+    opened = _open_tfds(folder, split) if is_tfds else _open_coco(folder, split)
     found = []
-    for name, file, source, issues in parts:
-        health = scan(
+    for name, file, source, issues in opened:
+        stats = scan(
             source,
             split=name,
             file=file,
@@ -169,24 +194,29 @@ def scan_folder(
             bucket=bucket,
             progress=progress,
         )
-        found.append(health._replace(issues=[*issues, *health.issues]))
+        found.append(stats._replace(issues=[*issues, *stats.issues]))
     return found
 
 
-_Part = tuple[str, str, Source, Sequence[Issue]]
-"""The name of a split, the file it is in, what can be read of it, and what is wrong with it."""
+class _OpenedSplit(NamedTuple):
+    """The readable part of a split, and the issues of the rest."""
+
+    name: str
+    file: str
+    source: Source
+    issues: Sequence[Issue]
 
 
-def _folder_sources(folder: pathlib.Path, split: str | None) -> Iterator[_Part]:
+def _open_coco(folder: pathlib.Path, split: str | None) -> Iterator[_OpenedSplit]:
     splits = [find_split(folder, split)] if split is not None else list_splits(folder)
     if not splits:
-        find_split(folder, "train")  # raises, and says what is looked for
+        find_split(folder, "train")  # raises an error that names the files it needs
     for name, path, images in splits:
         content = check_file(path, images)
         source = CocoSource(content, images, IGNORABLE.keys() - WARNINGS.keys())
-        yield name, str(path), source, content.issues
+        yield _OpenedSplit(name, str(path), source, content.issues)
 
 
-def _set_sources(path: pathlib.Path, split: str | None) -> Iterator[_Part]:
+def _open_tfds(path: pathlib.Path, split: str | None) -> Iterator[_OpenedSplit]:
     for name in [split] if split is not None else split_names(path):
-        yield name, f"{path}, split {name}", TfdsFolder(str(path)).open(name), ()
+        yield _OpenedSplit(name, f"{path}, split {name}", TfdsFolder(str(path)).open(name), ())

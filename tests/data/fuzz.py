@@ -1,9 +1,10 @@
-"""COCO files and images broken at random: each must be read, or refused by name.
+"""Fuzzing with mutated COCO files and images: each must be read, or refused with its name.
 
     python -m tests.data.fuzz 10000 [seed]
 
-breaks so many COCO files and prints how many of them were read. The data are small pieces of the
-development data, or drawn scenes where there is none. Case i is a pure function of (seed, i).
+mutates 10,000 COCO files and a tenth as many images of each encoding, and prints how many were
+read and refused. The data are small parts of the development data, or synthetic scenes without it.
+Case i is a pure function of (seed, i).
 """
 
 import collections
@@ -32,7 +33,7 @@ from jaxseg.data import CocoFolder, Shapes, read_image, write_coco
 from jaxseg.data.issues import IGNORABLE
 
 SHARED = pathlib.Path(__file__).resolve().parents[3] / "shared"
-NASTY: list[Any] = [
+BAD_VALUES: list[Any] = [
     None, True, False, 0, -0.0, 1, -1, 0.5, 1e-300, 1e300, -1e300, 1 << 31, -(1 << 31), 1 << 63,
     10**400, math.nan, math.inf, -math.inf, "", "0", "7", "NaN", "\0", "é\ud800", "../..",
     "x" * 999,
@@ -43,19 +44,19 @@ NASTY: list[Any] = [
 
 
 def make_corpus(folder: pathlib.Path) -> list[dict]:
-    """Small COCO files whose images lie in `folder/images`."""
+    """Return small COCO files, and write their images to `folder/images`."""
     if not SHARED.is_dir():
-        write_coco(Shapes(size=48, train_images=3).open("train"), folder, "drawn")
-        content = json.loads((folder / "drawn.json").read_text())
-        (folder / "drawn.json").unlink()
+        write_coco(Shapes(size=48, train_images=3).open("train"), folder, "scenes")
+        content = json.loads((folder / "scenes.json").read_text())
+        (folder / "scenes.json").unlink()
         return [content]
     (folder / "images").mkdir()
     coco, nuclei = SHARED / "data" / "coco_mini", SHARED / "data" / "nuclei"
     photographs = json.loads((coco / "annotations" / "instances_val2017.json").read_text())
     cells = json.loads((nuclei / "mini_val.json").read_text())
-    crowd = next(a["image_id"] for a in photographs["annotations"] if a["iscrowd"])
+    crowd_image_id = next(a["image_id"] for a in photographs["annotations"] if a["iscrowd"])
     parts = [
-        (photographs, coco / "val2017", [crowd, photographs["images"][0]["id"]]),
+        (photographs, coco / "val2017", [crowd_image_id, photographs["images"][0]["id"]]),
         (cells, nuclei / "images", [cells["images"][0]["id"]]),
     ]
     corpus = []
@@ -70,37 +71,34 @@ def make_corpus(folder: pathlib.Path) -> list[dict]:
 
 
 def mutate(content: dict, rng: random.Random) -> str:
-    """The JSON of the content with one to three things broken."""
+    """Return the JSON of the content with one to three mutations."""
     content = copy.deepcopy(content)
+    mutations = (_replace, _replace, _replace, _delete, _duplicate, _swap, _change_counts)
     for _ in range(rng.choice((1, 1, 2, 3))):
-        rng.choice((_replace, _replace, _replace, _delete, _duplicate, _swap, _garble))(
-            content, rng
-        )
+        rng.choice(mutations)(content, rng)
     text = json.dumps(content)
-    way = rng.random()
-    if way < 0.03:
+    choice = rng.random()
+    if choice < 0.03:
         return text[: rng.randrange(len(text))]
-    if way < 0.06:
-        place = rng.randrange(len(text))
-        return (
-            text[:place] + rng.choice(("[", "}", ",", '"', "é", "\0", "1e999", "-")) + text[place:]
-        )
+    if choice < 0.06:
+        at = rng.randrange(len(text))
+        inserted = rng.choice(("[", "}", ",", '"', "é", "\0", "1e999", "-"))
+        return text[:at] + inserted + text[at:]
     return text
 
 
 def _pick(content, rng: random.Random):
-    """A random place: a container and a key in it. Deep places as likely as high ones."""
-    place: list = [(content, rng.choice(list(content) or ["images"]))]
+    """Return a random container in the content, and a random key in it, at any depth."""
+    container, key = content, rng.choice(list(content) or ["images"])
     while rng.random() < 0.9:
-        container, key = place[-1]
         value = container[key] if key in range(len(container)) or isinstance(container, dict) else 0
         if isinstance(value, dict) and value:
-            place.append((value, rng.choice(list(value))))
+            container, key = value, rng.choice(list(value))
         elif isinstance(value, list) and value:
-            place.append((value, rng.randrange(len(value))))
+            container, key = value, rng.randrange(len(value))
         else:
             break
-    return place[-1]
+    return container, key
 
 
 def _replace(content, rng):
@@ -108,7 +106,7 @@ def _replace(content, rng):
     if isinstance(container, dict) and key not in container:
         return
     old = container[key]
-    changes = [lambda: copy.deepcopy(rng.choice(NASTY))] * 4
+    changes = [lambda: copy.deepcopy(rng.choice(BAD_VALUES))] * 4
     changes += [lambda: [old], lambda: str(old), lambda: {"value": old}]
     if type(old) in (int, float):
         changes += [
@@ -134,7 +132,7 @@ def _duplicate(content, rng):
 
 
 def _swap(content, rng):
-    """Two entries of a list exchange a field."""
+    """Swap a field between two entries of a list."""
     entries = content.get(rng.choice(("images", "annotations", "categories")))
     if not isinstance(entries, list) or len(entries) < 2:
         return
@@ -145,8 +143,8 @@ def _swap(content, rng):
             first[key], second[key] = second[key], first[key]
 
 
-def _garble(content, rng):
-    """An RLE's counts, or another text, with a character changed, added or removed."""
+def _change_counts(content, rng):
+    """Change, add or remove a character or number of an RLE's counts."""
     annotations = content.get("annotations")
     entries = annotations if isinstance(annotations, list) else []
     masks = [a.get("segmentation") for a in entries if isinstance(a, dict)]
@@ -157,34 +155,34 @@ def _garble(content, rng):
     counts = mask["counts"]
     if not isinstance(counts, str | list):
         return
-    place = rng.randrange(len(counts))
-    new = (
-        chr(rng.randrange(40, 120)) if isinstance(counts, str) else rng.choice([0, 1, -1, 1 << 40])
-    )
-    new = new if isinstance(counts, str) else [new]
-    mask["counts"] = counts[:place] + new * rng.randrange(3) + counts[place + rng.randrange(2) :]
+    at = rng.randrange(len(counts))
+    if isinstance(counts, str):
+        new = chr(rng.randrange(40, 120))
+    else:
+        new = [rng.choice([0, 1, -1, 1 << 40])]
+    mask["counts"] = counts[:at] + new * rng.randrange(3) + counts[at + rng.randrange(2) :]
 
 
 def _check_named(file: str, error: Exception) -> None:
-    assert file in str(error), f"the refusal does not name {file}: {error}"
+    assert file in str(error), f"the error does not name {file}: {error}"
 
 
 def _check_entry(error: Exception) -> None:
-    named = re.search(r"id -?\d|\[\d+\]|the file|no image is left", str(error))
-    assert named, f"the refusal names no entry: {error}"
+    match = re.search(r"id -?\d|\[\d+\]|the file|no image is left", str(error))
+    assert match, f"the error names no entry: {error}"
 
 
-def evaluate_variables(folder: pathlib.Path) -> str:
-    """`read` or `refused`. AssertionError, or any other, if it is neither as it should be."""
+def check_split(folder: pathlib.Path) -> str:
+    """Open and read a split; return `read` or `refused`, or raise if a result is wrong."""
     outcome = "refused"
-    for drop in ((), tuple(IGNORABLE)):
+    for ignored in ((), tuple(IGNORABLE)):
         try:
-            source = CocoFolder(str(folder), ignore_issues=drop).open("train")
+            source = CocoFolder(str(folder), ignore_issues=ignored).open("train")
         except (ValueError, FileNotFoundError) as error:
             _check_named("train.json", error)
             _check_entry(error)
             continue
-        outcome, examples = outcome if drop else "read", {}
+        outcome, examples = outcome if ignored else "read", {}
         for index in range(len(source)):
             try:
                 example = source[index]
@@ -210,18 +208,18 @@ def evaluate_variables(folder: pathlib.Path) -> str:
 
 
 def _check_read(example: Any, truth: COCO, annotations: list[dict]) -> None:
-    """The objects of an example are those of the file, as pycocotools draws them."""
-    seen = [a for a in annotations if a["bbox"][2] > 0 and a["bbox"][3] > 0]
-    boxes = np.asarray([a["bbox"] for a in seen], np.float32).reshape(-1, 4)
+    """Compare the objects of an example with those of the file, as pycocotools rasterises them."""
+    with_area = [a for a in annotations if a["bbox"][2] > 0 and a["bbox"][3] > 0]
+    boxes = np.asarray([a["bbox"] for a in with_area], np.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     has_area = np.flatnonzero((boxes[:, 2:] > boxes[:, :2]).all(1)).tolist()  # in float32 too
     np.testing.assert_array_equal(example.boxes, boxes[has_area])
-    for rle, annotation in zip(example.rles, [seen[i] for i in has_area], strict=True):
+    for rle, annotation in zip(example.rles, [with_area[i] for i in has_area], strict=True):
         np.testing.assert_array_equal(mask_api.decode(rle), truth.annToMask(annotation))
 
 
 def run(cases: int, seed: int = 0) -> collections.Counter:
-    """Breaks and judges `cases` files; how many were read and refused."""
+    """Mutate and check `cases` files; return how many were read and refused."""
     outcomes: collections.Counter = collections.Counter()
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
@@ -230,7 +228,7 @@ def run(cases: int, seed: int = 0) -> collections.Counter:
             rng = random.Random(f"{seed} {case}")
             (folder / "train.json").write_text(mutate(rng.choice(corpus), rng), errors="replace")
             try:
-                outcomes[evaluate_variables(folder)] += 1
+                outcomes[check_split(folder)] += 1
             except Exception as error:
                 error.add_note(f"case {case} of seed {seed}")
                 raise
@@ -238,7 +236,7 @@ def run(cases: int, seed: int = 0) -> collections.Counter:
 
 
 def encodings(rng: np.random.Generator) -> dict[str, bytes]:
-    """A small image in every format and mode that is read."""
+    """Return a small image in each supported format and mode, by file name."""
     pixels = rng.integers(0, 256, (9, 13, 4), np.uint8)
     colors, grey = Image.fromarray(pixels).convert("RGB"), Image.fromarray(pixels[..., 0])
     exif = Image.Exif()
@@ -265,19 +263,17 @@ def encodings(rng: np.random.Generator) -> dict[str, bytes]:
 
 
 def run_images(cases: int, folder: pathlib.Path, seed: int = 0) -> collections.Counter:
-    """The same for image files: bytes changed, removed and cut off."""
+    """Do the same with image files: change bytes, and cut off the end."""
     outcomes: collections.Counter = collections.Counter()
-    for name, whole in encodings(np.random.default_rng(seed)).items():
+    for name, valid in encodings(np.random.default_rng(seed)).items():
         for case in range(cases):
             rng = random.Random(f"{seed} {name} {case}")
-            data = bytearray(whole)
+            data = bytearray(valid)
             for _ in range(rng.randrange(1, 6)):
-                place = (
-                    rng.randrange(len(data))
-                    if rng.random() < 0.5
-                    else rng.randrange(len(data) // 3)
-                )
-                data[place] = rng.choice((0, 1, 127, 255, rng.randrange(256)))
+                # Half of the changes are in the first third, which holds the header.
+                end = len(data) if rng.random() < 0.5 else len(data) // 3
+                at = rng.randrange(end)
+                data[at] = rng.choice((0, 1, 127, 255, rng.randrange(256)))
             if rng.random() < 0.3:
                 del data[rng.randrange(len(data)) :]
             path = folder / name
@@ -297,7 +293,7 @@ def run_images(cases: int, folder: pathlib.Path, seed: int = 0) -> collections.C
 
 def main() -> None:
     cases, seed = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0
-    logging.disable()  # of what is left out
+    logging.disable()  # of the skipped annotations
     warnings.simplefilter("error")
     warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Examples made of given masks, and sources of given examples, for the tests of this folder."""
+"""Examples with given masks, and sources of given examples, for tests."""
 
 import numpy as np
 from pycocotools import mask as mask_api
@@ -7,12 +7,12 @@ from jaxseg.data import coco_json
 from jaxseg.data.source import Category, Example
 
 
-def scene(bitmaps, size=None, boxes=None, crowd=None, seed=0) -> Example:
-    """An image of noise with an object for each bitmap; boxes are tight if none are given."""
+def scene(bitmaps, size=None, boxes=None, iscrowd=None, seed=0) -> Example:
+    """Return an image of noise with an object for each bitmap; boxes are tight by default."""
     bitmaps = [np.asarray(b, bool) for b in bitmaps]
     height, width = size or bitmaps[0].shape
     if boxes is None:
-        boxes = [tight(b) or (0, 0, 0, 0) for b in bitmaps]
+        boxes = [tight_box(b) or (0, 0, 0, 0) for b in bitmaps]
     rng = np.random.default_rng(seed)
     return Example(
         image=rng.integers(0, 256, (height, width, 3), np.uint8),
@@ -20,12 +20,12 @@ def scene(bitmaps, size=None, boxes=None, crowd=None, seed=0) -> Example:
         boxes=np.asarray(boxes, np.float32).reshape(-1, 4),
         labels=np.arange(len(bitmaps), dtype=np.int32),
         rles=[mask_api.encode(np.asfortranarray(b, np.uint8)) for b in bitmaps],
-        iscrowd=np.zeros(len(bitmaps), bool) if crowd is None else np.asarray(crowd, bool),
+        iscrowd=np.zeros(len(bitmaps), bool) if iscrowd is None else np.asarray(iscrowd, bool),
     )
 
 
-def tight(bitmap):
-    """The box of what is set, `(x1, y1, x2, y2)`, half-open; None if nothing is."""
+def tight_box(bitmap):
+    """Return the box `(x1, y1, x2, y2)` of the set pixels, half-open; None if there are none."""
     ys, xs = np.nonzero(bitmap)
     if not len(ys):
         return None
@@ -39,16 +39,16 @@ def rectangle(height, width, x1, y1, x2, y2):
 
 
 def blobs(rng, height, width, count):
-    """Masks of several pieces each, with holes, some at the edges."""
-    made = []
+    """Return masks of several parts each, with holes, some at the edges."""
+    bitmaps = []
     for _ in range(count):
         bitmap = np.zeros((height, width), bool)
         for value in (True, True, False):
             (y1, y2), (x1, x2) = (np.sort(rng.integers(0, n + 1, 2)) for n in (height, width))
             bitmap[y1:y2, x1:x2] = value
         bitmap[rng.integers(height), rng.integers(width)] = True
-        made.append(bitmap)
-    return made
+        bitmaps.append(bitmap)
+    return bitmaps
 
 
 class Examples:

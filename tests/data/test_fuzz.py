@@ -11,19 +11,19 @@ from tests.data import fuzz
 from tests.data.coco.test_folder import SIZE, content, write
 
 
-def test_broken_files_are_read_or_refused_by_name():
+def test_mutated_files_are_read_or_refused_with_their_name():
     outcomes = fuzz.run(200, seed=7)
     assert outcomes["read"] > 20
     assert outcomes["refused"] > 80
 
 
-def test_broken_images_are_read_or_refused_by_name(tmp_path):
+def test_mutated_images_are_read_or_refused_with_their_name(tmp_path):
     outcomes = fuzz.run_images(30, tmp_path, seed=7)
     assert outcomes["read"] > 50
     assert outcomes["refused"] > 50
 
 
-def test_whole_images_of_every_encoding_are_read(tmp_path):
+def test_valid_images_of_all_encodings_are_read(tmp_path):
     for name, data in fuzz.encodings(np.random.default_rng(0)).items():
         (tmp_path / name).write_bytes(data)
         assert fuzz.read_image(tmp_path / name).shape in ((9, 13, 3), (13, 9, 3))
@@ -56,7 +56,7 @@ SEGMENTATIONS = st.one_of(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(segmentation=SEGMENTATIONS)
-def test_any_segmentation_is_refused_or_has_pycocotools_mask(tmp_path, segmentation):
+def test_any_segmentation_is_refused_or_read_as_pycocotools_reads_it(tmp_path, segmentation):
     data = content()
     data["annotations"] = [data["annotations"][0] | {"segmentation": segmentation}]
     if not (tmp_path / "images").exists():
@@ -67,10 +67,12 @@ def test_any_segmentation_is_refused_or_has_pycocotools_mask(tmp_path, segmentat
         with pytest.raises(ValueError, match="annotation id 1"):
             CocoFolder(str(tmp_path)).open("train")
         return
-    np.testing.assert_array_equal(mask_api.decode(source[0].rles[0]), drawn(segmentation))
+    np.testing.assert_array_equal(
+        mask_api.decode(source[0].rles[0]), pycocotools_mask(segmentation)
+    )
 
 
-def drawn(segmentation):
+def pycocotools_mask(segmentation):
     if isinstance(segmentation, list):
         return mask_api.decode(mask_api.merge(mask_api.frPyObjects(segmentation, *SIZE)))
     counts = segmentation["counts"]

@@ -22,8 +22,8 @@ def same(grey):
     return np.dstack([grey] * 3)
 
 
-def as_16_bit_png():
-    """A 16-bit RGB PNG by hand, since Pillow writes none: 2x1 pixels."""
+def png_of_16_bits():
+    """Return a 16-bit RGB PNG of 2x1 pixels, which Pillow cannot write."""
     import struct
     import zlib
 
@@ -55,7 +55,7 @@ MODES = {
 
 @pytest.mark.filterwarnings("ignore:'mode' parameter")
 @pytest.mark.parametrize("mode", MODES)
-def test_images_of_every_mode_become_rgb(tmp_path, mode):
+def test_images_of_all_modes_become_rgb(tmp_path, mode):
     image, form, expected = MODES[mode]
     path = save(tmp_path, image, f"a.{form}")
     pixels = read_image(path)
@@ -63,8 +63,8 @@ def test_images_of_every_mode_become_rgb(tmp_path, mode):
     np.testing.assert_array_equal(pixels, expected)
 
 
-def test_16_bit_colours_give_their_upper_bits(tmp_path):
-    (tmp_path / "a.png").write_bytes(as_16_bit_png())
+def test_16_bit_colours_are_reduced_to_their_upper_bits(tmp_path):
+    (tmp_path / "a.png").write_bytes(png_of_16_bits())
     expected = [[[0x12, 0x34, 0x56], [0xFF, 0, 0x01]]]
     np.testing.assert_array_equal(read_image(tmp_path / "a.png"), expected)
 
@@ -76,7 +76,7 @@ def test_a_palette_with_transparency_is_read_without_a_warning(tmp_path, transpa
 
 
 @pytest.mark.parametrize("form", ["gif", "webp", "png"])
-def test_of_several_frames_the_first_is_read(tmp_path, form):
+def test_the_first_of_several_frames_is_read(tmp_path, form):
     frames = [Image.fromarray(same(GREY * np.uint8(f))) for f in (1, 0)]
     options = {"lossless": True} if form == "webp" else {}
     path = save(
@@ -85,7 +85,7 @@ def test_of_several_frames_the_first_is_read(tmp_path, form):
     np.testing.assert_array_equal(read_image(path), same(GREY))
 
 
-def test_a_cmyk_jpeg_has_the_colours_it_was_made_of(tmp_path):
+def test_a_cmyk_jpeg_keeps_its_colours(tmp_path):
     red = Image.new("RGB", (16, 16), (200, 30, 30)).convert("CMYK")
     pixels = read_image(save(tmp_path, red, "a.jpg", quality=95))
     np.testing.assert_allclose(pixels[8, 8], [200, 30, 30], atol=12)
@@ -93,35 +93,37 @@ def test_a_cmyk_jpeg_has_the_colours_it_was_made_of(tmp_path):
 
 @pytest.mark.parametrize("orientation", range(10))
 @pytest.mark.parametrize("form", ["jpg", "png", "webp"])
-def test_exif_turns_the_image_unless_the_annotations_are_of_the_stored_pixels(
+def test_exif_rotates_the_image_unless_its_size_is_that_of_the_original_pixels(
     tmp_path, orientation, form
 ):
     exif = Image.Exif()
     exif[274] = orientation
     options = {"webp": {"lossless": True}, "jpg": {"quality": 100, "subsampling": 0}}.get(form, {})
     path = save(tmp_path, Image.fromarray(same(GREY)), f"a.{form}", exif=exif, **options)
-    stored = same(GREY).astype(int)
-    # Row and column 0 of the picture are at these sides of the stored pixels (EXIF 2.3).
-    shown = {
-        2: stored[:, ::-1],
-        3: stored[::-1, ::-1],
-        4: stored[::-1],
-        5: stored.transpose(1, 0, 2),
-        6: stored[::-1].transpose(1, 0, 2),
-        7: stored[::-1, ::-1].transpose(1, 0, 2),
-        8: stored[:, ::-1].transpose(1, 0, 2),
-    }.get(orientation, stored)
-    near = {"atol": 6 if form == "jpg" else 0}
-    for size in (None, shown.shape[:2]):
-        np.testing.assert_allclose(read_image(path, size).astype(int), shown, **near)
-    if shown.shape != stored.shape:
-        np.testing.assert_allclose(read_image(path, (4, 6)).astype(int), stored, **near)
-    with pytest.raises(ImageSizeError, match=r"a\.\w+ is 6x4 pixels( \(4x6 as EXIF.*\))?, not 7x5"):
+    original = same(GREY).astype(int)
+    # The orientation says where the original pixels have row 0 and column 0 (EXIF 2.3).
+    rotated = {
+        2: original[:, ::-1],
+        3: original[::-1, ::-1],
+        4: original[::-1],
+        5: original.transpose(1, 0, 2),
+        6: original[::-1].transpose(1, 0, 2),
+        7: original[::-1, ::-1].transpose(1, 0, 2),
+        8: original[:, ::-1].transpose(1, 0, 2),
+    }.get(orientation, original)
+    tolerance = {"atol": 6 if form == "jpg" else 0}
+    for size in (None, rotated.shape[:2]):
+        np.testing.assert_allclose(read_image(path, size).astype(int), rotated, **tolerance)
+    if rotated.shape != original.shape:
+        np.testing.assert_allclose(read_image(path, (4, 6)).astype(int), original, **tolerance)
+    with pytest.raises(
+        ImageSizeError, match=r"a\.\w+ is 6x4 pixels( \(4x6 after EXIF.*\))?, not 7x5"
+    ):
         read_image(path, (5, 7))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_tiff_is_turned_once(tmp_path, orientation):
+def test_a_tiff_is_rotated_once(tmp_path, orientation):
     exif = Image.Exif()
     exif[274] = orientation
     tiff, png = (
@@ -130,7 +132,7 @@ def test_a_tiff_is_turned_once(tmp_path, orientation):
     np.testing.assert_array_equal(read_image(tiff), read_image(png))
 
 
-def test_broken_exif_is_no_exif(tmp_path):
+def test_malformed_exif_is_ignored(tmp_path):
     plain = save(tmp_path, Image.fromarray(same(GREY)), "plain.png")
     for number, exif in enumerate(
         (b"Exif\0\0MM", b"Exif\0\0II*\0\xff\xff\xff\xff", b"x", b"MM" * 9)
@@ -139,7 +141,7 @@ def test_broken_exif_is_no_exif(tmp_path):
         np.testing.assert_array_equal(read_image(path), read_image(plain))
 
 
-def whole_png():
+def valid_png():
     file = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 50, 3), np.uint8)).save(
         file, "PNG"
@@ -148,32 +150,32 @@ def whole_png():
 
 
 def png_of_size(width, height):
-    """A PNG whose header says so; none of its pixels are there."""
+    """Return a PNG with a header of this size, and without its pixels."""
     return (
-        as_16_bit_png()[:16]
+        png_of_16_bits()[:16]
         + width.to_bytes(4, "big")
         + height.to_bytes(4, "big")
-        + as_16_bit_png()[24:]
+        + png_of_16_bits()[24:]
     )
 
 
-REFUSED = {
+UNDECODABLE = {
     "empty": (b"", "cannot identify"),
     "text": (b"not an image", "cannot identify"),
-    "truncated": (whole_png()[:2000], "truncated"),
-    "only a header": (whole_png()[:40], "cannot identify"),
+    "truncated": (valid_png()[:2000], "truncated"),
+    "only a header": (valid_png()[:40], "cannot identify"),
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_is_no_image_is_refused_by_name(tmp_path, name):
-    data, message = REFUSED[name]
+@pytest.mark.parametrize("name", UNDECODABLE)
+def test_an_undecodable_file_is_an_error(tmp_path, name):
+    data, message = UNDECODABLE[name]
     (tmp_path / "a.png").write_bytes(data)
     with pytest.raises(ValueError, match=rf"a\.png cannot be decoded as an image: .*({message})"):
         read_image(tmp_path / "a.png")
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"absent\.png"):
         read_image(tmp_path / "absent.png")
     with pytest.raises(ValueError, match="cannot be decoded"):
@@ -188,18 +190,18 @@ def test_pixels_of_32_bits_are_refused(tmp_path, mode):
 
 
 @pytest.mark.parametrize("size", [(20_000, 20_000), (10_000, 9_000)])
-def test_a_decompression_bomb_is_refused_without_a_warning_or_change_to_pillow(tmp_path, size):
+def test_a_decompression_bomb_is_refused_without_warnings_or_changes_to_pillow(tmp_path, size):
     data = bytearray(png_of_size(*size))
     import zlib
 
     data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
     (tmp_path / "a.png").write_bytes(data)
     limit = Image.MAX_IMAGE_PIXELS
-    with warnings.catch_warnings(record=True) as seen:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         with pytest.raises(
             ValueError, match=rf"a.png .* {size[0]}x{size[1]} are more than 89478485"
         ):
             read_image(tmp_path / "a.png")
-    assert not seen
+    assert not caught
     assert limit == Image.MAX_IMAGE_PIXELS

@@ -1,4 +1,4 @@
-"""Every kind of defect: found by its name, refused, and left out if asked."""
+"""Each kind of issue: found, refused by training, and skipped on request."""
 
 import logging
 
@@ -10,21 +10,21 @@ from jaxseg.data.issues import FATAL, IGNORABLE, WARNINGS
 from tests.data.coco.test_folder import SIZE, compressed, content, disc, write
 
 FIELD = r"(?: \([a-z_, ]+\))?: "
-"""What stands between an entry and what is wrong with it."""
+"""The field between an entry and its message."""
 SQUARE = [4.0, 2.0, 14.0, 2.0, 14.0, 12.0, 4.0, 12.0]
 
 
 def change(path, value):
-    """`content()` with one value replaced, or removed where `value` is ..."""
+    """Return `content()` with one value replaced, or removed where `value` is ..."""
     data = content()
     *parents, last = path
-    place = data
+    container = data
     for key in parents:
-        place = place[key]
+        container = container[key]
     if value is ...:
-        del place[last]
+        del container[last]
     else:
-        place[last] = value
+        container[last] = value
     return data
 
 
@@ -44,13 +44,14 @@ def rle(counts, size=SIZE):
     return annotation("segmentation", {"size": size, "counts": counts})
 
 
-def twin(**changes):
+def duplicated(**changes):
+    """Return `content()` with the second annotation repeated, with some fields changed."""
     data = content()
     data["annotations"].append(data["annotations"][1] | {"id": 9} | changes)
     return data
 
 
-BROKEN = {
+INVALID = {
     "cut": ('{"images": [', "file-json", "not valid JSON: Expecting value"),
     "deep": ("[" * 100_000, "file-json", "not valid JSON"),
     "long number": ('{"images": [' + "9" * 5000 + "]}", "file-json", "not valid JSON"),
@@ -100,14 +101,18 @@ BROKEN = {
     "infinite box": (annotation("bbox", [1, 2, 3, float("inf")]), "box-numbers", "four finite"),
     "text box": (annotation("bbox", [1, 2, 3, "4"]), "box-numbers", "four finite"),
     "long box": (annotation("bbox", [1, 2, 3, 10**400]), "box-numbers", "four finite"),
-    "negative box": (annotation("bbox", [1, 2, -3, 4]), "box-negative", "bbox .* negative side"),
-    "far box": (annotation("bbox", [4, 2, 10, 1e300]), "box-far", "more than an image beyond"),
+    "negative box": (
+        annotation("bbox", [1, 2, -3, 4]),
+        "box-negative",
+        "bbox .* negative width or height",
+    ),
+    "far box": (annotation("bbox", [4, 2, 10, 1e300]), "box-far", "beyond the image by more than"),
     "other box": (
         annotation("bbox", [18, 2, 10, 10]),
         "box-mask",
-        r"not where the mask is, whose box is \[4, 2, 10, 10\]",
+        r"does not match the mask, whose box is \[4, 2, 10, 10\]",
     ),
-    "corners as box": (annotation("bbox", [4, 2, 24, 18]), "box-mask", "not where the mask is"),
+    "corners as box": (annotation("bbox", [4, 2, 24, 18]), "box-mask", "does not match the mask"),
     "null mask": (annotation("segmentation", None), "mask-type", "id 1: segmentation None is nei"),
     "half an RLE": (annotation("segmentation", {"size": SIZE}), "mask-type", "neither polygons"),
     "no polygons": (polygon(), "mask-empty", "id 1: segmentation is empty"),
@@ -133,7 +138,7 @@ BROKEN = {
     "overflow": (rle([1 << 62, 1 << 62, 1 << 63, 600]), "rle-sum", "beyond 2"),
     "empty text": (rle(""), "rle-sum", "do not add up"),
     "short text": (rle("b2::"), "rle-sum", "do not add up"),
-    "fractions": (rle([0.5, 599.5]), "rle-text", r"\[0.5, 599.5\]; they are whole numbers"),
+    "fractions": (rle([0.5, 599.5]), "rle-text", r"\[0.5, 599.5\]; they must be whole numbers"),
     "cut text": (rle(compressed(disc())["counts"] + "P"), "rle-text", "not COCO's compressed"),
     "long text": (rle("P" * 9 + "0"), "rle-text", "not COCO's compressed text"),
     "foreign text": (rle("\xe9"), "rle-text", "not COCO's compressed text"),
@@ -141,53 +146,55 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_file_is_refused_by_name_and_read_without_what_is_broken(tmp_path, name):
-    data, kind, message = BROKEN[name]
+@pytest.mark.parametrize("name", INVALID)
+def test_an_invalid_file_is_refused_and_read_without_the_issue(tmp_path, name):
+    data, kind, message = INVALID[name]
     folder = write(tmp_path, data)
-    with pytest.raises(ValueError, match=message.replace(": ", FIELD, 1)) as refusal:
+    with pytest.raises(ValueError, match=message.replace(": ", FIELD, 1)) as error:
         folder.open("train")
-    assert "train.json has defects" in str(refusal.value)
+    assert "train.json has invalid annotations, which training refuses" in str(error.value)
     issues = check_file(tmp_path / "train.json", tmp_path / "images").issues
     found = {issue.kind for issue in issues} - WARNINGS.keys()
     if kind not in IGNORABLE:
-        assert kind in found  # what refers to a broken category is broken too
-        assert "drop=('annotation-category',)" in str(refusal.value) or found == {kind}
+        assert kind in found  # references to an invalid category are invalid too
+        skip = "skip them with `--data.source.ignore-issues annotation-category`"
+        assert skip in str(error.value) or found == {kind}
         return
     assert found == {kind}
     missing_fields = {"empty image": 4, "empty annotation": 5}
-    assert sum(d.kind == kind for d in issues) == missing_fields.get(name, 1)
-    assert f"drop=('{kind}',)" in str(refusal.value)
+    assert sum(issue.kind == kind for issue in issues) == missing_fields.get(name, 1)
+    assert f"skip them with `--data.source.ignore-issues {kind}`" in str(error.value)
     source = CocoFolder(str(tmp_path), ignore_issues=(kind,)).open("train")
     assert len(source) == (1 if kind.startswith("image") else 2)
     assert len(source[0].boxes) == (3 if kind.startswith("image") else 2)
     truth = source.ground_truth()
     assert len(truth["images"]) == len(source)
-    assert len(truth["annotations"]) == len(source[0].boxes) + 1  # and the one without area
+    assert len(truth["annotations"]) == len(source[0].boxes) + 1  # also the one without area
 
 
-def test_every_kind_that_opening_finds_is_tested():
-    tested = {kind for _, kind, _ in BROKEN.values()} | WARNINGS.keys()
-    reading = {"image-unreadable", "image-size-differs", "objects-truncated"}
-    assert tested | reading == IGNORABLE.keys() | FATAL.keys()
+def test_all_kinds_found_on_opening_are_tested():
+    tested = {kind for _, kind, _ in INVALID.values()} | WARNINGS.keys()
+    found_on_reading = {"image-unreadable", "image-size-differs", "objects-truncated"}
+    assert tested | found_on_reading == IGNORABLE.keys() | FATAL.keys()
 
 
 def kinds_of(tmp_path, data):
     write(tmp_path, data)
-    return [d.kind for d in check_file(tmp_path / "train.json", tmp_path / "images").issues]
+    content = check_file(tmp_path / "train.json", tmp_path / "images")
+    return [issue.kind for issue in content.issues]
 
 
-def test_the_same_annotation_twice_is_reported_and_dropped_only_if_asked(tmp_path):
-    assert kinds_of(tmp_path, twin()) == ["box-zero", "annotation-duplicate"]
+def test_duplicate_annotations_are_warnings_and_skipped_only_on_request(tmp_path):
+    assert kinds_of(tmp_path, duplicated()) == ["box-zero", "annotation-duplicate"]
     folder = CocoFolder(str(tmp_path))
     assert len(folder.open("train")[0].boxes) == 4
-    asked = CocoFolder(str(tmp_path), ignore_issues=("annotation-duplicate",)).open("train")
-    assert len(asked[0].boxes) == 3
+    skipping = CocoFolder(str(tmp_path), ignore_issues=("annotation-duplicate",)).open("train")
+    assert len(skipping[0].boxes) == 3
     for changes in ({"image_id": 8}, {"category_id": 5}, {"segmentation": [SQUARE]}):
-        assert "annotation-duplicate" not in kinds_of(tmp_path, twin(**changes))
+        assert "annotation-duplicate" not in kinds_of(tmp_path, duplicated(**changes))
 
 
-def test_what_is_odd_but_legal_is_read(tmp_path):
+def test_unusual_but_valid_masks_are_read(tmp_path):
     bow = [4.0, 2.0, 14.0, 12.0, 14.0, 2.0, 4.0, 12.0]  # crosses itself: pycocotools fills it
     crossing = change(("annotations", 0, "segmentation"), [bow])
     beyond = annotation("segmentation", [[-5, 2, 14, 2, 14, 12, -5, 12]])
@@ -206,23 +213,25 @@ def test_what_is_odd_but_legal_is_read(tmp_path):
         assert len(example.boxes) == len(example.rles) == objects
 
 
-def test_an_unknown_kind_to_drop_is_refused_with_the_known(tmp_path):
+def test_an_unknown_kind_to_ignore_is_refused_with_the_known_ones(tmp_path):
     write(tmp_path, content())
-    with pytest.raises(ValueError, match=r"drop names 'box-tiny'; .*box-negative, .*rle-text"):
+    with pytest.raises(
+        ValueError, match=r"ignore_issues: 'box-tiny' cannot be ignored; .*box-negative, .*rle-text"
+    ):
         CocoFolder(str(tmp_path), ignore_issues=("box-tiny",)).open("train")
-    with pytest.raises(ValueError, match="drop names 'file-json'"):
+    with pytest.raises(ValueError, match="ignore_issues: 'file-json' cannot be ignored"):
         CocoFolder(str(tmp_path), ignore_issues=("file-json",)).open("train")
 
 
-def test_what_is_left_out_is_logged(tmp_path, caplog):
+def test_skipped_images_and_annotations_are_logged(tmp_path, caplog):
     folder = write(tmp_path, image("height", 0))
     with caplog.at_level(logging.WARNING):
         CocoFolder(folder.path, ignore_issues=("image-size",)).open("train")
-    assert "train.json: 1 annotations have boxes without area" in caplog.text
-    assert "1 images and 0 annotations are left out, for these defects: 1 image-size" in caplog.text
+    assert "train.json: skipped 1 annotations with boxes without area" in caplog.text
+    assert "skipped 1 images and 0 annotations with these issues: 1 image-size" in caplog.text
 
 
-def test_nothing_left_is_an_error(tmp_path):
+def test_skipping_all_images_is_an_error(tmp_path):
     data = content()
     for entry in data["images"]:
         entry["height"] = 0
@@ -231,17 +240,19 @@ def test_nothing_left_is_an_error(tmp_path):
         CocoFolder(str(tmp_path), ignore_issues=("image-size",)).open("train")
 
 
-def test_a_refusal_counts_all_and_shows_the_first(tmp_path):
+def test_the_error_counts_all_issues_and_shows_the_first(tmp_path):
     data = content()
     data["annotations"] += [
         data["annotations"][0] | {"id": n, "bbox": [0, 0, -1, 1]} for n in range(10, 18)
     ]
-    with pytest.raises(ValueError, match=r"suffer from: 8 box-negative\n(.*\n){5}  ... and 3 more"):
+    with pytest.raises(
+        ValueError, match=r"training refuses: 8 box-negative\n(.*\n){5}  ... and 3 more"
+    ):
         write(tmp_path, data).open("train")
 
 
 @pytest.mark.parametrize("name", ["coco_mini", "nuclei"])
-def test_real_data_has_no_defect(shared, name):
+def test_real_data_has_no_issue(shared, name):
     for split in ("train", "val"):
         source = CocoFolder(str(shared / "data" / name)).open(split)
         assert check_file(source.path, source.image_folder).issues == []

@@ -1,4 +1,4 @@
-"""TFDS's panoptic COCO as instances, on a tiny set with the very features of the real one."""
+"""TFDS's panoptic COCO as instances, on a tiny dataset with the features of the real one."""
 
 import io
 
@@ -18,7 +18,7 @@ HEIGHT, WIDTH = 30, 50
 
 
 def scene(image_id):
-    """Segments by id: label's name, crowd, and mask. Ids need one, two and three bytes."""
+    """Return segments by id: label, iscrowd and mask. The ids need one, two and three bytes."""
     yy, xx = np.mgrid[:HEIGHT, :WIDTH]
     disc = (yy - 12) ** 2 + (xx - 14 - image_id % 5) ** 2 < 60
     parts = (yy > 20) & ((xx < 10) | (xx > 30))
@@ -37,9 +37,9 @@ def png(pixels):
     return io.BytesIO(file.getvalue())
 
 
-def pictures(image_id, segments):
+def draw(image_id, segments):
     image = np.random.default_rng(image_id).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
-    ids = sum(number * mask.astype(np.int64) for number, (_, _, mask) in segments.items())
+    ids = sum(segment_id * mask.astype(np.int64) for segment_id, (_, _, mask) in segments.items())
     return image, np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype(np.uint8)
 
 
@@ -50,7 +50,7 @@ class TinyPanoptic(tfds.core.GeneratorBasedBuilder):
     url_infos = None
     images = (1, 2, 139)
     names = NAMES
-    extra = None
+    missing_segment_id = None
 
     def _info(self):
         kinds = tfds.features
@@ -78,20 +78,20 @@ class TinyPanoptic(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self):
         for image_id in self.images:
             segments = scene(image_id)
-            image, panoptic = pictures(image_id, segments)
+            image, panoptic = draw(image_id, segments)
             objects = [
                 {
-                    "id": number,
+                    "id": segment_id,
                     "area": int(mask.sum()),
-                    # Not what is read: a third of the image, to tell.
+                    # Wrong on purpose: it must not be read.
                     "bbox": tfds.features.BBox(ymin=0.0, xmin=0.0, ymax=1 / 3, xmax=1 / 3),
                     "label": name,
-                    "is_crowd": crowd,
+                    "is_crowd": iscrowd,
                 }
-                for number, (name, crowd, mask) in segments.items()
+                for segment_id, (name, iscrowd, mask) in segments.items()
             ]
-            if self.extra:
-                objects.append({**objects[1], "id": self.extra})
+            if self.missing_segment_id:
+                objects.append({**objects[1], "id": self.missing_segment_id})
             yield (
                 image_id,
                 {
@@ -116,7 +116,7 @@ def source(tmp_path_factory):
     return prepare(tmp_path_factory.mktemp("panoptic")).open("val")
 
 
-def test_things_are_instances_and_stuff_is_left_out(source):
+def test_things_are_instances_and_stuff_is_skipped(source):
     assert isinstance(source, Source)
     assert source.split == "validation"
     assert source.categories == list(COCO_CATEGORIES)
@@ -126,7 +126,7 @@ def test_things_are_instances_and_stuff_is_left_out(source):
         example = source[index]
         assert example.image_id == image_id
         segments = scene(image_id)
-        np.testing.assert_array_equal(example.image, pictures(image_id, segments)[0])
+        np.testing.assert_array_equal(example.image, draw(image_id, segments)[0])
         things = [segment for segment in segments.values() if segment[0] not in STUFF]
         labels = [source.categories[label].name for label in example.labels]
         assert labels == [name for name, _, _ in things] == ["zebra", "toothbrush", "person"]
@@ -138,7 +138,7 @@ def test_things_are_instances_and_stuff_is_left_out(source):
             assert box.tolist() == tight
 
 
-def test_ground_truth_judges_itself_perfect(source):
+def test_ground_truth_has_ap_1(source):
     truth = source.ground_truth()
     ids = {category.name: category.id for category in COCO_CATEGORIES}
     assert {a["category_id"] for a in truth["annotations"]} == {
@@ -154,23 +154,23 @@ def test_ground_truth_judges_itself_perfect(source):
     for kind in ("bbox", "segm"):
         for name in ("zebra", "toothbrush"):
             assert metrics[f"{kind}/AP/{name}"] == pytest.approx(1)
-        assert metrics[f"{kind}/AP/person"] is None  # crowds alone
+        assert metrics[f"{kind}/AP/person"] is None  # only crowds
     for annotation in truth["annotations"]:
         assert annotation["area"] == mask_api.area(annotation["segmentation"])
 
 
-def test_a_segment_without_pixels_is_refused_by_name(tmp_path):
-    class Lost(TinyPanoptic):
+def test_a_segment_without_pixels_is_an_error(tmp_path):
+    class MissingSegment(TinyPanoptic):
         images = (5,)
-        extra = 12345
+        missing_segment_id = 12345
 
-    source = prepare(tmp_path, Lost).open("train")
+    source = prepare(tmp_path, MissingSegment).open("train")
     message = r"split train: segment id 12345 of image id 5 is not in 000000000005.png"
     with pytest.raises(ValueError, match=message):
         source[0]
 
 
-def test_labels_that_are_not_cocos_are_refused(tmp_path):
+def test_labels_other_than_coco_are_refused(tmp_path):
     class Renamed(TinyPanoptic):
         names = (*NAMES[:10], "hydrant", *NAMES[11:])
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxseg.data.tfds.builder import label_names
-from jaxseg.data.tfds.records import Instances, features, to_record
+from jaxseg.data.tfds.records import InstanceDecoder, features, to_record
 
 FEATURES = features()
 CATEGORIES = [{"id": 7, "name": "a"}, {"id": 3, "name": "b", "supercategory": "c"}]
@@ -33,38 +33,38 @@ annotation = st.fixed_dictionaries(
         "segmentation": polygons | rle,
     }
 )
-entry = st.fixed_dictionaries(
+image = st.fixed_dictionaries(
     {"id": int64, "file_name": st.text(min_size=1), "height": int64, "width": int64}
 )
 
 
-def there_and_back(entry, image, annotations):
+def round_trip(image, data, annotations):
     import tensorflow_datasets as tfds
 
-    record = to_record(entry, image, annotations, LABELS)
+    record = to_record(image, data, annotations, LABELS)
     raw = FEATURES.serialize_example(record)
     read = FEATURES.deserialize_example_np(raw, decoders={"image": tfds.decode.SkipDecoding()})
-    form = Instances({"categories": CATEGORIES})
-    return form.entry(read), read["image"], form.annotations(read)
+    decoder = InstanceDecoder({"categories": CATEGORIES})
+    return decoder.image(read), read["image"], decoder.annotations(read)
 
 
 @settings(max_examples=80, deadline=None)
-@given(entry, others, st.binary(min_size=1), st.lists(st.tuples(annotation, others), max_size=4))
-def test_a_record_gives_back_what_went_into_it(entry, more, image, annotations):
-    entry |= more
-    numbered = [
-        (1000 - place, {**fields, **more, "image_id": entry["id"]})
-        for place, (fields, more) in enumerate(annotations)
+@given(image, others, st.binary(min_size=1), st.lists(st.tuples(annotation, others), max_size=4))
+def test_decoding_a_record_gives_back_its_input(image, more, data, annotations):
+    image |= more
+    indexed = [
+        (1000 - i, {**fields, **more, "image_id": image["id"]})
+        for i, (fields, more) in enumerate(annotations)
     ]
-    assert there_and_back(entry, image, numbered) == (entry, image, numbered)
+    assert round_trip(image, data, indexed) == (image, data, indexed)
 
 
 def test_an_image_of_lvis_has_no_file_name():
-    entry = {"id": 1, "height": 2, "width": 3, "coco_url": "http://a/b.jpg", "not_exhaustive": [3]}
-    assert there_and_back(entry, b"image", []) == (entry, b"image", [])
+    image = {"id": 1, "height": 2, "width": 3, "coco_url": "http://a/b.jpg", "not_exhaustive": [3]}
+    assert round_trip(image, b"image", []) == (image, b"image", [])
 
 
-FINE = {"id": 1, "image_id": 5, "category_id": 3, "bbox": [0, 0, 1, 1], "segmentation": [[0] * 6]}
+VALID = {"id": 1, "image_id": 5, "category_id": 3, "bbox": [0, 0, 1, 1], "segmentation": [[0] * 6]}
 
 
 @pytest.mark.parametrize(
@@ -76,18 +76,18 @@ FINE = {"id": 1, "image_id": 5, "category_id": 3, "bbox": [0, 0, 1, 1], "segment
         ({"area": 1, "iscrowd": 0, "id": 2**63}, f"annotation id {2**63} does not fit"),
     ],
 )
-def test_what_has_no_place_in_a_record_is_refused_by_name(fields, message):
-    entry = {"id": 5, "file_name": "a.png", "height": 2, "width": 3}
+def test_values_that_do_not_fit_a_record_are_refused(fields, message):
+    image = {"id": 5, "file_name": "a.png", "height": 2, "width": 3}
     with pytest.raises(ValueError, match=message):
-        to_record(entry, b"image", [(0, {**FINE, **fields})], LABELS)
+        to_record(image, b"image", [(0, {**VALID, **fields})], LABELS)
     with pytest.raises(ValueError, match=f"image id {-(2**63) - 1} does not fit into 64 bits"):
-        to_record({**entry, "id": -(2**63) - 1}, b"image", [], LABELS)
+        to_record({**image, "id": -(2**63) - 1}, b"image", [], LABELS)
 
 
-def test_boxes_are_there_for_other_readers_of_the_set():
-    numbered = [(0, {**FINE, "area": 0.1, "iscrowd": 1, "bbox": [1 / 3, 2, 3, 4]})]
-    entry = {"id": 5, "file_name": "a.png", "height": 2, "width": 3}
-    raw = FEATURES.serialize_example(to_record(entry, b"image", numbered, LABELS))
+def test_other_readers_of_the_dataset_find_boxes_and_labels():
+    indexed = [(0, {**VALID, "area": 0.1, "iscrowd": 1, "bbox": [1 / 3, 2, 3, 4]})]
+    image = {"id": 5, "file_name": "a.png", "height": 2, "width": 3}
+    raw = FEATURES.serialize_example(to_record(image, b"image", indexed, LABELS))
     import tensorflow_datasets as tfds
 
     read = FEATURES.deserialize_example_np(raw, decoders={"image": tfds.decode.SkipDecoding()})
@@ -108,6 +108,8 @@ def test_boxes_are_there_for_other_readers_of_the_set():
         ([" a\nb", ""], ["a b (1)", "(2)"]),
     ],
 )
-def test_labels_have_names_of_their_own(names, expected):
-    categories = [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
+def test_label_names_are_unique(names, expected):
+    categories = [
+        {"id": category_id, "name": name} for category_id, name in enumerate(names, start=1)
+    ]
     assert label_names(categories[::-1]) == expected

@@ -1,4 +1,4 @@
-"""Reading TFDS sets: the same batches as from the folder, and what is refused."""
+"""Reading TFDS datasets: the same batches as from the folder, and errors."""
 
 import json
 import pathlib
@@ -19,15 +19,15 @@ from jaxseg.data import (
 )
 from jaxseg.data.stats import scan_folder
 from jaxseg.data.tfds import build
-from jaxseg.types import Batch, MaskFrame, MaskSpec
+from jaxseg.types import Batch, BoxCrops, TargetSpec
 
-NEEDS = MaskSpec(MaskFrame.GRID_SAMPLE, 14)
+TARGETS = TargetSpec(BoxCrops(14))
 SHAPES = Shapes(size=48, train_images=7, val_images=3)
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    """A folder, and the set that was built from it."""
+    """A folder, and the dataset that was built from it."""
     path = tmp_path_factory.mktemp("pair")
     for split in ("train", "val"):
         write_coco(SHAPES.open(split), path / "coco", split)
@@ -44,7 +44,7 @@ def assert_same_batches(folder, built, split, **options):
         **options,
     }
     streams = [
-        train_batches(s.open(split), DataConfig(s, **config), NEEDS, batch_size=4, seed=5)
+        train_batches(s.open(split), DataConfig(s, **config), TARGETS, batch_size=4, seed=5)
         for s in (folder, built)
     ]
     try:
@@ -57,41 +57,41 @@ def assert_same_batches(folder, built, split, **options):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_batches_are_those_of_the_folder(pair, workers):
+def test_batches_match_the_folder(pair, workers):
     folder, built = CocoFolder(str(pair[0])), TfdsFolder(str(pair[1]))
     assert_same_batches(folder, built, "train", buckets=((64, 64),), num_workers=workers)
 
 
 @pytest.mark.parametrize(("name", "split"), [("coco_mini", "val"), ("nuclei", "mini_val")])
-def test_batches_of_real_data_are_those_of_the_folder(shared, tmp_path, name, split):
+def test_batches_of_real_data_match_the_folder(shared, tmp_path, name, split):
     build(shared / "data" / name, tmp_path / "set", [split])
     folder = CocoFolder(str(shared / "data" / name))
     assert_same_batches(folder, TfdsFolder(str(tmp_path / "set")), split)
 
 
-def test_the_health_of_a_set_is_that_of_its_folder(pair):
+def test_the_statistics_match_the_folder(pair):
     for folder, built in zip(scan_folder(pair[0]), scan_folder(pair[1]), strict=True):
         assert built.split == folder.split
-        assert built.digests == folder.digests
-        for name, counts in folder.classes.items():
-            np.testing.assert_array_equal(built.classes[name], counts)
-    (alone,) = scan_folder(pair[1], split="val", max_objects=1)
-    assert alone.lost_objects > 0
-    assert {issue.kind for issue in alone.issues} == {"objects-truncated"}
+        assert built.ids_by_digest == folder.ids_by_digest
+        for name, counts in folder.class_counts.items():
+            np.testing.assert_array_equal(built.class_counts[name], counts)
+    (val_stats,) = scan_folder(pair[1], split="val", max_objects=1)
+    assert val_stats.truncated_objects > 0
+    assert {issue.kind for issue in val_stats.issues} == {"objects-truncated"}
 
 
-def test_a_source_travels_small_and_reads_on_elsewhere(pair):
+def test_a_pickled_source_is_small_and_reads_the_same(pair):
     source = TfdsFolder(str(pair[1])).open("train")
     assert isinstance(source, Source)
     expected = source[4]
-    sent = pickle.dumps(source)
-    assert len(sent) < 5000
-    again = pickle.loads(sent)[4]
-    np.testing.assert_array_equal(again.image, expected.image)
-    assert [tuple(r.items()) for r in again.rles] == [tuple(r.items()) for r in expected.rles]
+    pickled = pickle.dumps(source)
+    assert len(pickled) < 5000
+    found = pickle.loads(pickled)[4]
+    np.testing.assert_array_equal(found.image, expected.image)
+    assert [tuple(r.items()) for r in found.rles] == [tuple(r.items()) for r in expected.rles]
 
 
-def test_indices_are_those_of_a_sequence(pair):
+def test_indices_work_as_in_a_sequence(pair):
     source = TfdsFolder(str(pair[1])).open("val")
     assert source[-1].image_id == source[2].image_id == 3
     for index in (3, -4):
@@ -99,7 +99,7 @@ def test_indices_are_those_of_a_sequence(pair):
             source[index]
 
 
-def test_splits_are_found_by_role_year_or_name(pair, tmp_path):
+def test_splits_are_found_by_role_or_name(pair, tmp_path):
     coco = tmp_path / "coco"
     (coco / "annotations").mkdir(parents=True)
     for split in ("train2017", "val2017"):
@@ -115,7 +115,7 @@ def test_splits_are_found_by_role_year_or_name(pair, tmp_path):
         built.open("test")
 
 
-def test_images_turned_by_exif_are_those_of_the_folder(pair, tmp_path):
+def test_images_rotated_by_exif_match_the_folder(pair, tmp_path):
     content = json.loads((pair[0] / "val.json").read_text()) | {"annotations": []}
     (tmp_path / "coco" / "images").mkdir(parents=True)
     exif = Image.Exif()
@@ -123,7 +123,7 @@ def test_images_turned_by_exif_are_those_of_the_folder(pair, tmp_path):
     for entry, (width, height) in zip(
         content["images"], [(20, 30), (30, 20), (20, 20)], strict=True
     ):
-        entry |= {"width": width, "height": height}  # turned, as stored, either
+        entry |= {"width": width, "height": height}  # rotated, original, either
         pixels = np.random.default_rng(entry["id"]).integers(0, 256, (height, width, 3), np.uint8)
         if entry["id"] == 1:
             pixels = np.ascontiguousarray(pixels.transpose(1, 0, 2))
@@ -136,7 +136,7 @@ def test_images_turned_by_exif_are_those_of_the_folder(pair, tmp_path):
         np.testing.assert_array_equal(source[index].image, expected[index].image)
 
 
-def test_lvis_is_built_and_read_as_from_its_folder(pair, tmp_path):
+def test_lvis_matches_its_folder(pair, tmp_path):
     content = json.loads((pair[0] / "val.json").read_text())
     (tmp_path / "coco").mkdir()
     (tmp_path / "coco" / "train2017").symlink_to(pair[0] / "images")
@@ -153,13 +153,15 @@ def test_lvis_is_built_and_read_as_from_its_folder(pair, tmp_path):
     np.testing.assert_array_equal(source[1].image, expected[1].image)
 
 
-def test_what_is_no_prepared_set_is_refused_and_sets_below_are_named(pair, tmp_path):
+def test_other_folders_are_refused_and_datasets_below_are_named(pair, tmp_path):
     with pytest.raises(FileNotFoundError, match="no TFDS folder"):
         TfdsFolder(str(tmp_path / "nowhere")).open("train")
-    with pytest.raises(FileNotFoundError, match=r"no dataset_info.json \(sets below it: .*/set\)"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no dataset_info.json \(datasets below it: .*/set\)"
+    ):
         TfdsFolder(str(pair[1].parent)).open("train")
     (tmp_path / "dataset_info.json").write_text("{")
-    with pytest.raises(ValueError, match="cannot be opened as a TFDS set"):
+    with pytest.raises(ValueError, match="cannot be opened as a TFDS dataset"):
         TfdsFolder(str(tmp_path)).open("train")
 
 
@@ -170,11 +172,11 @@ def copy(built, to):
     return to
 
 
-def test_a_damaged_set_is_refused_by_name(pair, tmp_path):
+def test_a_damaged_dataset_is_an_error(pair, tmp_path):
     path = copy(pair[1], tmp_path / "set")
     shard = path / "coco_instances-train.array_record-00001-of-00003"
-    whole = shard.read_bytes()
-    shard.write_bytes(whole[:2000] + bytes(len(whole) - 4000) + whole[-2000:])
+    data = shard.read_bytes()
+    shard.write_bytes(data[:2000] + bytes(len(data) - 4000) + data[-2000:])
     source = TfdsFolder(str(path)).open("train")
     assert source[0].image_id == 1
     with pytest.raises(ValueError, match=r"set, split train: record \d cannot be read"):
@@ -184,34 +186,34 @@ def test_a_damaged_set_is_refused_by_name(pair, tmp_path):
         TfdsFolder(str(path)).open("train")
 
 
-def test_a_broken_index_is_refused_by_name(pair, tmp_path):
+def test_a_damaged_index_is_an_error(pair, tmp_path):
     path = copy(pair[1], tmp_path / "set")
     index = path / "val.images.npy"
     index.write_bytes(b"no array")
-    with pytest.raises(ValueError, match=r"val.images.npy is broken"):
+    with pytest.raises(ValueError, match=r"val.images.npy is damaged"):
         TfdsFolder(str(path)).open("val")
     np.save(index, np.zeros((2, 3), np.int64))
-    with pytest.raises(ValueError, match=r"val.images.npy is not about the 3 images"):
+    with pytest.raises(ValueError, match=r"val.images.npy does not match the 3 images"):
         TfdsFolder(str(path)).open("val")
 
 
-def test_a_set_that_cannot_be_written_to_is_read_without_an_index(pair, tmp_path, monkeypatch):
+def test_a_read_only_dataset_is_read_without_an_index(pair, tmp_path, monkeypatch):
     from jaxseg.data.tfds import source as module
 
     path = copy(pair[1], tmp_path / "set")
     (path / "val.images.npy").unlink()
 
-    def raise_if_any(*args):
+    def refuse(*args):
         raise PermissionError("read-only")
 
-    monkeypatch.setattr(module, "write_index", raise_if_any)
+    monkeypatch.setattr(module, "write_index", refuse)
     source = TfdsFolder(str(path)).open("val")
     expected = CocoFolder(str(pair[0])).open("val")
     assert source.image_ids == expected.image_ids
     np.testing.assert_array_equal(source.image_sizes, expected.image_sizes)
 
 
-def test_sets_without_masks_or_random_access_are_refused(tmp_path):
+def test_datasets_without_masks_or_random_access_are_refused(tmp_path):
     import tensorflow_datasets as tfds
 
     class BoxesOnly(tfds.core.ShardBasedBuilder):
@@ -230,7 +232,7 @@ def test_sets_without_masks_or_random_access_are_refused(tmp_path):
     builder = BoxesOnly(data_dir=tmp_path)
     builder.download_and_prepare(file_format="array_record")
     with pytest.raises(
-        ValueError, match=r"no instance masks that can be read \(its features: id, objects\)"
+        ValueError, match=r"no supported instance masks \(its features: id, objects\)"
     ):
         TfdsFolder(builder.data_dir).open("train")
     info = pathlib.Path(builder.data_dir) / "dataset_info.json"

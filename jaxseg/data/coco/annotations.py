@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxseg.data.coco.segmentations import Extents, Masks, check_masks
+from jaxseg.data.coco.segmentations import Masks, MaskSummary, check_masks
 from jaxseg.data.coco.table import Table, find_rows
 from jaxseg.data.ragged import flatten_numbers
 from jaxseg.data.source import Category
 
-_LEAST_IOU = 0.5
-"""Of a box and that of its mask, where their sides are more than a pixel apart."""
+_MIN_BOX_MASK_IOU = 0.5
+"""Of a box and its mask's tight box, where their sides are more than a pixel apart."""
 
 
 class Images(NamedTuple):
@@ -23,138 +23,165 @@ class Images(NamedTuple):
     has_id: np.ndarray  # bool [n]
     sizes: np.ndarray  # int64 [n, 2], (height, width)
     has_size: np.ndarray  # bool [n]
-    names: list[str]  # of the files, below the image folder
+    names: list[str]  # of the files, relative to the image folder
 
 
 class Annotations(NamedTuple):
     """The columns of n annotations."""
 
-    images: np.ndarray  # int64 [n], rows of the images; -1 where there is none
-    labels: np.ndarray  # int64 [n]; -1 where there is none
+    image_rows: np.ndarray  # int64 [n], rows of `Images`; -1 if there is no such image
+    labels: np.ndarray  # int64 [n]; -1 if there is no such category
     boxes: np.ndarray  # float32 [n, 4], xyxy
-    crowd: np.ndarray  # bool [n]
+    iscrowd: np.ndarray  # bool [n]
     masks: Masks
 
 
 def check_annotations(table: Table, images: Images, categories: Sequence[Category]) -> Annotations:
-    """The columns; what is wrong with an annotation goes into its table."""
-    ids, has_id = table.whole_numbers("id", "annotation-id")
+    """Check the annotations of a file, add the issues to their table, and return the columns."""
+    ids, has_id = table.integers("id", "annotation-id")
     table.check_unique(ids.tolist(), has_id, "id")
-    known = np.asarray([category.id for category in categories], np.int64)
-    labels = _refer(table, "category", known, np.ones(len(known), bool), "categories")
-    rows = _refer(table, "image", images.ids, images.has_id, "images")
-    placed = rows >= 0
-    placed[placed] = images.has_size[rows[placed]]
-    sizes = np.zeros((len(table), 2), np.int64)
-    sizes[placed] = images.sizes[rows[placed]]
-    crowd = _check_crowds(table)
+    category_ids = np.asarray([category.id for category in categories], np.int64)
+    all_valid = np.ones(len(category_ids), bool)
+    labels = _find_references(table, "category", category_ids, all_valid, "categories")
+    image_rows = _find_references(table, "image", images.ids, images.has_id, "images")
+    has_size = image_rows >= 0
+    has_size[has_size] = images.has_size[image_rows[has_size]]
+    image_sizes = np.zeros((len(table), 2), np.int64)
+    image_sizes[has_size] = images.sizes[image_rows[has_size]]
+    iscrowd = _check_iscrowd(table)
     _check_areas(table)
-    boxes, fine = _check_boxes(table, sizes, placed)
-    masks, extents = check_masks(table, sizes, placed)
-    _compare_boxes(table, boxes, extents, sizes, fine & extents.known)
-    _find_duplicates(table, rows, labels, extents)
-    return Annotations(rows, labels, boxes, crowd, masks)
+    boxes, valid_box = _check_boxes(table, image_sizes, has_size)
+    masks, summary = check_masks(table, image_sizes, has_size)
+    comparable = np.flatnonzero(valid_box & summary.valid)
+    _compare_boxes(table, comparable, boxes, summary.boxes, image_sizes)
+    _find_duplicates(table, image_rows, labels, summary)
+    return Annotations(image_rows, labels, boxes, iscrowd, masks)
 
 
-def _refer(table: Table, item: str, ids: np.ndarray, usable: np.ndarray, among: str) -> np.ndarray:
-    """The rows that the field `<item>_id` refers to, int64; -1 where it refers to none."""
+def xywh_to_xyxy(boxes: np.ndarray) -> np.ndarray:
+    """Convert COCO's `bbox` `[n, 4]` (x, y, width, height) to float32 `xyxy`.
+
+    Rounding to float32 comes before the sum, so all readers of a file get the same boxes.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        converted = boxes.astype(np.float32)
+        converted[:, 2:] += converted[:, :2]
+    return converted
+
+
+def _find_references(
+    table: Table, item: str, ids: np.ndarray, valid: np.ndarray, list_name: str
+) -> np.ndarray:
+    """Return the index in `ids` of each row's `<item>_id`, int64 `[n]`; -1 if it is not there."""
     field = f"{item}_id"
-    wanted, given = table.whole_numbers(field, "annotation-id")
-    rows = np.where(given, find_rows(wanted, ids, usable), -1)
-    absent = np.flatnonzero(given & (rows < 0))
-    table.add_all(absent, f"annotation-{item}", field, f"{field} {{}} is not in {among}")
+    references, given = table.integers(field, "annotation-id")
+    rows = np.where(given, find_rows(references, ids, valid), -1)
+    unknown = np.flatnonzero(given & (rows < 0))
+    table.add_all(unknown, f"annotation-{item}", field, f"{field} {{}} is not in {list_name}")
     return rows
 
 
-def _check_crowds(table: Table) -> np.ndarray:
+def _check_iscrowd(table: Table) -> np.ndarray:
     values = [entry.get("iscrowd", 0) for entry in table.entries]
-    fine = np.asarray([type(v) in (int, bool) and 0 <= v <= 1 for v in values], bool)
-    says = "iscrowd {} is neither 0 nor 1"
-    table.add_all(np.flatnonzero(~fine), "annotation-crowd", "iscrowd", says)
-    return np.asarray([v == 1 for v in values], bool) & fine
+    valid = np.asarray([type(v) in (int, bool) and 0 <= v <= 1 for v in values], bool)
+    message = "iscrowd {} is neither 0 nor 1"
+    table.add_all(np.flatnonzero(~valid), "annotation-crowd", "iscrowd", message)
+    return np.asarray([v == 1 for v in values], bool) & valid
 
 
 def _check_areas(table: Table) -> None:
     values = [entry.get("area", 0) for entry in table.entries]
-    fine = np.asarray([type(v) in (int, float) and 0 <= v < math.inf for v in values], bool)
-    says = "area {} is not a finite number of at least 0"
-    table.add_all(np.flatnonzero(~fine), "annotation-area", "area", says)
+    valid = np.asarray([type(v) in (int, float) and 0 <= v < math.inf for v in values], bool)
+    message = "area {} is not a finite number of at least 0"
+    table.add_all(np.flatnonzero(~valid), "annotation-area", "area", message)
 
 
 def _check_boxes(
-    table: Table, sizes: np.ndarray, placed: np.ndarray
+    table: Table, image_sizes: np.ndarray, has_size: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The boxes as float32 xyxy, and which are fine and have an area."""
+    """Return the boxes, float32 `xyxy` `[n, 4]`, and which are valid and have an area."""
     given = np.asarray(["bbox" in entry for entry in table.entries], bool)
     flat, lengths, _ = flatten_numbers(table.values("bbox"))
     four = lengths == 4
-    exact = np.zeros((len(table), 4))
-    exact[four] = flat[np.repeat(four, lengths)].reshape(-1, 4)
-    with np.errstate(over="ignore", invalid="ignore"):
-        boxes = exact.astype(np.float32)
-        boxes[:, 2:] += boxes[:, :2]
-    numbers = four & np.isfinite(exact).all(1)
-    negative = numbers & (exact[:, 2:] < 0).any(1)
-    side = sizes[:, ::-1]
-    far = ((boxes[:, :2] < -side) | (boxes[:, 2:] > 2 * side)).any(1) & placed
-    far &= numbers & ~negative
-    zero = numbers & ~negative & ~far & (boxes[:, 2:] <= boxes[:, :2]).any(1)
-    for rows, kind, says in (
-        (given & ~numbers, "box-numbers", "is not four finite numbers (x, y, width, height)"),
-        (negative, "box-negative", "has a negative side"),
-        (far, "box-far", "reaches more than an image beyond the image"),
+    xywh = np.zeros((len(table), 4))  # float64
+    xywh[four] = flat[np.repeat(four, lengths)].reshape(-1, 4)
+    boxes = xywh_to_xyxy(xywh)
+    numeric = four & np.isfinite(xywh).all(1)
+    negative = numeric & (xywh[:, 2:] < 0).any(1)
+    side = image_sizes[:, ::-1]  # [n, 2], (width, height)
+    far = ((boxes[:, :2] < -side) | (boxes[:, 2:] > 2 * side)).any(1) & has_size
+    far &= numeric & ~negative
+    # In float32: a positive width can vanish in the sum with a large x.
+    zero = numeric & ~negative & ~far & (boxes[:, 2:] <= boxes[:, :2]).any(1)
+    for rows, kind, message in (
+        (given & ~numeric, "box-numbers", "is not four finite numbers (x, y, width, height)"),
+        (negative, "box-negative", "has a negative width or height"),
+        (far, "box-far", "extends beyond the image by more than the image's size"),
         (zero, "box-zero", "has no area"),
     ):
-        table.add_all(np.flatnonzero(rows), kind, "bbox", f"bbox {{}} {says}")
-    return boxes, numbers & ~(negative | far | zero)
+        table.add_all(np.flatnonzero(rows), kind, "bbox", f"bbox {{}} {message}")
+    return boxes, numeric & ~(negative | far | zero)
 
 
 def _compare_boxes(
-    table: Table, boxes: np.ndarray, extents: Extents, sizes: np.ndarray, which: np.ndarray
+    table: Table,
+    rows: np.ndarray,
+    boxes: np.ndarray,
+    mask_boxes: np.ndarray,
+    image_sizes: np.ndarray,
 ) -> None:
-    """Boxes that are elsewhere than their masks, both as far as they are in the image."""
-    rows = np.flatnonzero(which)
-    limits = np.tile(sizes[rows, ::-1], 2)
-    ours, theirs = (b[rows].astype(np.float64).clip(0, limits) for b in (boxes, extents.boxes))
-    sides = np.minimum(ours[:, 2:], theirs[:, 2:]) - np.maximum(ours[:, :2], theirs[:, :2])
-    shared = sides.clip(0).prod(1)
-    areas = [(b[:, 2:] - b[:, :2]).prod(1) for b in (ours, theirs)]
-    apart = np.abs(ours - theirs).max(1, initial=0) > 1
-    for i in np.flatnonzero(
-        apart & (shared < _LEAST_IOU * (areas[0] + areas[1] - shared))
-    ).tolist():
-        x1, y1, x2, y2 = theirs[i].tolist()
+    """Add an issue for each row whose box does not match its mask's, both clipped to the image."""
+    limits = np.tile(image_sizes[rows, ::-1], 2)  # [rows, 4]: width, height, width, height
+    box, mask_box = (b[rows].astype(np.float64).clip(0, limits) for b in (boxes, mask_boxes))
+    sides = np.minimum(box[:, 2:], mask_box[:, 2:]) - np.maximum(box[:, :2], mask_box[:, :2])
+    intersection = sides.clip(0).prod(1)  # [rows]
+    total = sum((b[:, 2:] - b[:, :2]).prod(1) for b in (box, mask_box))
+    apart = np.abs(box - mask_box).max(1, initial=0) > 1
+    differs = apart & (intersection < _MIN_BOX_MASK_IOU * (total - intersection))
+    for i in np.flatnonzero(differs).tolist():
+        x1, y1, x2, y2 = mask_box[i].tolist()
         row = int(rows[i])
         message = (
-            f"bbox {table.entries[row]['bbox']} is not where the mask is, whose box is "
+            f"bbox {table.entries[row]['bbox']} does not match the mask, whose box is "
             f"[{x1:g}, {y1:g}, {x2 - x1:g}, {y2 - y1:g}] (x, y, width, height)"
         )
         table.add(row, "box-mask", "bbox", message)
 
 
 def _find_duplicates(
-    table: Table, images: np.ndarray, labels: np.ndarray, extents: Extents
+    table: Table, image_rows: np.ndarray, labels: np.ndarray, summary: MaskSummary
 ) -> None:
-    """Annotations with the image, category and segmentation of an earlier one."""
-    rows = np.flatnonzero(extents.known)
-    columns = [*extents.boxes[rows].T, extents.digest[rows], labels[rows], images[rows]]
+    """Add an issue for each annotation with the image, category and mask of an earlier one."""
+    for rows in _equal_summaries(image_rows, labels, summary):
+        # Checksums can collide, so the segmentations themselves decide.
+        distinct: list[tuple[int, Any]] = []
+        for row in rows:
+            segmentation = table.entries[row]["segmentation"]
+            first = next((r for r, earlier in distinct if earlier == segmentation), None)
+            if first is None:
+                distinct.append((row, segmentation))
+                continue
+            message = f"image, category and mask are those of annotations[{first}]"
+            table.add(row, "annotation-duplicate", "segmentation", message)
+
+
+def _equal_summaries(
+    image_rows: np.ndarray, labels: np.ndarray, summary: MaskSummary
+) -> list[list[int]]:
+    """Group the rows with equal image, label, mask box and checksum: groups of two and more."""
+    rows = np.flatnonzero(summary.valid)  # [v]
+    columns = [*summary.boxes[rows].T, summary.checksums[rows], labels[rows], image_rows[rows]]
+    # Equal rows become neighbours when sorted by all columns.
     order = np.lexsort(columns)
-    same = np.ones(max(len(rows) - 1, 0), bool)
+    same_as_next = np.ones(max(len(rows) - 1, 0), bool)  # [v - 1]
     for column in columns:
-        same &= column[order[1:]] == column[order[:-1]]
+        same_as_next &= column[order[1:]] == column[order[:-1]]
     groups: dict[int, list[int]] = collections.defaultdict(list)
     first = 0
-    for i in range(len(same)) if same.any() else ():
-        first = first if same[i] else i + 1
-        if same[i]:
+    for i in range(len(same_as_next)) if same_as_next.any() else ():
+        first = first if same_as_next[i] else i + 1
+        if same_as_next[i]:
             groups[first].append(i + 1)
-    for first, others in groups.items():
-        seen: list[tuple[int, Any]] = []
-        for row in sorted(int(rows[order[i]]) for i in (first, *others)):
-            segmentation = table.entries[row]["segmentation"]
-            twin = next((number for number, known in seen if known == segmentation), None)
-            if twin is None:
-                seen.append((row, segmentation))
-                continue
-            message = f"image, category and mask are those of annotations[{twin}]"
-            table.add(row, "annotation-duplicate", "segmentation", message)
+    return [
+        sorted(int(rows[order[i]]) for i in (first, *others)) for first, others in groups.items()
+    ]

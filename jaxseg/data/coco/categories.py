@@ -14,9 +14,10 @@ book, clock, vase, scissors, teddy bear, hair drier, toothbrush
 """
 
 COCO_IDS = tuple(
-    Category(number, name.strip()) for number, name in enumerate(_NAMES.split(","), start=1)
+    Category(category_id, name.strip())
+    for category_id, name in enumerate(_NAMES.split(","), start=1)
 )
-"""All 90 ids, a gap being named "-"; the classes of torchvision's models."""
+"""All 90 ids, with the name "-" for the gaps; torchvision's models have these classes."""
 
 COCO_CATEGORIES = tuple(category for category in COCO_IDS if category.name != "-")
-"""The 80 that exist."""
+"""The 80 categories without the gaps."""

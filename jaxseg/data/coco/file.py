@@ -1,9 +1,8 @@
-"""A COCO annotation file: parsed, checked, and turned into columns.
+"""A COCO annotation file: parsed, checked, and converted to columns.
 
-Every check goes over a whole column (`jaxseg.data.coco.table`). A file as large as COCO's
-train2017 has a million entries and tens of millions of coordinates; Python takes minutes to look
-at each. Files of LVIS differ in that images have a `coco_url` and no `file_name`, and annotations
-no `iscrowd`.
+Each check covers a whole column at once (`jaxseg.data.coco.table`). COCO's train2017 has a million
+entries and tens of millions of coordinates, which would take Python minutes one by one. LVIS files
+differ in that images have a `coco_url` and no `file_name`, and annotations have no `iscrowd`.
 """
 
 import contextlib
@@ -17,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxseg.data.coco.annotations import Annotations, Images, check_annotations
-from jaxseg.data.coco.table import Table, show
-from jaxseg.data.images import MOST_PIXELS
+from jaxseg.data.coco.table import Table, shorten
+from jaxseg.data.images import MAX_PIXELS
 from jaxseg.data.issues import Issue
 from jaxseg.data.source import Category
 
@@ -26,7 +25,7 @@ _LISTS = ("images", "annotations", "categories")
 
 
 class CocoFile(NamedTuple):
-    """A file's content, as far as it can be read, and what is wrong with it."""
+    """The readable content of a file, and its issues."""
 
     path: pathlib.Path
     issues: list[Issue]
@@ -38,12 +37,11 @@ class CocoFile(NamedTuple):
 
 
 def check_file(path: pathlib.Path, image_folder: pathlib.Path) -> CocoFile:
-    """Reads and checks a COCO file. Whatever is wrong with it is among `issues`.
+    """Read and check a COCO file. All problems are returned as issues; none raises.
 
-    Images are not opened; that they exist is checked. The parsed JSON lasts as long as the
-    tables.
+    Image files must exist, but are not opened. The tables keep the parsed JSON in memory.
     """
-    with _without_collection():
+    with _without_garbage_collection():
         content = parse(path)
         issues = [content] if isinstance(content, Issue) else []
         lists = {name: [] for name in _LISTS} if isinstance(content, Issue) else content
@@ -51,17 +49,20 @@ def check_file(path: pathlib.Path, image_folder: pathlib.Path) -> CocoFile:
             issues.append(Issue("split-empty", str(path), "", "images", "there are no images"))
         names = zip(_LISTS, ("image", "annotation", "category"), strict=True)
         tables = [Table(str(path), name, item, lists[name]) for name, item in names]
-        categories = _check_categories(tables[2])
-        images = _check_images(tables[0], image_folder)
-        annotations = check_annotations(tables[1], images, categories)
-        for table in (tables[2], tables[0], tables[1]):
+        image_table, annotation_table, category_table = tables
+        categories = _check_categories(category_table)
+        images = _check_images(image_table, image_folder)
+        annotations = check_annotations(annotation_table, images, categories)
+        for table in (category_table, image_table, annotation_table):
             issues += table.issues
-        return CocoFile(path, issues, categories, tables[0], images, tables[1], annotations)
+        return CocoFile(
+            path, issues, categories, image_table, images, annotation_table, annotations
+        )
 
 
 @contextlib.contextmanager
-def _without_collection() -> Iterator[None]:
-    """Millions of new objects and no garbage: looking for it would double the time."""
+def _without_garbage_collection() -> Iterator[None]:
+    """Pause the garbage collector: with millions of new objects it would double the time."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -72,16 +73,16 @@ def _without_collection() -> Iterator[None]:
 
 
 def parse(path: pathlib.Path) -> dict[str, Any] | Issue:
-    """The JSON of a COCO file, which has lists of images, annotations and categories."""
+    """Parse a COCO file: a JSON object with lists of images, annotations and categories."""
     try:
-        with _without_collection():
+        with _without_garbage_collection():
             content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         return Issue("file-json", str(path), "", "", f"it cannot be read: {error}")
     except (ValueError, RecursionError) as error:
         return Issue("file-json", str(path), "", "", f"it is not valid JSON: {error}")
     if not isinstance(content, dict):
-        message = f"{show(content)} is not a JSON object, so this is not in COCO format"
+        message = f"it is not in COCO format: {shorten(content)} is not a JSON object"
         return Issue("file-coco", str(path), "", "", message)
     missing = [name for name in _LISTS if type(content.get(name)) is not list]
     if missing:
@@ -91,66 +92,69 @@ def parse(path: pathlib.Path) -> dict[str, Any] | Issue:
 
 
 def _check_categories(table: Table) -> list[Category]:
-    ids, good = table.whole_numbers("id", "category-id")
-    table.check_unique(ids.tolist(), good, "id")
+    """Return the categories without issues, by id."""
+    ids, has_id = table.integers("id", "category-id")
+    table.check_unique(ids.tolist(), has_id, "id")
     names = table.values("name")
     for row, name in enumerate(names):
         if type(name) is not str and "name" in table.entries[row]:
-            table.add(row, "category-name", "name", f"name {show(name)} is not text")
-    usable = np.flatnonzero(~table.rows_of()).tolist()
-    return sorted(Category(int(ids[row]), names[row]) for row in usable)
+            table.add(row, "category-name", "name", f"name {shorten(name)} is not text")
+    valid = np.flatnonzero(~table.has_issue()).tolist()
+    return sorted(Category(int(ids[row]), names[row]) for row in valid)
 
 
 def _check_images(table: Table, folder: pathlib.Path) -> Images:
-    ids, has_id = table.whole_numbers("id", "image-id")
+    ids, has_id = table.integers("id", "image-id")
     table.check_unique(ids.tolist(), has_id, "id")
-    height, has_height = table.whole_numbers("height", "image-size")
-    width, has_width = table.whole_numbers("width", "image-size")
+    height, has_height = table.integers("height", "image-size")
+    width, has_width = table.integers("width", "image-size")
     sizes = np.stack([height, width], axis=1)
     has_size = has_height & has_width
-    possible = (sizes > 0).all(1) & (sizes.clip(0, MOST_PIXELS).prod(1) <= MOST_PIXELS)
-    for row in np.flatnonzero(has_size & ~possible).tolist():
-        message = f"{width[row]}x{height[row]} (width x height) is not 1 to {MOST_PIXELS} pixels"
+    # Clipped sides cannot overflow in the product.
+    in_range = (sizes > 0).all(1) & (sizes.clip(0, MAX_PIXELS).prod(1) <= MAX_PIXELS)
+    for row in np.flatnonzero(has_size & ~in_range).tolist():
+        message = f"{width[row]}x{height[row]} (width x height) is not 1 to {MAX_PIXELS} pixels"
         table.add(row, "image-size", "height, width", message)
-    names, named = _check_names(table)
-    table.check_unique(names, named, "file_name")
-    for row in np.flatnonzero(named & ~_exist(folder, names)).tolist():
-        table.add(
-            row, "image-missing", "file_name", f"there is no file {str(folder / names[row])!r}"
-        )
-    has_size &= possible
+    names, has_name = _check_names(table)
+    table.check_unique(names, has_name, "file_name")
+    for row in np.flatnonzero(has_name & ~_files_exist(folder, names)).tolist():
+        message = f"there is no file {str(folder / names[row])!r}"
+        table.add(row, "image-missing", "file_name", message)
+    has_size &= in_range
     return Images(ids, has_id, sizes * has_size[:, None], has_size, names)
 
 
 def _check_names(table: Table) -> tuple[list[str], np.ndarray]:
-    """Where each image lies below the folder, and which say so."""
+    """Return each image's file, relative to the image folder, and which images have one."""
     names: list[str] = []
-    good = np.zeros(len(table), bool)
+    valid = np.zeros(len(table), bool)
     for row, entry in enumerate(table.entries):
         field = "coco_url" if "coco_url" in entry and "file_name" not in entry else "file_name"
         name: Any = entry.get(field)
-        good[row] = type(name) is str and name != ""
-        if not good[row]:
+        valid[row] = type(name) is str and name != ""
+        if not valid[row]:
             name = ""
         elif field == "coco_url":
-            name = "/".join(name.split("/")[-2:])
+            name = "/".join(name.split("/")[-2:])  # such as train2017/000000000009.jpg
         names.append(name)
-        if field in entry and not good[row]:
-            table.add(row, "image-name", field, f"{field} {show(entry[field])} is not text")
-        elif table.is_object[row] and not good[row]:
+        if field in entry and not valid[row]:
+            table.add(row, "image-name", field, f"{field} {shorten(entry[field])} is not text")
+        elif table.is_object[row] and not valid[row]:
             table.add(row, "image-field", field, "there is no file_name")
-    return names, good
+    return names, valid
 
 
-def _exist(folder: pathlib.Path, names: Sequence[str]) -> np.ndarray:
-    """Which files are there, by listing their folders: a question for each would take minutes
-    where the files are far away."""
+def _files_exist(folder: pathlib.Path, names: Sequence[str]) -> np.ndarray:
+    """Return which files exist, bool `[names]`.
+
+    It lists their folders: one request per file would take minutes on a network file system.
+    """
     split = [os.path.split(name) for name in names]
     found: dict[str, set[str]] = {}
     for parent in {parent for parent, _ in split}:
         try:
             with os.scandir(os.path.join(folder, parent)) as entries:
                 found[parent] = {entry.name for entry in entries if not entry.is_dir()}
-        except (OSError, ValueError):  # ValueError: a name that no folder can have
+        except (OSError, ValueError):  # ValueError: an invalid name, as with a NUL character
             found[parent] = set()
     return np.asarray([name in found[parent] for parent, name in split], bool)

@@ -1,13 +1,13 @@
-"""COCO-format data: a folder with images and one JSON of annotations for each split.
+"""COCO-format data: a folder with images and one JSON file of annotations for each split.
 
-Three layouts are read:
+Three layouts are supported:
 
     annotations/instances_<split>.json  and  <split>/                  COCO's own
     <split>.json                        and  images/
     lvis_v1_<split>.json, there or in annotations/, and COCO's image folders      LVIS
 
-The JSON is read and checked once, when a split is opened, and goes; arrays stay. Images are read
-when asked for. Masks are given as polygons, compressed RLE or uncompressed RLE.
+The JSON is read and checked once, when a split is opened; only arrays stay in memory. Images are
+read on access. Masks are polygons, compressed RLE or uncompressed RLE.
 """
 
 import dataclasses
@@ -21,6 +21,7 @@ import numpy as np
 from pycocotools import mask as mask_api
 
 from jaxseg.data.coco.file import CocoFile, check_file, parse
+from jaxseg.data.coco.segmentations import to_rle
 from jaxseg.data.images import read_image
 from jaxseg.data.issues import Issue, check_kinds, count_kinds, raise_if_any
 from jaxseg.data.ragged import offsets
@@ -32,42 +33,43 @@ _LOG = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class CocoFolder:
-    """A COCO-format folder. `train` and `val` name the splits that stand for those roles."""
+    """A COCO-format folder. `train` and `val` name the splits for training and validation."""
 
     path: str
     train: str = "train"
     val: str = "val"
     ignore_issues: tuple[str, ...] = ()
-    """Kinds of defects (`jaxseg.data.issues`) whose images or annotations are left out."""
+    """Kinds of issues (`jaxseg.data.issues`) whose images or annotations are skipped."""
     ignore_image_ids: tuple[int, ...] = ()
-    """Ids of images to leave out, such as those whose files cannot be read."""
+    """Ids of images to skip, such as those whose files cannot be read."""
 
     def open(self, split: str) -> "CocoSource":
-        """The split of a role (`train`, `val`) or of a name of its own.
+        """Open the split of a role (`train`, `val`) or of the given name.
 
-        ValueError if it has defects that training would suffer from and that are not dropped.
+        Raises ValueError if it has errors that are not ignored.
         """
         name = {"train": self.train, "val": self.val}.get(split, split)
         check_kinds(self.ignore_issues)
-        place = find_split(pathlib.Path(self.path).expanduser(), name)
-        content = check_file(place.annotations, place.images)
+        files = find_split(pathlib.Path(self.path).expanduser(), name)
+        content = check_file(files.annotations, files.images)
         raise_if_any(content.issues, self.ignore_issues)
         unknown = sorted(set(self.ignore_image_ids) - set(content.images.ids.tolist()))
         if unknown:
             raise ValueError(
-                f"{content.path} has no image id {unknown[0]}, which drop_images names"
+                f"ignore_image_ids: {content.path} has no image id {unknown[0]}; remove it"
             )
-        source = CocoSource(content, place.images, self.ignore_issues, self.ignore_image_ids)
+        source = CocoSource(content, files.images, self.ignore_issues, self.ignore_image_ids)
         if not len(source):
             raise ValueError(
-                f"{source.path}: no image is left without what drop={self.ignore_issues} names"
+                f"{source.path}: no image is left: ignore_issues={self.ignore_issues} and "
+                f"ignore_image_ids={self.ignore_image_ids} skip all"
             )
-        source.log_losses(content, self.ignore_issues)
+        source.log_skipped(content, self.ignore_issues)
         return source
 
 
 class Split(NamedTuple):
-    """Where a split is."""
+    """The name and the files of a split."""
 
     name: str
     annotations: pathlib.Path
@@ -75,12 +77,12 @@ class Split(NamedTuple):
 
 
 def list_splits(folder: pathlib.Path) -> list[Split]:
-    """The splits of a folder, by name."""
+    """List the splits of a folder by name."""
     if not folder.is_dir():
         raise FileNotFoundError(f"no data folder {folder}")
     if (folder / "dataset_info.json").is_file():
         raise ValueError(
-            f"{folder} is a TFDS set: give the experiment source=TfdsFolder({str(folder)!r})"
+            f"{folder} is a TFDS dataset: give the experiment source=TfdsFolder({str(folder)!r})"
         )
     own = folder / "annotations"
     lvis = [*folder.glob("lvis_v1_*.json"), *own.glob("lvis_v1_*.json")]
@@ -94,9 +96,9 @@ def list_splits(folder: pathlib.Path) -> list[Split]:
 
 
 def find_split(folder: pathlib.Path, name: str) -> Split:
-    """The split of that name, or else the only one of that name and a year, or of LVIS.
+    """Find the split of that name, or else the only one of that role (`role_of`).
 
-    Raises FileNotFoundError with a list of what is there, or ValueError if there are several.
+    Raises FileNotFoundError with a list of the splits, or ValueError if several match.
     """
     splits = list_splits(folder)
     exact = [split for split in splits if split.name == name]
@@ -104,7 +106,7 @@ def find_split(folder: pathlib.Path, name: str) -> Split:
     if len(found) > 1:
         names = ", ".join(f"{split.name!r} ({split.annotations.name})" for split in found)
         raise ValueError(
-            f"{folder} has several splits for {name!r}: {names}; say which, "
+            f"{folder} has several splits for {name!r}: {names}; choose one, "
             f"as in CocoFolder(path, train={found[0].name!r}), or remove the others"
         )
     if not found:
@@ -117,7 +119,7 @@ def find_split(folder: pathlib.Path, name: str) -> Split:
 
 
 def role_of(name: str) -> str:
-    """The role that a split's name tells: `train` of `train2017` and `lvis_v1_train`."""
+    """Return the role of a split by its name: `train` for `train2017` and `lvis_v1_train`."""
     year = name[-4:]
     return name[:-4] if year.isdecimal() and year[:2] == "20" else name.removeprefix("lvis_v1_")
 
@@ -136,50 +138,51 @@ class CocoSource:
         self._state = _file_state(self.path)
         self.categories: Sequence[Category] = content.categories
         images, annotations = content.images, content.annotations
-        no_image = content.image_table.rows_of(ignore_issues) | np.isin(
-            images.ids, ignore_image_ids
-        )
-        gone = content.annotation_table.rows_of(ignore_issues)
-        gone |= (annotations.images < 0) | (annotations.labels < 0)
-        gone[~gone] = no_image[annotations.images[~gone]]
-        # What ground truth has and training has not.
-        flat = content.annotation_table.rows_of({"box-zero"}) & ~gone
-        self._gone = np.flatnonzero(no_image), np.flatnonzero(gone)
+        skipped_image = content.image_table.has_issue(ignore_issues)
+        skipped_image |= np.isin(images.ids, ignore_image_ids)
+        skipped = content.annotation_table.has_issue(ignore_issues)
+        skipped |= (annotations.image_rows < 0) | (annotations.labels < 0)
+        skipped[~skipped] = skipped_image[annotations.image_rows[~skipped]]
+        # Annotations without area stay in the ground truth, but have no object.
+        no_area = content.annotation_table.has_issue({"box-zero"}) & ~skipped
+        self._skipped_rows = np.flatnonzero(skipped_image), np.flatnonzero(skipped)
 
-        kept = np.flatnonzero(~no_image)
+        kept = np.flatnonzero(~skipped_image)
         self.image_ids = images.ids[kept].tolist()
         self.image_sizes = images.sizes[kept].astype(np.int32)
         names = [images.names[row].encode("utf-8", "surrogatepass") for row in kept.tolist()]
-        rows = np.flatnonzero(~gone & ~flat)
-        rows = rows[np.argsort(annotations.images[rows], kind="stable")]
-        of_image = np.bincount(annotations.images[rows], minlength=len(no_image))[kept]
-        objects = rows[~annotations.crowd[rows]]
-        counts = np.bincount(annotations.images[objects], minlength=len(no_image))
-        self.object_counts: np.ndarray | None = counts[kept]
+        rows = np.flatnonzero(~skipped & ~no_area)
+        rows = rows[np.argsort(annotations.image_rows[rows], kind="stable")]
+        row_counts = np.bincount(annotations.image_rows[rows], minlength=len(skipped_image))
+        objects = rows[~annotations.iscrowd[rows]]
+        object_counts = np.bincount(annotations.image_rows[objects], minlength=len(skipped_image))
+        self.object_counts: np.ndarray | None = object_counts[kept]
         self._arrays = SharedArrays(
             {
+                # Ragged arrays: those of image i are [offsets[i] : offsets[i + 1]].
                 "names": np.frombuffer(b"".join(names), np.uint8),
-                "name_ends": offsets(np.asarray([len(name) for name in names], np.int64)),
-                "rows": rows,
-                "row_ends": offsets(of_image),
+                "name_offsets": offsets(np.asarray([len(name) for name in names], np.int64)),
+                "rows": rows,  # of the annotations, by image
+                "row_offsets": offsets(row_counts[kept]),
                 "boxes": annotations.boxes,
                 "labels": annotations.labels.astype(np.int32),
-                "iscrowd": annotations.crowd,
+                "iscrowd": annotations.iscrowd,
                 **annotations.masks._asdict(),
             }
         )
 
-    def log_losses(self, content: CocoFile, ignore_issues: Collection[str]) -> None:
-        """Warns of what training does not see of a file."""
-        counts = count_kinds(d for d in content.issues if d.kind in {*ignore_issues, "box-zero"})
-        flat = counts.pop("box-zero", 0)
-        if flat:
-            _LOG.warning("%s: %d annotations have boxes without area: left out", self.path, flat)
+    def log_skipped(self, content: CocoFile, ignore_issues: Collection[str]) -> None:
+        """Log the number of images and annotations of a file that training skips."""
+        kinds = {*ignore_issues, "box-zero"}
+        counts = count_kinds(issue for issue in content.issues if issue.kind in kinds)
+        no_area = counts.pop("box-zero", 0)
+        if no_area:
+            _LOG.warning("%s: skipped %d annotations with boxes without area", self.path, no_area)
         if counts:
             _LOG.warning(
-                "%s: %d images and %d annotations are left out, for these defects: %s",
+                "%s: skipped %d images and %d annotations with these issues: %s",
                 self.path,
-                *map(len, self._gone),
+                *map(len, self._skipped_rows),
                 ", ".join(f"{count} {kind}" for kind, count in counts.items()),
             )
 
@@ -194,8 +197,8 @@ class CocoSource:
             image = read_image(self.image_path(index), (height, width))
         except ValueError as error:
             raise type(error)(f"{error} (image id {image_id} of {self.path})") from error
-        ends = self._arrays["row_ends"]
-        rows = self._arrays["rows"][ends[index] : ends[index + 1]]
+        start, end = self._arrays["row_offsets"][index : index + 2]
+        rows = self._arrays["rows"][start:end]
         return Example(
             image=image,
             image_id=image_id,
@@ -206,53 +209,47 @@ class CocoSource:
         )
 
     def image_path(self, index: int) -> pathlib.Path:
-        ends = self._arrays["name_ends"]
-        name = self._arrays["names"][ends[index] : ends[index + 1]].tobytes()
+        """Return the file of an image."""
+        start, end = self._arrays["name_offsets"][index : index + 2]
+        name = self._arrays["names"][start:end].tobytes()
         return self.image_folder / name.decode("utf-8", "surrogatepass")
 
     def _rle(self, row: int, height: int, width: int) -> RLE:
+        """Return the mask of an annotation, rasterising polygons."""
         arrays = self._arrays
-        start, end = arrays["rles"][row : row + 2].tolist()
+        start, end = arrays["rle_offsets"][row : row + 2].tolist()
         if end > start:
-            return {"size": [height, width], "counts": arrays["text"][start:end].tobytes()}
-        first, last = arrays["polygons"][row : row + 2].tolist()
-        ends = arrays["points"][first : last + 1].tolist()
-        parts = [arrays["coordinates"][a:b] for a, b in itertools.pairwise(ends)]
-        return to_rle(parts, height, width)
+            return {"size": [height, width], "counts": arrays["rle_text"][start:end].tobytes()}
+        first, last = arrays["polygon_offsets"][row : row + 2].tolist()
+        bounds = arrays["point_offsets"][first : last + 1].tolist()
+        polygons = [arrays["coordinates"][a:b] for a, b in itertools.pairwise(bounds)]
+        return to_rle(polygons, height, width)
 
     def ground_truth(self) -> dict[str, Any]:
-        """The file's content, read anew, with `iscrowd` and `area` added to annotations that lack
-        them. Without what was dropped; with boxes without area, which COCO evaluates."""
+        """Read the file again, without the skipped images and annotations.
+
+        Annotations without area stay, as COCO evaluates them. `iscrowd` and `area` are added to
+        annotations without them.
+        """
         content = parse(self.path)
         if isinstance(content, Issue) or _file_state(self.path) != self._state:
             raise ValueError(f"{self.path} was changed since it was opened: open it again")
-        no_image, no_annotation = (set(rows.tolist()) for rows in self._gone)
-        images = [e for row, e in enumerate(content["images"]) if row not in no_image]
+        skipped_images, skipped_annotations = (set(rows.tolist()) for rows in self._skipped_rows)
+        images = [e for row, e in enumerate(content["images"]) if row not in skipped_images]
         size_of = dict(zip(self.image_ids, self.image_sizes.tolist(), strict=True))
         complete = []
         for row, annotation in enumerate(content["annotations"]):
-            if row in no_annotation:
+            if row in skipped_annotations:
                 continue
-            missing: dict[str, Any] = {} if "iscrowd" in annotation else {"iscrowd": 0}
+            added: dict[str, Any] = {} if "iscrowd" in annotation else {"iscrowd": 0}
             if "area" not in annotation:
                 rle = to_rle(annotation["segmentation"], *size_of[annotation["image_id"]])
-                missing["area"] = float(mask_api.area(rle))
-            complete.append({**annotation, **missing})
+                added["area"] = float(mask_api.area(rle))
+            complete.append({**annotation, **added})
         return {**content, "images": images, "annotations": complete}
 
 
 def _file_state(path: pathlib.Path) -> tuple[int, int]:
+    """Return a file's size and time of modification."""
     status = path.stat()
     return status.st_size, status.st_mtime_ns
-
-
-def to_rle(segmentation: Any, height: int, width: int) -> RLE:
-    """Polygons, uncompressed or compressed RLE as compressed RLE with `bytes` counts."""
-    if isinstance(segmentation, list):
-        return mask_api.merge(mask_api.frPyObjects(segmentation, height, width))
-    if isinstance(segmentation["counts"], list):
-        return mask_api.frPyObjects(segmentation, height, width)
-    counts = segmentation["counts"]
-    if isinstance(counts, str):
-        counts = counts.encode("ascii")
-    return {"size": [height, width], "counts": counts}

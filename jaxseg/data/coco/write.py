@@ -1,4 +1,4 @@
-"""Writes any source as COCO-format data."""
+"""Writing a source as COCO-format data."""
 
 import json
 import pathlib
@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 from pycocotools import mask as mask_api
 
-from jaxseg.data.source import Source
+from jaxseg.data.source import Example, Source
 
 
 def coco_json(source: Source) -> dict[str, Any]:
-    """All examples of a source as COCO JSON, with RLE counts as text."""
+    """Return all examples of a source as COCO JSON, with RLE counts as text."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for index in range(len(source)):
@@ -20,36 +20,41 @@ def coco_json(source: Source) -> dict[str, Any]:
         height, width = example.image.shape[:2]
         name = f"{example.image_id:08}.png"
         images.append({"id": example.image_id, "file_name": name, "height": height, "width": width})
-        for box, label, rle, crowd in zip(
-            example.boxes.tolist(), example.labels, example.rles, example.iscrowd, strict=True
-        ):
-            x1, y1, x2, y2 = box
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": example.image_id,
-                    "category_id": source.categories[label].id,
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "area": float(mask_api.area(rle)),
-                    "iscrowd": int(crowd),
-                    "segmentation": {"size": rle["size"], "counts": rle["counts"].decode("ascii")},
-                }
-            )
-    categories = [{"id": c.id, "name": c.name} for c in source.categories]
+        annotations += _annotations(example, source, first_id=len(annotations) + 1)
+    categories = [category._asdict() for category in source.categories]
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def write_coco(source: Source, folder: pathlib.Path, split: str) -> None:
-    """Writes a source as `folder/<split>.json` and PNG files in `folder/images`.
+def _annotations(example: Example, source: Source, first_id: int) -> list[dict[str, Any]]:
+    """Return the annotations of one image."""
+    objects = zip(
+        example.boxes.tolist(), example.labels, example.rles, example.iscrowd, strict=True
+    )
+    return [
+        {
+            "id": annotation_id,
+            "image_id": example.image_id,
+            "category_id": source.categories[label].id,
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "area": float(mask_api.area(rle)),
+            "iscrowd": int(iscrowd),
+            "segmentation": {"size": rle["size"], "counts": rle["counts"].decode("ascii")},
+        }
+        for annotation_id, ((x1, y1, x2, y2), label, rle, iscrowd) in enumerate(objects, first_id)
+    ]
 
-    Image names carry the split, so that several splits fit into one folder.
+
+def write_coco(source: Source, folder: pathlib.Path, split: str) -> None:
+    """Write a source as `folder/<split>.json` and PNG files in `folder/images`.
+
+    Image names start with the split, so that several splits can share a folder.
     """
     images = folder / "images"
     images.mkdir(parents=True, exist_ok=True)
     content = coco_json(source)
-    for index, entry in enumerate(content["images"]):
-        entry["file_name"] = f"{split}_{entry['file_name']}"
+    for index, image in enumerate(content["images"]):
+        image["file_name"] = f"{split}_{image['file_name']}"
         bgr = np.ascontiguousarray(source[index].image[..., ::-1])
-        if not cv2.imwrite(str(images / entry["file_name"]), bgr):
-            raise OSError(f"could not write {images / entry['file_name']}")
+        if not cv2.imwrite(str(images / image["file_name"]), bgr):
+            raise OSError(f"could not write {images / image['file_name']}")
     (folder / f"{split}.json").write_text(json.dumps(content))

@@ -1,7 +1,7 @@
-"""Parts of masks straight from their run lengths: what is outside the part costs nothing.
+"""Regions and bounds of masks, computed from run lengths without decoding the rest.
 
 pycocotools decodes whole masks only. A mask of 640x480 takes it some 0.2 ms however small the
-object is, and the masks of one aerial photograph of 20,000x20,000 pixels 400 MB each.
+object is, and the masks of one aerial photograph of 20,000x20,000 pixels take 400 MB each.
 """
 
 from collections.abc import Sequence
@@ -14,25 +14,28 @@ from jaxseg.data.source import RLE
 
 
 def decode_part(rle: RLE, top: int, left: int, bottom: int, right: int) -> np.ndarray:
-    """Rows `top` to `bottom` and columns `left` to `right` of a mask, uint8 0 and 1.
+    """Decode rows `top` to `bottom` and columns `left` to `right` of a mask.
 
-    The part must lie inside the mask; ends are not included.
+    The region is half-open and must lie inside the mask. Returns uint8 0 and 1,
+    `[bottom - top, right - left]`.
     """
     height, width = bottom - top, right - left
-    column, row = np.divmod(run_ends(rle["counts"]), rle["size"][0])
-    # Where the runs begin and end, counted in pixels of the part alone.
+    column, row = np.divmod(run_ends(rle["counts"]), rle["size"][0])  # [R], the end of each run
+    # The run boundaries, counted in pixels of the region alone, down its columns: [R + 2]. An end
+    # above or below the region moves to the first or last row of its column, and one outside its
+    # columns to the start or end of the region.
     edges = np.zeros(len(row) + 2, np.int64)
     edges[1:-1] = (column - left) * height + (row - top).clip(0, height)
     edges[-1] = height * width
-    lengths = np.diff(edges.clip(0, height * width))
-    values = np.arange(len(lengths), dtype=np.uint8) & 1
+    lengths = np.diff(edges.clip(0, height * width))  # [R + 1]
+    values = np.arange(len(lengths), dtype=np.uint8) & 1  # background and foreground alternate
     if len(lengths) % 2 == 0:
-        values[-1] = 0  # beyond the last run nothing is set
+        values[-1] = 0  # the pixels after the last run are background
     return np.repeat(values, lengths).reshape(width, height).T
 
 
 def mask_bounds(rles: Sequence[RLE]) -> np.ndarray:
-    """The tight box of each mask, int64 `[n, 4]`, `xyxy`, half-open; zeros for empty masks."""
+    """Return the tight box of each mask, int64 `[n, 4]`, `xyxy`, half-open; 0 for empty masks."""
     if not rles:
         return np.zeros((0, 4), np.int64)
     boxes = mask_api.toBbox(list(rles)).astype(np.int64)
@@ -41,7 +44,7 @@ def mask_bounds(rles: Sequence[RLE]) -> np.ndarray:
 
 
 def bitmap_bounds(bitmap: np.ndarray) -> tuple[int, int, int, int] | None:
-    """`(top, left, bottom, right)` of what is set, half-open; None if nothing is."""
+    """Return `(top, left, bottom, right)` of the nonzero pixels, half-open; None if all are 0."""
     rows, columns = np.flatnonzero(bitmap.any(1)), np.flatnonzero(bitmap.any(0))
     if not len(rows):
         return None

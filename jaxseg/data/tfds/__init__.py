@@ -1,7 +1,7 @@
-"""COCO instances as a TFDS set: built shard by shard, read through `as_data_source`.
+"""COCO instances as a TFDS dataset, written shard by shard and read through `as_data_source`.
 
-TensorFlow is not needed for either. TFDS itself is imported where it is used, since that
-takes time; so `jaxseg.data.tfds.builder`, a module of TFDS's own kind, is not imported here.
+Neither needs TensorFlow. TFDS itself is imported only where it is used, as that takes time.
+Therefore `jaxseg.data.tfds.builder`, which subclasses TFDS's classes, is not imported here.
 """
 
 from jaxseg.data.tfds.source import TfdsFolder, TfdsSource, split_names

@@ -1,11 +1,12 @@
-"""`CocoInstances`: COCO-format data as a TFDS builder, masks included.
+"""`CocoInstances`: a TFDS builder of COCO-format data with instance masks.
 
-TFDS's own way works as with any builder:
+It is used as any TFDS builder:
 
-    builder = CocoInstances(config=CocoConfig("mine", folder="data"), data_dir="sets")
+    builder = CocoInstances(config=CocoConfig("cells", folder="data"), data_dir="datasets")
     builder.download_and_prepare(file_format="array_record")
 
-It begins anew after an interruption; `jaxseg.data.tfds.build` writes the same records and goes on.
+After an interruption this starts again; `jaxseg.data.tfds.build` writes the same records and
+resumes.
 """
 
 import collections
@@ -19,26 +20,26 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from jaxseg.data.coco.folder import CocoFolder, CocoSource, list_splits
-from jaxseg.data.tfds.records import IMAGES_PER_SHARD, Numbered, features, to_record
+from jaxseg.data.tfds.records import IMAGES_PER_SHARD, IndexedAnnotation, features, to_record
 
 VERSION = "1.0.0"
 
 
 @dataclasses.dataclass(eq=False)
 class CocoConfig(tfds.core.BuilderConfig):
-    """Which data: `CocoConfig("any name", folder=...)` for a folder of one's own."""
+    """The data to build: `CocoConfig("any name", folder=...)` for your own folder."""
 
     folder: str | None = None
-    """A folder that `CocoFolder` reads; None: TFDS's folder of what was downloaded by hand."""
+    """A folder that `CocoFolder` reads; None is TFDS's folder of manual downloads."""
     splits: Sequence[str] = ()
-    """Names of splits; none: all in the folder."""
+    """Names of splits; if empty, all splits of the folder."""
 
 
 class CocoInstances(tfds.core.ShardBasedBuilder):
     """Images with instance masks from COCO-format annotations, in the order of the file.
 
-    Shard by shard, since TFDS sorts what a `GeneratorBasedBuilder` yields, and for that needs
-    TensorFlow where it is more than 1 GB.
+    It writes shard by shard. TFDS would sort the examples of a `GeneratorBasedBuilder`, and needs
+    TensorFlow to sort more than 1 GB.
     """
 
     VERSION = tfds.core.Version(VERSION)
@@ -51,8 +52,8 @@ class CocoInstances(tfds.core.ShardBasedBuilder):
     )
 
     url_infos = None
-    """Nothing is downloaded. TFDS would look beside its code for checksums, and needs a package for
-    that which it does not require."""
+    """Nothing is downloaded. Otherwise TFDS searches for checksums beside the builder's code, with
+    a package that TFDS does not require."""
 
     def _info(self) -> Any:
         return make_info(self)
@@ -63,46 +64,46 @@ class CocoInstances(tfds.core.ShardBasedBuilder):
         config = self.builder_config
         sources = open_splits(pathlib.Path(config.folder or dl_manager.manual_dir), config.splits)
         records = {name: Records(source) for name, source in sources.items()}
-        describe(self.info, {name: split.head for name, split in records.items()})
+        add_metadata(self.info, {name: split.metadata for name, split in records.items()})
         return {
             name: [
-                functools.partial(_shard, split, indices)
-                for indices in shards(len(sources[name]), IMAGES_PER_SHARD)
+                functools.partial(_iterate_shard, split, indices)
+                for indices in shard_indices(len(sources[name]), IMAGES_PER_SHARD)
             ]
             for name, split in records.items()
         }
 
 
-def _shard(images: "Records", indices: range) -> Iterator[tuple[int, Any]]:
-    return ((index, images[index]) for index in indices)
+def _iterate_shard(records: "Records", indices: range) -> Iterator[tuple[int, Any]]:
+    return ((index, records[index]) for index in indices)
 
 
-def shards(count: int, images_per_shard: int) -> list[range]:
-    """Which of `count` images are in each shard."""
+def shard_indices(count: int, images_per_shard: int) -> list[range]:
+    """Return the indices of the images in each shard, of `count` images in all."""
     starts = range(0, count, images_per_shard)
     return [range(start, min(start + images_per_shard, count)) for start in starts]
 
 
 class Records:
-    """The records of a source, one for each image in the file's order; `head` is the file's."""
+    """The TFDS records of a source, one per image in the file's order, and its metadata."""
 
     def __init__(self, source: CocoSource):
         self._source = source
-        self.head = source.ground_truth()
-        self._entries = {entry["id"]: entry for entry in self.head.pop("images")}
-        self._annotations: dict[int, list[Numbered]] = collections.defaultdict(list)
-        for number, annotation in enumerate(self.head.pop("annotations")):
-            self._annotations[annotation["image_id"]].append((number, annotation))
-        self._label = {c.id: label for label, c in enumerate(source.categories)}
+        self.metadata = source.ground_truth()
+        self._images = {image["id"]: image for image in self.metadata.pop("images")}
+        self._annotations: dict[int, list[IndexedAnnotation]] = collections.defaultdict(list)
+        for index, annotation in enumerate(self.metadata.pop("annotations")):
+            self._annotations[annotation["image_id"]].append((index, annotation))
+        self._label_of = {c.id: label for label, c in enumerate(source.categories)}
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """The record of image `index`. A ValueError if training could not read the image."""
-        self._source[index]
+        """Return the record of an image; raise ValueError if the image cannot be decoded."""
+        self._source[index]  # decodes it
         image_id = self._source.image_ids[index]
-        image = self._source.image_path(index).read_bytes()
+        data = self._source.image_path(index).read_bytes()
         annotations = self._annotations.get(image_id, [])
         try:
-            return to_record(self._entries[image_id], image, annotations, self._label)
+            return to_record(self._images[image_id], data, annotations, self._label_of)
         except ValueError as error:
             raise ValueError(f"{self._source.path}: {error}") from error
 
@@ -110,16 +111,16 @@ class Records:
 def open_splits(
     folder: pathlib.Path, splits: Sequence[str], ignore_issues: Sequence[str] = ()
 ) -> dict[str, CocoSource]:
-    """The splits of a COCO-format folder by name, all of them if none is named.
+    """Open the named splits of a COCO-format folder, or all of them if no name is given.
 
-    Raises as `CocoFolder.open` does, and a ValueError where the splits cannot share a set.
+    Raises the errors of `CocoFolder.open`, and ValueError if the splits cannot form one dataset.
     """
-    names = tuple(dict.fromkeys(splits)) or _splits_in(folder)
+    names = tuple(dict.fromkeys(splits)) or _all_split_names(folder)
     for name in names:
         if not re.fullmatch(r"[\w-]+", name) or name.lower() == "all":
             raise ValueError(
-                f"{folder}: TFDS has no split named {name!r}; a name is of letters, digits, - and "
-                "_, and not 'all'. Rename it, or name the other splits"
+                f"{folder}: TFDS does not accept the split name {name!r}; a name has letters, "
+                "digits, - and _, and is not 'all'. Rename it, or build other splits by name"
             )
     sources = {
         name: CocoFolder(str(folder), ignore_issues=tuple(ignore_issues)).open(name)
@@ -129,13 +130,13 @@ def open_splits(
     for name in names[1:]:
         if sources[name].categories != sources[first].categories:
             raise ValueError(
-                f"{folder}: the splits {first} and {name} differ in their categories, so they "
-                "cannot be one set; build each on its own by naming it"
+                f"{folder}: the splits {first} and {name} have different categories, so they "
+                "cannot form one dataset; build each of them by name"
             )
     return sources
 
 
-def _splits_in(folder: pathlib.Path) -> tuple[str, ...]:
+def _all_split_names(folder: pathlib.Path) -> tuple[str, ...]:
     names = tuple(split.name for split in list_splits(folder))
     if not names:
         raise FileNotFoundError(
@@ -146,26 +147,30 @@ def _splits_in(folder: pathlib.Path) -> tuple[str, ...]:
 
 
 def make_info(builder: Any) -> Any:
-    """The `tfds.core.DatasetInfo` of a builder or a `DatasetIdentity`, without any data yet."""
+    """Return the `tfds.core.DatasetInfo` of a builder or a `DatasetIdentity`, without any data."""
     return tfds.core.DatasetInfo(
         builder=builder,
         description="Images with instance masks from COCO-format annotations.",
         features=features(),
-        # The order of the file is the order of the set, as it is when the folder is read.
+        # The order of the file is the order of the dataset, as when the folder is read.
         disable_shuffling=True,
         metadata=tfds.core.MetadataDict(),
     )
 
 
-def describe(info: Any, heads: Mapping[str, Mapping[str, Any]]) -> None:
-    """Adds what the splits' files say besides images and annotations, and names the labels."""
-    info.metadata["splits"] = dict(heads)
-    categories = next(iter(heads.values()))["categories"]
+def add_metadata(info: Any, metadata: Mapping[str, Mapping[str, Any]]) -> None:
+    """Add each split's metadata to a `DatasetInfo`, and set the label names."""
+    info.metadata["splits"] = dict(metadata)
+    set_label_names(info, next(iter(metadata.values()))["categories"])
+
+
+def set_label_names(info: Any, categories: Sequence[Mapping[str, Any]]) -> None:
+    """Set the label names of a `DatasetInfo` from COCO's `categories`."""
     info.features["objects"]["label"].names = label_names(categories)
 
 
 def label_names(categories: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names of the labels, categories by id: one line each and no two alike, as TFDS asks."""
+    """Return the label names, ordered by category id: of one line and unique, as TFDS requires."""
     ordered = sorted(categories, key=lambda category: category["id"])
     names = [" ".join(category["name"].split()) for category in ordered]
     if len(set(names) - {""}) < len(names):

@@ -1,14 +1,14 @@
-"""An image of a COCO-format file as a TFDS record, and back; nothing is lost either way.
+"""Lossless conversion between the images of a COCO-format file and TFDS records.
 
 Terms:
-    entry       an image in the file's `images`, a dict
-    annotation  an object in the file's `annotations`, a dict
-    number      an annotation's place in the file, which need not be ordered by image
-    record      what TFDS stores for an image: the image file's bytes, the entry, its annotations
-    head        all of the file but `images` and `annotations`
+    image       an entry of the file's `images`, a dict
+    annotation  an entry of the file's `annotations`, a dict
+    index       an annotation's index in the file, which need not be ordered by image
+    record      TFDS's data of one image: the bytes of the image file, the image, its annotations
+    metadata    the file's fields other than `images` and `annotations`
 
-Fields that COCO's format names have a feature each; all others travel together as JSON text in
-`more`. Boxes and areas are stored as bytes, since TFDS's own encoding of floats is float32.
+Each field of COCO's format has its own feature; all others are stored together as JSON text in
+`more`. Boxes and areas are stored as bytes, because TFDS encodes floats as float32.
 """
 
 import io
@@ -20,18 +20,26 @@ import numpy as np
 
 from jaxseg.data.source import Category
 
-Numbered = tuple[int, dict[str, Any]]
-"""An annotation's number, and the annotation."""
+IndexedAnnotation = tuple[int, dict[str, Any]]
+"""An annotation's index, and the annotation."""
 
 IMAGES_PER_SHARD = 1024
 """About 170 MB of COCO's photographs."""
 
-_ENTRY = ("id", "file_name", "height", "width")
-_ANNOTATION = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation")
+_IMAGE_FIELDS = ("id", "file_name", "height", "width")
+_ANNOTATION_FIELDS = (
+    "id",
+    "image_id",
+    "category_id",
+    "bbox",
+    "area",
+    "iscrowd",
+    "segmentation",
+)
 
 
 def features() -> Any:
-    """The features of a record, a `tfds.features.FeaturesDict`; the label's names are not set.
+    """Return a record's features, a `tfds.features.FeaturesDict`; label names are not set.
 
     Names and types are those of TFDS's own `coco` where it has them. `bbox` is COCO's: x, y,
     width and height in pixels, as in the file.
@@ -41,7 +49,7 @@ def features() -> Any:
     kinds = tfds.features
     return kinds.FeaturesDict(
         {
-            "image": kinds.Image(doc="the file's bytes, not encoded anew"),
+            "image": kinds.Image(doc="the file's bytes, not re-encoded"),
             "image/id": np.int64,
             "image/filename": kinds.Text(),
             "image/height": np.int64,
@@ -50,7 +58,7 @@ def features() -> Any:
             "objects": kinds.Sequence(
                 {
                     "id": np.int64,
-                    "number": kinds.Scalar(np.int64, doc="place among all annotations"),
+                    "index": kinds.Scalar(np.int64, doc="index among the split's annotations"),
                     "bbox": kinds.Tensor(shape=(4,), dtype=np.float64, encoding="bytes"),
                     "area": kinds.Tensor(shape=(), dtype=np.float64, encoding="bytes"),
                     "label": kinds.ClassLabel(),
@@ -64,64 +72,75 @@ def features() -> Any:
 
 
 def to_record(
-    entry: Mapping[str, Any],
-    image: bytes,
-    annotations: Sequence[Numbered],
+    image: Mapping[str, Any],
+    data: bytes,
+    annotations: Sequence[IndexedAnnotation],
     label_of: Mapping[int, int],
 ) -> dict[str, Any]:
-    """The record of an image, ready for `features().encode_example`.
+    """Return the record of an image, for `features().encode_example`.
 
-    `label_of` gives a label for a category's id. A ValueError names what does not fit its feature:
-    an id beyond 64 bits, an area that is no number, another `iscrowd` than 0 and 1.
+    Args:
+        image: the entry of the file's `images`.
+        data: the bytes of the image file.
+        annotations: those of the image.
+        label_of: the label of each category id.
+
+    Raises:
+        ValueError: a value does not fit its feature: an id of more than 64 bits, an area that is
+            not a number, or an `iscrowd` other than 0 and 1.
     """
     return {
-        "image": io.BytesIO(image),
-        "image/id": _int64(entry["id"], "image id"),
-        "image/filename": entry.get("file_name", ""),
-        "image/height": entry["height"],
-        "image/width": entry["width"],
-        "image/more": _others(entry, _ENTRY),
-        "objects": [_to_object(number, a, label_of) for number, a in annotations],
+        "image": io.BytesIO(data),
+        "image/id": _int64(image["id"], "image id"),
+        "image/filename": image.get("file_name", ""),
+        "image/height": image["height"],
+        "image/width": image["width"],
+        "image/more": _other_fields(image, _IMAGE_FIELDS),
+        "objects": [_to_object(index, a, label_of) for index, a in annotations],
     }
 
 
-def _to_object(number: int, annotation: Mapping[str, Any], label_of: Mapping[int, int]) -> Any:
-    area, crowd = annotation["area"], annotation["iscrowd"]
+def _to_object(index: int, annotation: Mapping[str, Any], label_of: Mapping[int, int]) -> Any:
+    area, iscrowd = annotation["area"], annotation["iscrowd"]
     if isinstance(area, bool) or not isinstance(area, int | float):
         raise ValueError(f"annotation id {annotation['id']}: area {area!r} is not a number")
-    if crowd not in (0, 1):
-        raise ValueError(f"annotation id {annotation['id']}: iscrowd {crowd!r} is neither 0 nor 1")
+    if iscrowd not in (0, 1):
+        raise ValueError(
+            f"annotation id {annotation['id']}: iscrowd {iscrowd!r} is neither 0 nor 1"
+        )
     return {
         "id": _int64(annotation["id"], "annotation id"),
-        "number": number,
+        "index": index,
         "bbox": annotation["bbox"],
         "area": area,
         "label": label_of[annotation["category_id"]],
-        "is_crowd": bool(crowd),
+        "is_crowd": bool(iscrowd),
         "segmentation": json.dumps(annotation["segmentation"], separators=(",", ":")),
-        "more": _others(annotation, _ANNOTATION),
+        "more": _other_fields(annotation, _ANNOTATION_FIELDS),
     }
 
 
-def _int64(value: int, what: str) -> int:
+def _int64(value: int, name: str) -> int:
     if not -(2**63) <= value < 2**63:
-        raise ValueError(f"{what} {value} does not fit into 64 bits")
+        raise ValueError(f"{name} {value} does not fit into 64 bits")
     return value
 
 
-def _others(fields: Mapping[str, Any], named: Sequence[str]) -> str:
-    others = {name: value for name, value in fields.items() if name not in named}
+def _other_fields(entry: Mapping[str, Any], known: Sequence[str]) -> str:
+    """Return the fields outside `known` as JSON; an empty text if there are none."""
+    others = {name: value for name, value in entry.items() if name not in known}
     return json.dumps(others, separators=(",", ":")) if others else ""
 
 
-class Instances:
-    """How records of `features()` become COCO JSON again."""
+class InstanceDecoder:
+    """Converts records of `features()` back to COCO JSON."""
 
-    def __init__(self, head: dict[str, Any]):
-        self.head = head
-        self.categories = sorted(Category(c["id"], c["name"]) for c in head["categories"])
+    def __init__(self, metadata: dict[str, Any]):
+        self.metadata = metadata
+        self.categories = sorted(Category(c["id"], c["name"]) for c in metadata["categories"])
 
-    def entry(self, record: Mapping[str, Any]) -> dict[str, Any]:
+    def image(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the image as an entry of COCO's `images`."""
         name = record["image/filename"].decode()
         return {
             "id": int(record["image/id"]),
@@ -131,11 +150,12 @@ class Instances:
             **json.loads(record["image/more"] or "{}"),
         }
 
-    def annotations(self, record: Mapping[str, Any]) -> list[Numbered]:
+    def annotations(self, record: Mapping[str, Any]) -> list[IndexedAnnotation]:
+        """Return the image's annotations, in the record's order."""
         objects = record["objects"]
         return [
             (
-                int(objects["number"][i]),
+                int(objects["index"][i]),
                 {
                     "id": int(objects["id"][i]),
                     "image_id": int(record["image/id"]),

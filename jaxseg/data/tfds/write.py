@@ -1,8 +1,8 @@
-"""Writes a COCO-format folder as a TFDS set in ArrayRecord, shard by shard.
+"""Writing a COCO-format folder as a TFDS dataset in ArrayRecord, shard by shard.
 
-While a set is unfinished it lies in `<out>.incomplete`. A shard has its name only when it is
-whole and on the disk; the folder gets its own only when all shards are. So after an interruption
-the same call goes on with the next shard, and what has the final name can be relied on.
+An unfinished dataset has the name `<out>.incomplete`. Each shard is written atomically, and the
+folder is renamed when all shards are on the disk. So the same call resumes an interrupted build at
+the next shard, and a folder with the final name is complete.
 """
 
 import concurrent.futures
@@ -16,13 +16,14 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from jaxseg import files
 from jaxseg.data.coco.folder import CocoSource
-from jaxseg.data.tfds.index import write_index
+from jaxseg.data.tfds.index import make_index, write_index
 from jaxseg.data.tfds.records import IMAGES_PER_SHARD
 
 _PLAN = "build.json"
-_WINDOW = 64
-"""Images read ahead by threads."""
+_PREFETCH = 64
+"""Images that threads read ahead."""
 
 
 def build(
@@ -33,12 +34,25 @@ def build(
     ignore_issues: Sequence[str] = (),
     images_per_shard: int = IMAGES_PER_SHARD,
 ) -> bool:
-    """Builds the set `out` from splits of a COCO-format folder, from all if none is named, without
-    what has defects of the kinds in `ignore_issues` (`jaxseg.data.issues`).
+    """Build the TFDS dataset `out` from a COCO-format folder, or resume an interrupted build.
 
-    True if it was built, False if it was there already, built from the same annotations. Every
-    image is decoded once, to see that it can be, and stored as the bytes of its file. A
-    ValueError or OSError says what stands in the way; shards that are finished stay.
+    Each image is decoded once as a check, and stored as the bytes of its file. Finished shards are
+    kept if an error is raised.
+
+    Args:
+        folder: the COCO-format folder.
+        out: the folder of the new dataset.
+        splits: names of the splits to build; all if there are none.
+        ignore_issues: kinds of issues (`jaxseg.data.issues`) whose images and annotations are
+            skipped.
+        images_per_shard: images in each file.
+
+    Returns:
+        True if it was built; False if it was already there, built from the same annotations.
+
+    Raises:
+        ValueError, OSError: annotations or images are invalid, `out` is something else, another
+            process is building it, or it cannot be written.
     """
     from jaxseg.data.tfds import builder
 
@@ -52,11 +66,11 @@ def build(
     }
     if out.exists() and _is_built(out, plan):
         return False
-    work = out.with_name(out.name + ".incomplete")
-    with _claimed(work, plan):
-        _write(work, sources, images_per_shard)
-        work.rename(out)
-    _sync(out.parent)
+    incomplete = out.with_name(out.name + ".incomplete")
+    with _locked_folder(incomplete, plan):
+        _write_dataset(incomplete, sources, images_per_shard)
+        incomplete.rename(out)
+    files.fsync(out.parent)
     return True
 
 
@@ -66,61 +80,70 @@ def _digest(path: pathlib.Path) -> str:
 
 
 def _is_built(out: pathlib.Path, plan: dict[str, Any]) -> bool:
-    """Whether `out` is this very set; False also for an empty folder."""
+    """Return whether `out` is the dataset of this plan; False for an empty folder.
+
+    Raises ValueError if it is anything else.
+    """
     if (out / _PLAN).is_file():
-        if _read_plan(out) == plan:
+        built_plan = _read_plan(out)
+        if built_plan == plan:
             return True
         raise ValueError(
-            f"{out} was built with other {_differences(_read_plan(out), plan)}; delete it to build "
-            "it anew, or choose another folder"
+            f"{out} was built with other {_differences(built_plan, plan)}; delete it to build it "
+            "again, or choose another folder"
         )
     if not out.is_dir() or any(out.iterdir()):
-        raise ValueError(f"{out} exists and is not a set that was built here; choose another name")
+        raise ValueError(
+            f"{out} exists and is not a dataset built by this command; choose another name"
+        )
     return False
 
 
 def _read_plan(folder: pathlib.Path) -> Any:
+    """Read the plan of a folder; None if it is not valid JSON."""
     try:
         return json.loads((folder / _PLAN).read_text())
     except ValueError:
-        return None  # no build's, so other than any
+        return None
 
 
-def _differences(before: Any, plan: dict[str, Any]) -> str:
-    before = before or {}
-    return ", ".join(key for key in plan if before.get(key) != plan[key])
+def _differences(other: Any, plan: dict[str, Any]) -> str:
+    other = other or {}
+    return ", ".join(key for key in plan if other.get(key) != plan[key])
 
 
 @contextlib.contextmanager
-def _claimed(work: pathlib.Path, plan: dict[str, Any]) -> Iterator[None]:
-    """The unfinished folder, locked against a second build; begun if it is not there."""
-    work.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(work, os.O_RDONLY)
+def _locked_folder(folder: pathlib.Path, plan: dict[str, Any]) -> Iterator[None]:
+    """Lock the unfinished folder against other builds; create it with the plan if needed.
+
+    Raises ValueError if another process has the lock, or if the folder has another plan.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ValueError(f"another process is building {work}") from error
-        for partial in work.glob("*.partial"):
+            raise ValueError(f"another process is building {folder}") from error
+        for partial in folder.glob("*.partial"):  # of a killed build
             partial.unlink()
-        file = work / _PLAN
-        if not file.exists():
-            partial = work / f"{_PLAN}.partial"
-            partial.write_text(json.dumps(plan))
-            _sync(partial)
-            partial.rename(file)
-        elif _read_plan(work) != plan:
+        if not (folder / _PLAN).exists():
+            with files.atomic_write(folder / _PLAN, sync=True) as partial:
+                partial.write_text(json.dumps(plan))
+        elif (started_plan := _read_plan(folder)) != plan:
             raise ValueError(
-                f"{work} was begun with other {_differences(_read_plan(work), plan)}; delete it to "
-                "begin anew"
+                f"{folder} was started with other {_differences(started_plan, plan)}; delete it "
+                "to start again"
             )
         yield
     finally:
         os.close(descriptor)
 
 
-def _write(work: pathlib.Path, sources: Mapping[str, CocoSource], images_per_shard: int) -> None:
-    """All that is missing in the folder; `dataset_info.json`, which makes it a set, comes last."""
+def _write_dataset(
+    folder: pathlib.Path, sources: Mapping[str, CocoSource], images_per_shard: int
+) -> None:
+    """Write everything that is missing; `dataset_info.json`, which makes it a dataset, is last."""
     import tensorflow_datasets as tfds
     import tqdm
     from tensorflow_datasets.core import dataset_info, naming
@@ -130,72 +153,73 @@ def _write(work: pathlib.Path, sources: Mapping[str, CocoSource], images_per_sha
     identity = dataset_info.DatasetIdentity(
         name=builder.CocoInstances.name,
         version=builder.CocoInstances.VERSION,
-        data_dir=str(work),
+        data_dir=str(folder),
         module_name=builder.__name__,
         config_name=_config_name(sources),
     )
     info = builder.make_info(identity)
     info.set_file_format("array_record")
+    # Encoding needs the labels' names before the first split's metadata is there.
     categories = [c._asdict() for c in next(iter(sources.values())).categories]
-    info.features["objects"]["label"].names = builder.label_names(categories)
+    builder.set_label_names(info, categories)
+    metadata, splits = {}, []
     total = sum(map(len, sources.values()))
-    heads, splits = {}, []
-    with tqdm.tqdm(total=total, unit=" images", desc=work.stem, file=sys.stderr) as progress:
+    with tqdm.tqdm(total=total, unit=" images", desc=folder.stem, file=sys.stderr) as progress:
         for name, source in sources.items():
             records = builder.Records(source)
             template = naming.ShardedFileTemplate(
-                data_dir=work,
+                data_dir=folder,
                 dataset_name=identity.name,
                 split=name,
                 filetype_suffix="array_record",
             )
-            shards = builder.shards(len(source), images_per_shard)
+            shards = builder.shard_indices(len(source), images_per_shard)
             size = _write_split(records, shards, template, info.features, progress)
-            heads[name] = records.head
+            metadata[name] = records.metadata
             splits.append(tfds.core.SplitInfo(name, [len(shard) for shard in shards], size))
-            write_index(work, name, source.image_ids, source.image_sizes)
-            del records  # a split's parsed JSON, before the next one's
+            write_index(folder, name, make_index(source.image_ids, source.image_sizes))
+            del records  # frees a split's parsed JSON before the next one is read
     info.set_splits(tfds.core.splits.SplitDict(splits))
-    info.metadata["splits"] = heads
-    info.write_to_directory(work)
-    for path in work.iterdir():
-        _sync(path)
-    _sync(work)
+    builder.add_metadata(info, metadata)
+    info.write_to_directory(folder)
+    for path in folder.iterdir():
+        files.fsync(path)
+    files.fsync(folder)
 
 
 def _config_name(splits: Mapping[str, Any]) -> str:
-    """COCO's own splits have a config of their own."""
+    """Return the builder config of COCO's own splits, or `folder` for others."""
     from jaxseg.data.tfds import builder
 
-    own = {config.splits: config.name for config in builder.CocoInstances.BUILDER_CONFIGS}
-    return own.get(tuple(splits), "folder")
+    names = {config.splits: config.name for config in builder.CocoInstances.BUILDER_CONFIGS}
+    return names.get(tuple(splits), "folder")
 
 
 def _write_split(
     records: Any, shards: Sequence[range], template: Any, features: Any, progress: Any
 ) -> int:
-    """Writes the shards that are missing; the bytes of all of them."""
+    """Write the missing shards of a split, and return the bytes of all its shards."""
     size = 0
     for number, indices in enumerate(shards):
         path = pathlib.Path(template.sharded_filepath(shard_index=number, num_shards=len(shards)))
         if path.exists():
             progress.update(len(indices))
         else:
-            _write_shard(path, _serialized(records, indices, features, progress))
+            _write_shard(path, _serialize(records, indices, features, progress))
         size += path.stat().st_size
     return size
 
 
-def _serialized(records: Any, indices: range, features: Any, progress: Any) -> Iterator[bytes]:
-    """The records as TFDS stores them, in order."""
+def _serialize(records: Any, indices: range, features: Any, progress: Any) -> Iterator[bytes]:
+    """Yield the records as TFDS stores them, in order."""
     from tensorflow_datasets.core import example_serializer
 
     serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(indices), _WINDOW):
-            for record in pool.map(records.__getitem__, indices[start : start + _WINDOW]):
+        for start in range(0, len(indices), _PREFETCH):
+            for record in pool.map(records.__getitem__, indices[start : start + _PREFETCH]):
                 example = serializer.get_tf_example(features.encode_example(record))
-                # Else the order of the fields would be another in every process.
+                # Without it the order of the fields differs between processes.
                 yield example.SerializeToString(deterministic=True)
                 progress.update()
 
@@ -203,28 +227,15 @@ def _serialized(records: Any, indices: range, features: Any, progress: Any) -> I
 def _write_shard(path: pathlib.Path, records: Iterator[bytes]) -> None:
     from array_record.python import array_record_module
 
-    partial = path.with_name(path.name + ".partial")
-    # "group_size:1": one record can be read without its neighbours.
-    writer = array_record_module.ArrayRecordWriter(str(partial), "group_size:1")
     try:
-        for record in records:
-            writer.write(record)
-        writer.close()
-        _sync(partial)
-        partial.rename(path)
-    except RuntimeError as error:  # of ArrayRecord, whatever the file system said
+        with files.atomic_write(path, sync=True) as partial:
+            # "group_size:1": a record can be read without its neighbours.
+            writer = array_record_module.ArrayRecordWriter(str(partial), "group_size:1")
+            for record in records:
+                writer.write(record)
+            writer.close()
+    except RuntimeError as error:  # ArrayRecord's type for errors of the file system
         raise OSError(
-            f"{path} could not be written: {error}. Shards before it are kept: give the same "
-            "command again to go on"
+            f"{path} could not be written: {error}. Earlier shards are kept: run the same command "
+            "again to resume"
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _sync(path: pathlib.Path) -> None:
-    """Waits until a file or a folder's list of names is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

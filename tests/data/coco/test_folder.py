@@ -12,7 +12,7 @@ from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 
 from jaxseg.data import CocoFolder
-from jaxseg.data.coco.folder import to_rle
+from jaxseg.data.coco.segmentations import to_rle
 
 SIZE = [20, 30]
 
@@ -75,14 +75,14 @@ def write(folder, data):
     return CocoFolder(str(folder))
 
 
-def test_every_kind_of_mask_is_read(tmp_path):
+def test_all_mask_formats_are_read(tmp_path):
     source = write(tmp_path, content()).open("train")
     assert [c.name for c in source.categories] == ["box", "cell"]  # by id
     assert len(source) == 2
     example = source[0]
     assert example.image.shape == (*SIZE, 3)
     np.testing.assert_allclose(example.boxes[0], [4, 2, 14, 12])
-    assert example.labels.tolist() == [0, 1, 1]  # the annotation without area is left out
+    assert example.labels.tolist() == [0, 1, 1]  # the annotation without area is skipped
     assert example.iscrowd.tolist() == [False, False, True]
     truth = COCO()
     truth.dataset = copy.deepcopy(source.ground_truth())
@@ -95,7 +95,7 @@ def test_every_kind_of_mask_is_read(tmp_path):
     assert len(empty.rles) == 0
 
 
-def test_cocos_own_layout_and_the_list_of_splits(tmp_path):
+def test_coco_layout_and_the_list_of_splits(tmp_path):
     (tmp_path / "annotations").mkdir()
     (tmp_path / "train2017").mkdir()
     (tmp_path / "annotations" / "instances_train2017.json").write_text(json.dumps(content()))
@@ -108,19 +108,19 @@ def test_cocos_own_layout_and_the_list_of_splits(tmp_path):
     assert len(CocoFolder(str(tmp_path), val="train2017").open("val")) == 2
 
 
-def test_ground_truth_says_what_evaluation_needs_of_every_annotation(tmp_path):
+def test_ground_truth_has_iscrowd_and_area_for_all_annotations(tmp_path):
     truth = write(tmp_path, content()).open("train").ground_truth()["annotations"]
     assert [a["id"] for a in truth] == [1, 2, 3, 4]  # also the one without area
     assert [a["iscrowd"] for a in truth] == [0, 0, 1, 0]
     assert [a["area"] for a in truth] == [100, disc().sum(), disc().sum(), 16]
 
 
-def test_the_number_of_annotations_left_out_is_logged(tmp_path, caplog):
+def test_the_number_of_skipped_annotations_is_logged(tmp_path, caplog):
     write(tmp_path, content()).open("train")
-    assert "train.json: 1 annotations have boxes without area" in caplog.text
+    assert "train.json: skipped 1 annotations with boxes without area" in caplog.text
 
 
-def test_an_image_of_another_size_or_undecodable_is_refused_by_name(tmp_path):
+def test_errors_name_images_of_another_size_and_undecodable_ones(tmp_path):
     source = write(tmp_path, content()).open("train")
     cv2.imwrite(str(tmp_path / "images" / "b.png"), np.zeros((5, 6, 3), np.uint8))
     with pytest.raises(ValueError, match=r"b.png is 6x5 pixels, not 30x20 \(image id 8 of .*json"):
@@ -130,7 +130,7 @@ def test_an_image_of_another_size_or_undecodable_is_refused_by_name(tmp_path):
         source[0]
 
 
-def test_polygons_outside_the_image_are_cut():
+def test_polygons_are_clipped_to_the_image():
     rle = to_rle([[-5.0, -5.0, 10.0, -5.0, 10.0, 5.0, -5.0, 5.0]], *SIZE)
     assert mask_api.area(rle) == 50
 
@@ -144,7 +144,7 @@ def test_polygons_outside_the_image_are_cut():
         ("coco_mini", "val"),
     ],
 )
-def test_real_data_is_read_whole(shared, folder, split):
+def test_real_data_is_read_completely(shared, folder, split):
     source = CocoFolder(str(shared / "data" / folder)).open(split)
     objects = sum(len(source[i].boxes) for i in range(len(source)))
     assert objects == len(source.ground_truth()["annotations"])
@@ -163,13 +163,13 @@ def lvis():
     return data
 
 
-@pytest.mark.parametrize("place", [".", "annotations"])
-def test_lvis_is_read_from_cocos_image_folders(tmp_path, place):
+@pytest.mark.parametrize("json_folder", [".", "annotations"])
+def test_lvis_is_read_from_coco_image_folders(tmp_path, json_folder):
     write(tmp_path, content())
     (tmp_path / "train.json").unlink()
     (tmp_path / "images").rename(tmp_path / "train2017")
-    (tmp_path / place).mkdir(exist_ok=True)
-    (tmp_path / place / "lvis_v1_train.json").write_text(json.dumps(lvis()))
+    (tmp_path / json_folder).mkdir(exist_ok=True)
+    (tmp_path / json_folder / "lvis_v1_train.json").write_text(json.dumps(lvis()))
     for name in ("train", "lvis_v1_train"):
         source = CocoFolder(str(tmp_path)).open(name)
         assert [len(source[i].boxes) for i in range(2)] == [3, 0]
@@ -179,7 +179,7 @@ def test_lvis_is_read_from_cocos_image_folders(tmp_path, place):
     assert {a["iscrowd"] for a in truth["annotations"]} == {0}
 
 
-def test_several_files_for_a_split_must_be_told_apart(tmp_path):
+def test_an_ambiguous_split_is_an_error(tmp_path):
     folder = write(tmp_path, content())
     (tmp_path / "images").rename(tmp_path / "train2017")
     (tmp_path / "annotations").mkdir()
@@ -205,14 +205,14 @@ def shared_files(source):
     return [pathlib.Path(path) for path in source._arrays._files.values()]
 
 
-def show_pid_and_example(source, queue):
-    """In a worker process: what it received, and whether it is mapped from a file."""
+def send_back(source, queue):
+    """Run in a worker: put whether arrays are mapped from files, an example and annotations."""
     mapped = isinstance(source._arrays["coordinates"], np.memmap)
     queue.put((mapped, source[0], source.ground_truth()["annotations"]))
 
 
-def test_a_large_source_goes_to_processes_by_files_that_go_with_it(tmp_path, monkeypatch):
-    monkeypatch.setattr("jaxseg.data.shared_arrays._LARGE", 0)
+def test_large_arrays_reach_processes_through_files_that_are_removed_later(tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxseg.data.shared_arrays._MIN_FILE_BYTES", 0)
     source = write(tmp_path, content()).open("train")
     data = pickle.dumps(source)
     assert pickle.dumps(source) == data  # the files are written once
@@ -220,11 +220,11 @@ def test_a_large_source_goes_to_processes_by_files_that_go_with_it(tmp_path, mon
     assert all(path.is_file() for path in files)
     received = pickle.loads(data)
     assert_same_examples(received[0], source[0])
-    assert pickle.loads(pickle.dumps(received)).image_ids == [7, 8]  # receivers may hand it on
+    assert pickle.loads(pickle.dumps(received)).image_ids == [7, 8]  # receivers may pickle it too
 
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    worker = context.Process(target=show_pid_and_example, args=(source, queue))
+    worker = context.Process(target=send_back, args=(source, queue))
     worker.start()
     mapped, example, annotations = queue.get(timeout=60)
     worker.join()
@@ -234,7 +234,7 @@ def test_a_large_source_goes_to_processes_by_files_that_go_with_it(tmp_path, mon
 
     del received
     gc.collect()
-    assert all(path.is_file() for path in files)  # they are the sender's
+    assert all(path.is_file() for path in files)  # the sender owns them
     del source, worker
     gc.collect()
     assert not any(path.parent.exists() for path in files)
@@ -246,14 +246,14 @@ def test_a_small_source_needs_no_files(tmp_path):
     assert not shared_files(source)
 
 
-def test_the_parsed_file_goes_when_the_split_is_open(tmp_path):
+def test_an_open_split_does_not_keep_the_parsed_file(tmp_path):
     source = write(tmp_path, content()).open("train")
     held = gc.get_referents(*vars(source).values(), vars(source))
     assert not any(isinstance(value, dict) and "bbox" in value for value in held)
     assert len(pickle.dumps(source)) < 5000
 
 
-def test_a_file_that_was_changed_since_is_noticed(tmp_path):
+def test_a_file_changed_after_opening_is_an_error(tmp_path):
     source = write(tmp_path, content()).open("train")
     data = content()
     data["annotations"].pop(0)
@@ -262,15 +262,15 @@ def test_a_file_that_was_changed_since_is_noticed(tmp_path):
         source.ground_truth()
 
 
-def test_images_are_left_out_by_id(tmp_path):
+def test_images_are_skipped_by_id(tmp_path):
     data = content()
     write(tmp_path, data)
-    gone = data["images"][0]["id"]
-    source = CocoFolder(str(tmp_path), ignore_image_ids=(gone,)).open("train")
-    assert gone not in source.image_ids
+    skipped = data["images"][0]["id"]
+    source = CocoFolder(str(tmp_path), ignore_image_ids=(skipped,)).open("train")
+    assert skipped not in source.image_ids
     assert len(source) == len(data["images"]) - 1
-    assert all(a["image_id"] != gone for a in source.ground_truth()["annotations"])
-    with pytest.raises(ValueError, match="has no image id 999, which drop_images names"):
+    assert all(a["image_id"] != skipped for a in source.ground_truth()["annotations"])
+    with pytest.raises(ValueError, match=r"ignore_image_ids: .*train.json has no image id 999"):
         CocoFolder(str(tmp_path), ignore_image_ids=(999,)).open("train")
 
 
@@ -281,7 +281,9 @@ def test_objects_are_counted_without_crowds(tmp_path):
     assert source.object_counts.tolist() == counts
 
 
-def test_a_tfds_set_given_as_a_folder_is_named(tmp_path):
+def test_a_tfds_dataset_is_not_accepted_as_a_coco_folder(tmp_path):
     (tmp_path / "dataset_info.json").write_text("{}")
-    with pytest.raises(ValueError, match="is a TFDS set: give the experiment source=TfdsFolder"):
+    with pytest.raises(
+        ValueError, match="is a TFDS dataset: give the experiment source=TfdsFolder"
+    ):
         CocoFolder(str(tmp_path)).open("train")

@@ -10,7 +10,7 @@ from tests.goldens import load_golden
 @pytest.mark.parametrize(
     ("reference", "rois"), [("d2_poly28", "boxes"), ("mm_poly28", "boxes_clipped")]
 )
-def test_targets_are_those_of_detectron2_and_mmdetection(shared, reference, rois):
+def test_targets_match_detectron2_and_mmdetection(shared, reference, rois):
     _, golden = load_golden(shared, "mask_targets")
     ends = np.cumsum(golden["poly_len"])[:-1]
     polygons = [[] for _ in golden["gt_masks"]]
@@ -36,7 +36,7 @@ def test_a_box_shaped_polygon_fills_the_cells_inside_it(corner, side, scale):
     np.testing.assert_array_equal(target, expected)
 
 
-def test_a_roi_without_extent_gives_a_finite_target():
+def test_an_roi_without_area_gives_a_finite_target():
     square = [0.0, 0.0, 4.0, 0.0, 4.0, 4.0, 0.0, 4.0]
     targets = polygon_targets(
         [[square]], np.asarray([[1.0, 1.0, 1.0, 1.0]]), np.zeros(1, int), size=4

@@ -7,7 +7,7 @@ from pycocotools import mask as mask_api
 
 from jaxseg.data.masks.regions import bitmap_bounds, decode_part, mask_bounds
 from jaxseg.data.masks.rle import run_ends
-from tests.data.scenes import tight
+from tests.data.scenes import tight_box
 
 BITMAPS = hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12))
 
@@ -18,7 +18,7 @@ def encode(bitmap):
 
 @settings(deadline=None)
 @given(BITMAPS, st.data())
-def test_a_part_is_the_slice_of_the_whole(bitmap, data):
+def test_a_part_equals_the_slice_of_the_mask(bitmap, data):
     height, width = bitmap.shape
     top, bottom = sorted(data.draw(st.tuples(*[st.integers(0, height)] * 2)))
     left, right = sorted(data.draw(st.tuples(*[st.integers(0, width)] * 2)))
@@ -29,22 +29,22 @@ def test_a_part_is_the_slice_of_the_whole(bitmap, data):
 @settings(deadline=None)
 @given(BITMAPS)
 def test_bounds_are_tight(bitmap):
-    expected = tight(bitmap)
+    expected = tight_box(bitmap)
     assert mask_bounds([encode(bitmap)]).tolist() == [list(expected or (0, 0, 0, 0))]
     found = bitmap_bounds(bitmap)
     assert found == (expected and (expected[1], expected[0], expected[3], expected[2]))
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_runs_of_every_length_are_read(seed):
-    """Lengths from 0 to millions, growing and shrinking: numbers of one to five characters."""
+def test_runs_of_all_lengths_are_decoded(seed):
+    """Decode lengths from 0 to millions, in any order: numbers of one to five characters."""
     rng = np.random.default_rng(seed)
     runs = np.floor(10 ** rng.uniform(0, 6, 40)).astype(int) - 1
     rle = mask_api.frPyObjects({"size": [1, int(runs.sum())], "counts": runs.tolist()}, 1, 1)
     np.testing.assert_array_equal(np.diff(run_ends(rle["counts"]), prepend=0), runs)
 
 
-def test_a_small_object_in_a_picture_of_20000_pixels_costs_its_box_alone():
+def test_a_small_object_in_an_image_of_20000x20000_is_decoded_alone():
     side = 20_000
     before = 12_345 * side + 6_000
     counts = [before, 3, side - 3, 3, side * side - before - side - 3]

@@ -1,0 +1,39 @@
+"""Atomic writing of files."""
+
+import contextlib
+import os
+import pathlib
+import uuid
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def atomic_write(path: pathlib.Path, *, sync: bool = False) -> Iterator[pathlib.Path]:
+    """Yield a temporary path beside `path`, and move the file written there to `path` at the end.
+
+    Readers see the old file or the whole new one, never a part. If the body raises, `path` is left
+    as it was and the temporary file is removed. A killed process leaves a `*.partial` file.
+
+    Args:
+        path: the file to create or replace; its folder exists.
+        sync: flush the file to the disk before the move, so that a power failure cannot leave an
+            empty or truncated `path`.
+    """
+    # A process id would not be unique: processes on several machines may share the folder.
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        yield partial
+        if sync:
+            fsync(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def fsync(path: pathlib.Path) -> None:
+    """Flush a file, or a folder's list of names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
