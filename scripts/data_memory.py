@@ -1,12 +1,14 @@
-"""Whether memory grows while batches are made: over epochs, and with an image of 1,000 objects.
+"""Print the memory of the data pipeline after each epoch of training batches.
 
-The memory is that of this process and its workers (PSS: what processes share counts once), after
-each epoch of training batches with everything switched on.
+All augmentations are on. The first table is for a split of COCO-format data, the second for images
+of 1,000 objects each; neither should grow. Memory is that of this process and its workers, with
+shared pages counted once (PSS).
 
     python scripts/data_memory.py FOLDER SPLIT [WORKERS]
 """
 
 import sys
+from typing import Any
 
 import numpy as np
 import psutil
@@ -20,14 +22,16 @@ from jaxseg.data import (
     DataConfig,
     Example,
     ScaleJitter,
+    Source,
     coco_json,
     train_batches,
 )
 from jaxseg.data.source import Category
-from jaxseg.types import MaskFrame, MaskSpec
+from jaxseg.types import BoxCrops, TargetSpec
 
-EPOCHS, BATCH, OBJECTS = 10, 4, 1000
-CHANGES = Augmentation(lsj=ScaleJitter(), copy_paste=CopyPaste(), color=ColorJitter())
+EPOCHS, BATCH_SIZE = 10, 4
+AUGMENTATION = Augmentation(lsj=ScaleJitter(), copy_paste=CopyPaste(), color=ColorJitter())
+CROWDED_IMAGES, OBJECTS, CROWDED_SIZE, DISC_SIZE = 8, 1000, 2000, 60
 
 
 def main(folder: str, split: str, workers: str = "2") -> None:
@@ -36,60 +40,61 @@ def main(folder: str, split: str, workers: str = "2") -> None:
         buckets=((1024, 1024),),
         min_size=1024,
         max_size=1024,
-        augmentation=CHANGES,
+        augmentation=AUGMENTATION,
         num_workers=int(workers),
     )
     source = CocoFolder(folder).open(split)
     print(f"{folder} {split}, {len(source)} images, {workers} workers")
-    measure(source, config, -(-len(source) // BATCH))
-    crowded = Crowded()
+    print_memory(source, config)
+    crowded = CrowdedSource()
     print(f"{len(crowded)} images of {OBJECTS} objects")
-    measure(crowded, config, -(-len(crowded) // BATCH))
+    print_memory(crowded, config)
 
 
-def measure(source, config, batches):
-    """Prints the memory after each epoch."""
-    needs = MaskSpec(MaskFrame.GRID_SAMPLE, 28)
-    stream = train_batches(source, config, needs, batch_size=BATCH, seed=0)
+def print_memory(source: Source, config: DataConfig) -> None:
+    """Print the memory after each epoch, in MiB."""
+    targets = TargetSpec(BoxCrops(28))
+    stream = train_batches(source, config, targets, batch_size=BATCH_SIZE, seed=0)
     print("| epoch | MiB |\n| --- | --- |")
     for epoch in range(1, EPOCHS + 1):
-        for _ in range(batches):
+        for _ in range(-(-len(source) // BATCH_SIZE)):
             next(stream)
         processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
-        held = sum(process.memory_full_info().pss for process in processes)
-        print(f"| {epoch} | {held / 2**20:.0f} |", flush=True)
+        total = sum(process.memory_full_info().pss for process in processes)
+        print(f"| {epoch} | {total / 2**20:.0f} |", flush=True)
     stream.close()
 
 
-class Crowded:
-    """Large images, each with a grid of discs."""
+class CrowdedSource:
+    """A source of large images, each with a grid of discs."""
 
-    def __init__(self):
-        self.categories, self.image_ids = [Category(1, "disc")], list(range(1, 9))
-        self.image_sizes = np.full((8, 2), 2000, np.int32)
-        self.object_counts = np.full(8, OBJECTS)
-        side = 60
-        y, x = np.mgrid[:side, :side] - side / 2
-        disc = (x**2 + y**2 < (side / 2 - 2) ** 2).astype(np.uint8)
+    def __init__(self) -> None:
+        self.categories = [Category(1, "disc")]
+        self.image_ids = list(range(1, CROWDED_IMAGES + 1))
+        self.image_sizes = np.full((CROWDED_IMAGES, 2), CROWDED_SIZE, np.int32)
+        self.object_counts = np.full(CROWDED_IMAGES, OBJECTS)
+        y, x = np.mgrid[:DISC_SIZE, :DISC_SIZE] - DISC_SIZE / 2
+        disc = (x**2 + y**2 < (DISC_SIZE / 2 - 2) ** 2).astype(np.uint8)
         self._rles, boxes = [], []
         for number in range(OBJECTS):
-            top, left = divmod(number, 33)
-            bitmap = np.zeros((2000, 2000), np.uint8, order="F")
-            bitmap[top * side :, left * side :][:side, :side] = disc
+            row, column = divmod(number, CROWDED_SIZE // DISC_SIZE)
+            top, left = row * DISC_SIZE, column * DISC_SIZE
+            bitmap = np.zeros((CROWDED_SIZE, CROWDED_SIZE), np.uint8, order="F")
+            bitmap[top : top + DISC_SIZE, left : left + DISC_SIZE] = disc
             self._rles.append(mask_api.encode(bitmap))
-            boxes.append([left * side, top * side, (left + 1) * side, (top + 1) * side])
+            boxes.append([left, top, left + DISC_SIZE, top + DISC_SIZE])
         self._boxes = np.asarray(boxes, np.float32)
-        self._image = np.full((2000, 2000, 3), 90, np.uint8)
+        self._image = np.full((CROWDED_SIZE, CROWDED_SIZE, 3), 90, np.uint8)
 
-    def __len__(self):
-        return 8
+    def __len__(self) -> int:
+        return CROWDED_IMAGES
 
-    def __getitem__(self, index, /):
+    def __getitem__(self, index: int, /) -> Example:
         labels = np.zeros(OBJECTS, np.int32)
-        crowd = labels.astype(bool)
-        return Example(self._image, self.image_ids[index], self._boxes, labels, self._rles, crowd)
+        iscrowd = labels.astype(bool)
+        return Example(self._image, self.image_ids[index], self._boxes, labels, self._rles, iscrowd)
 
-    def ground_truth(self):
+    def ground_truth(self) -> dict[str, Any]:
         return coco_json(self)
 
 

@@ -1,8 +1,9 @@
-"""How fast training images are prepared, beside Pillow alone in the same loop.
+"""Print how fast training images are prepared, beside Pillow alone in the same loop.
 
-One thread each, in seconds of its processor's time, which other programs disturb the least; the
-best of three rounds over the images. Then where the time goes; then, in seconds of the clock,
-batches from worker processes.
+The first table is images per second and milliseconds per image on one thread, in CPU time, which
+other programs disturb the least; the best of three rounds. The second divides that time among the
+stages of the pipeline. The third is images per second of wall time from `train_batches` with 0, 1
+and 2 worker processes.
 
     python scripts/data_throughput.py FOLDER SPLIT
 """
@@ -28,41 +29,45 @@ from jaxseg.data import (
     CopyPaste,
     DataConfig,
     ScaleJitter,
-    coco,
     pipeline,
     train_batches,
-    transforms,
 )
-from jaxseg.data.coco.folder import CocoSource
-from jaxseg.data.transforms.resize import choose_buckets, scaled_size
+from jaxseg.data.coco import folder as coco_folder
+from jaxseg.data.transforms import sample
+from jaxseg.data.transforms.resize import scaled_size
 from jaxseg.data.transforms.view import View
-from jaxseg.types import MaskFrame, MaskSpec
+from jaxseg.types import BoxCrops, ImageMasks, TargetSpec
 
-IMAGES, ROUNDS, BATCH = 160, 3, 8
-CROPS = MaskSpec(MaskFrame.GRID_SAMPLE, 28)
-WHOLE = MaskSpec(MaskFrame.IMAGE, 4, centers=True)
-ONCE = ((800, 1344), (1344, 800)), (800, 1333), Augmentation()
-LARGE = ((1024, 1024),), (1024, 1024)
-JITTER, PASTE = ScaleJitter(), CopyPaste(1.0)
-RECIPES: dict[str, tuple[Any, MaskSpec]] = {
-    "1x, masks cropped": (ONCE, CROPS),
-    "1x, masks of the image": (ONCE, WHOLE),
-    "1x with colours": ((*ONCE[:2], Augmentation(color=ColorJitter())), CROPS),
-    "LSJ 1024": ((*LARGE, Augmentation(lsj=JITTER)), CROPS),
-    "LSJ 1024, copy-paste": ((*LARGE, Augmentation(lsj=JITTER, copy_paste=PASTE)), CROPS),
-    "the same, masks of the image": (
-        (*LARGE, Augmentation(lsj=JITTER, copy_paste=PASTE)),
-        WHOLE,
+IMAGES, ROUNDS, BATCH_SIZE, WARMUP_BATCHES = 160, 3, 8, 8
+BOX_CROPS = TargetSpec(BoxCrops(28))
+IMAGE_MASKS = TargetSpec(ImageMasks(4), centers=True)
+SIZE_1X = {"buckets": ((800, 1344), (1344, 800)), "min_size": 800, "max_size": 1333}
+SIZE_LSJ = {"buckets": ((1024, 1024),), "min_size": 1024, "max_size": 1024}
+LSJ = Augmentation(lsj=ScaleJitter())
+LSJ_COPY_PASTE = Augmentation(lsj=ScaleJitter(), copy_paste=CopyPaste(1.0))
+RECIPES: dict[str, tuple[dict[str, Any], TargetSpec]] = {
+    "1x, box crops": (SIZE_1X, BOX_CROPS),
+    "1x, image masks": (SIZE_1X, IMAGE_MASKS),
+    "1x, colour jitter": (
+        {**SIZE_1X, "augmentation": Augmentation(color=ColorJitter())},
+        BOX_CROPS,
+    ),
+    "LSJ 1024": ({**SIZE_LSJ, "augmentation": LSJ}, BOX_CROPS),
+    "LSJ 1024, copy-paste": ({**SIZE_LSJ, "augmentation": LSJ_COPY_PASTE}, BOX_CROPS),
+    "LSJ 1024, copy-paste, image masks": (
+        {**SIZE_LSJ, "augmentation": LSJ_COPY_PASTE},
+        IMAGE_MASKS,
     ),
 }
+# The functions of each stage, as attributes that are replaced to time them. None calls another.
 STAGES: dict[str, tuple[tuple[Any, str], ...]] = {
-    "decode": ((coco, "read_image"),),
-    "annotations": ((coco, "to_rle"),),
-    "resize, pad": ((View, "draw"),),
-    "objects": ((transforms, "place"),),
-    "paste": ((transforms, "paste"),),
-    "colours": ((transforms, "change_colors"), (transforms, "random_colors")),
-    "masks": ((transforms, "_pack"),),
+    "decode": ((coco_folder, "read_image"),),
+    "annotations": ((coco_folder, "to_rle"),),
+    "resize, pad": ((View, "render"),),
+    "objects": ((sample, "view_objects"),),
+    "paste": ((sample, "paste_objects"),),
+    "colours": ((sample, "transform_colors"), (sample, "random_color_matrix")),
+    "masks": ((sample, "_build_sample"),),
     "stack, pack": ((pipeline, "_stack"),),
 }
 
@@ -70,120 +75,130 @@ STAGES: dict[str, tuple[tuple[Any, str], ...]] = {
 def main(folder: str, split: str) -> None:
     cv2.setNumThreads(1)
     source = CocoFolder(folder).open(split)
-    files = [source.image_path(i) for i in range(len(source))]
-    indices = [i % len(source) for i in range(IMAGES)]
     print(f"{folder} {split}: {len(source)} images, {IMAGES} a round; images/s on one core\n")
+    runs = all_runs(folder, source)
+    print_rates(runs)
+    print_stages({name: runs[name] for name in RECIPES})
+    print_batch_rates(folder, source, ("1x, box crops", "LSJ 1024, copy-paste"))
+
+
+def all_runs(folder: str, source: coco_folder.CocoSource) -> dict[str, Callable[[], None]]:
+    """Return a function for each row of the first table; it prepares `IMAGES` images."""
+    paths = [source.image_path(i % len(source)) for i in range(IMAGES)]
+    runs: dict[str, Callable[[], None]] = {
+        "Pillow, decode": functools.partial(read_with_pillow, paths, resize=False),
+        "Pillow, decode and resize": functools.partial(read_with_pillow, paths, resize=True),
+    }
+    for name, (fields, targets) in RECIPES.items():
+        runs[name] = functools.partial(prepare, source, data_config(folder, fields), targets)
+    return runs
+
+
+def data_config(folder: str, fields: dict[str, Any], num_workers: int = 0) -> DataConfig:
+    return DataConfig(CocoFolder(folder), num_threads=1, num_workers=num_workers, **fields)
+
+
+def read_with_pillow(paths: list[pathlib.Path], *, resize: bool) -> None:
+    for path in paths:
+        with Image.open(path) as image:
+            rgb = image.convert("RGB")
+            if resize:
+                height, width = scaled_size((rgb.height, rgb.width), (1344, 1344), (800, 1333))
+                rgb = rgb.resize((width, height), Image.Resampling.BILINEAR)
+            np.asarray(rgb)
+
+
+def prepare(source: coco_folder.CocoSource, config: DataConfig, targets: TargetSpec) -> None:
+    """Prepare batches as the pipeline does, in this thread."""
+    train = pipeline.TrainPipeline(source, config, targets, BATCH_SIZE, seed=0)
+    batches = pipeline._TrainBatches(train, start_step=0)
+    for step in range(IMAGES // BATCH_SIZE):
+        batches[step]
+
+
+def print_rates(runs: dict[str, Callable[[], None]]) -> None:
     print("| | images/s | ms an image |")
     print("| --- | --- | --- |")
-    runs: dict[str, Callable[[], None]] = {
-        "Pillow, decode": lambda: _each(indices, lambda i: _decode(files[i])),
-        "Pillow, decode and resize": lambda: _each(indices, lambda i: _shrink(files[i])),
-    }
-    for name, (recipe, needs) in RECIPES.items():
-        runs[name] = functools.partial(_prepare, source, _config(folder, recipe), needs)
     best = dict.fromkeys(runs, float("inf"))
-    for _, name in itertools.product(range(ROUNDS), runs):  # in turn, so that noise hits all alike
-        best[name] = min(best[name], _seconds(runs[name]))
+    # Rounds alternate between the runs, so that noise affects all of them alike.
+    for _, name in itertools.product(range(ROUNDS), runs):
+        best[name] = min(best[name], cpu_seconds(runs[name]))
     for name, seconds in best.items():
         print(f"| {name} | {IMAGES / seconds:.0f} | {1000 * seconds / IMAGES:.1f} |", flush=True)
+
+
+def print_stages(runs: dict[str, Callable[[], None]]) -> None:
     print("\nms an image:\n")
     print("| | " + " | ".join(STAGES) + " | other |")
     print("| --- |" + " --- |" * (len(STAGES) + 1))
-    for name in RECIPES:
-        spent = _breakdown(runs[name])
-        print(f"| {name} | " + " | ".join(f"{1000 * s / IMAGES:.2f}" for s in spent) + " |")
+    for name, run in runs.items():
+        row = [f"{1000 * seconds / IMAGES:.2f}" for seconds in stage_seconds(run)]
+        print(f"| {name} | " + " | ".join(row) + " |")
+
+
+def print_batch_rates(folder: str, source: coco_folder.CocoSource, names: tuple[str, ...]) -> None:
     print("\nBatches from `train_batches`, images/s:\n")
-    print("| | no process | 1 process | 2 processes |")
+    print("| | no worker | 1 worker | 2 workers |")
     print("| --- | --- | --- | --- |")
-    for name in ("1x, masks cropped", "LSJ 1024, copy-paste"):
-        recipe, needs = RECIPES[name]
+    for name in names:
+        fields, targets = RECIPES[name]
         rates = [
-            max(_rate(source, _config(folder, recipe, workers=w), needs) for _ in range(ROUNDS))
-            for w in (0, 1, 2)
+            max(
+                batch_rate(source, data_config(folder, fields, num_workers), targets)
+                for _ in range(ROUNDS)
+            )
+            for num_workers in (0, 1, 2)
         ]
         print(f"| {name} | " + " | ".join(f"{rate:.0f}" for rate in rates) + " |", flush=True)
 
 
-def _config(folder: str, recipe: Any, workers: int = 0) -> DataConfig:
-    buckets, (min_size, max_size), changes = recipe
-    data = CocoFolder(folder)
-    return DataConfig(
-        data, buckets, min_size, max_size, augmentation=changes, num_workers=workers, num_threads=1
-    )
-
-
-def _each(indices: list[int], do: Callable[[int], Any]) -> None:
-    for index in indices:
-        do(index)
-
-
-def _decode(path: pathlib.Path) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
-
-
-def _shrink(path: pathlib.Path) -> np.ndarray:
-    with Image.open(path) as image:
-        height, width = scaled_size((image.height, image.width), (1344, 1344), (800, 1333))
-        resized = image.convert("RGB").resize((width, height), Image.ResizeBackend.BILINEAR)
-        return np.asarray(resized)
-
-
-def _prepare(source: CocoSource, config: DataConfig, needs: MaskSpec) -> None:
-    """Batches as the pipeline makes them, in this thread."""
-    groups = choose_buckets(source.image_sizes, config.buckets, config.min_max_size)
-    order = pipeline.Order(groups, seed=0, batch_size=BATCH)
-    batches = pipeline._TrainBatches(
-        source, config, needs, order, seed=0, places=range(BATCH), start_step=0
-    )
-    for step in range(IMAGES // BATCH):
-        batches[step]
-
-
-def _seconds(run: Callable[[], None]) -> float:
+def cpu_seconds(run: Callable[[], None]) -> float:
     start = time.process_time()
     run()
     return time.process_time() - start
 
 
-def _breakdown(run: Callable[[], None]) -> list[float]:
-    """Seconds in each of `STAGES`, none of which calls another, and in all the rest."""
+def stage_seconds(run: Callable[[], None]) -> list[float]:
+    """Return the CPU seconds of a run in each of `STAGES`, and last those in no stage."""
     spent: dict[str, float] = defaultdict(float)
     with contextlib.ExitStack() as stack:
         for stage, functions in STAGES.items():
             for owner, name in functions:
-                stack.enter_context(_timed(owner, name, spent, stage))
-        total = _seconds(run)
+                stack.enter_context(timed(owner, name, spent, stage))
+        total = cpu_seconds(run)
     return [spent[stage] for stage in STAGES] + [total - sum(spent.values())]
 
 
 @contextlib.contextmanager
-def _timed(owner: Any, name: str, spent: dict[str, float], stage: str) -> Iterator[None]:
+def timed(owner: Any, name: str, spent: dict[str, float], stage: str) -> Iterator[None]:
+    """Replace a function inside the context by one that adds its CPU seconds to `spent[stage]`."""
     function = getattr(owner, name)
 
-    def timed(*args: Any, **kwargs: Any) -> Any:
+    def timed_function(*args: Any, **kwargs: Any) -> Any:
         start = time.process_time()
         try:
             return function(*args, **kwargs)
         finally:
             spent[stage] += time.process_time() - start
 
-    setattr(owner, name, timed)
+    setattr(owner, name, timed_function)
     try:
         yield
     finally:
         setattr(owner, name, function)
 
 
-def _rate(source: CocoSource, config: DataConfig, needs: MaskSpec) -> float:
-    stream = train_batches(source, config, needs, batch_size=BATCH, seed=0)
+def batch_rate(source: coco_folder.CocoSource, config: DataConfig, targets: TargetSpec) -> float:
+    """Return images per second of wall time from `train_batches`."""
+    images = 3 * IMAGES
+    stream = train_batches(source, config, targets, batch_size=BATCH_SIZE, seed=0)
     with contextlib.closing(stream):  # type: ignore[type-var]
-        for _ in range(8):  # processes start and their queues fill
+        for _ in range(WARMUP_BATCHES):  # workers start and fill their queues
             next(stream)
         start = time.perf_counter()
-        for _ in range(3 * IMAGES // BATCH):
+        for _ in range(images // BATCH_SIZE):
             next(stream)
-        return 3 * IMAGES / (time.perf_counter() - start)
+        return images / (time.perf_counter() - start)
 
 
 if __name__ == "__main__":

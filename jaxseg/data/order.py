@@ -1,13 +1,14 @@
-"""Which images make up the batches of a run: endless, shuffled anew each epoch, one canvas a batch.
+"""Assign images to the batches of a run: endless, shuffled in every epoch, one bucket a batch.
 
 Terms:
-    record   one use of an image in training: `(epoch, index)`. Each epoch has each index once.
-    group    the images that share a canvas; a batch has records of one group
+    sample reference   one use of an image in training: `(epoch, index)`. Each epoch has each
+                       index once
+    group              the images that share a bucket; a batch has images of one group
 
-In every epoch the images come in an order drawn from (seed, epoch). Each one joins its group's
-queue, and a queue that holds a batch becomes one. What is left in the queues at the end of an
-epoch comes first in the next. So batch s is a function of the seed, the groups and the batch's
-size, and every host can tell it without asking another.
+In every epoch the images come in an order drawn from (seed, epoch). Each joins the queue of its
+group, and a queue becomes a batch when it holds `batch_size` images. What is left in the queues at
+the end of an epoch comes first in the next one. So batch s is a function of the seed, the groups
+and the batch size, and every process computes it without communication.
 """
 
 import threading
@@ -16,67 +17,73 @@ from typing import Any, NamedTuple
 import numpy as np
 
 
-class RecordBatch(NamedTuple):
-    """The records of one global batch, and the group they share."""
+class SampleRefs(NamedTuple):
+    """The sample references of one global batch, and their group."""
 
     group: int
     epochs: np.ndarray  # int64 [B]
     indices: np.ndarray  # int64 [B]
 
 
-class _Epoch(NamedTuple):
-    """Where an epoch begins: its number, its first batch and the records still queued."""
+class _EpochStart(NamedTuple):
+    """The number of an epoch, its first batch, and the references left over before it."""
 
-    number: int
+    epoch: int
     first_batch: int
     queued: np.ndarray  # int64 [q, 2], (epoch, index) in order of arrival
 
 
 class Order:
-    """Random access to the batches. `groups[i]` is the group of image i."""
+    """Random access to the batches of a run. `groups[i]` is the group of image i."""
 
     def __init__(self, groups: np.ndarray, *, seed: int, batch_size: int):
-        self._groups, self._seed, self._size = np.asarray(groups), seed, batch_size
+        self._groups, self._seed, self._batch_size = np.asarray(groups), seed, batch_size
         self._lock = threading.Lock()
-        self._begin = _Epoch(0, 0, np.zeros((0, 2), np.int64))
-        self._batches = self._make(self._begin)
+        self._go_to(_FIRST_EPOCH)
 
     def __reduce__(self) -> Any:
-        return _remake, (self._groups, self._seed, self._size)
+        # A lock cannot be pickled: rebuild the order from its arguments.
+        return _rebuild, (self._groups, self._seed, self._batch_size)
 
-    def batch(self, number: int) -> RecordBatch:
-        """Batch `number`, counted from 0 over all epochs. Cheap if close to the last one asked."""
+    def batch(self, number: int) -> SampleRefs:
+        """Return batch `number`, counted from 0 over all epochs.
+
+        Within the epoch of the previous call this is an array access. A later epoch is computed
+        from that one on, an earlier one from epoch 0 on.
+        """
         with self._lock:
-            if number < self._begin.first_batch:
-                self._begin = _Epoch(0, 0, np.zeros((0, 2), np.int64))
-                self._batches = self._make(self._begin)
-            while number >= self._begin.first_batch + len(self._batches[0]):
-                self._begin = _Epoch(
-                    self._begin.number + 1,
-                    self._begin.first_batch + len(self._batches[0]),
-                    self._batches[1],
-                )
-                self._batches = self._make(self._begin)
-            records = self._batches[0][number - self._begin.first_batch]
-        return RecordBatch(int(self._groups[records[0, 1]]), records[:, 0], records[:, 1])
+            if number < self._start.first_batch:
+                self._go_to(_FIRST_EPOCH)
+            while number >= self._start.first_batch + len(self._batches):
+                next_batch = self._start.first_batch + len(self._batches)
+                self._go_to(_EpochStart(self._start.epoch + 1, next_batch, self._left_over))
+            refs = self._batches[number - self._start.first_batch]  # [B, 2]
+        return SampleRefs(int(self._groups[refs[0, 1]]), refs[:, 0], refs[:, 1])
 
-    def _make(self, begin: _Epoch) -> tuple[np.ndarray, np.ndarray]:
-        """The epoch's batches, `[batches, B, 2]`, and the records left over."""
-        drawn = np.random.default_rng([0, self._seed, begin.number]).permutation(len(self._groups))
-        new = np.stack([np.full_like(drawn, begin.number), drawn], axis=1)
-        records = np.concatenate([begin.queued, new])
-        groups = self._groups[records[:, 1]]
-        members, completed = [], []
-        left = np.zeros(len(records), bool)
+    def _go_to(self, start: _EpochStart) -> None:
+        """Compute the batches of an epoch, int64 `[batches, B, 2]`, and what it leaves over."""
+        self._start = start
+        rng = np.random.default_rng([0, self._seed, start.epoch])
+        shuffled = rng.permutation(len(self._groups))  # [images]
+        new = np.stack([np.full_like(shuffled, start.epoch), shuffled], axis=1)
+        refs = np.concatenate([start.queued, new])  # [q + images, 2]
+        groups = self._groups[refs[:, 1]]
+        batches, last = [], []
+        left_over = np.zeros(len(refs), bool)
         for group in np.unique(groups):
-            places = np.flatnonzero(groups == group)
-            whole = len(places) // self._size * self._size
-            members.append(places[:whole].reshape(-1, self._size))
-            completed.append(members[-1][:, -1])
-            left[places[whole:]] = True
-        by_completion = np.argsort(np.concatenate(completed))
-        return records[np.concatenate(members)[by_completion]], records[left]
+            queue = np.flatnonzero(groups == group)  # positions in `refs`, in order of arrival
+            full = len(queue) // self._batch_size * self._batch_size
+            batches.append(queue[:full].reshape(-1, self._batch_size))  # [batches of group, B]
+            last.append(batches[-1][:, -1])
+            left_over[queue[full:]] = True
+        # A batch is complete when its last reference arrives: order the groups' batches by that.
+        by_completion = np.argsort(np.concatenate(last))
+        self._batches = refs[np.concatenate(batches)[by_completion]]
+        self._left_over = refs[left_over]
 
 
-def _remake(groups: np.ndarray, seed: int, batch_size: int) -> Order:
+_FIRST_EPOCH = _EpochStart(0, 0, np.zeros((0, 2), np.int64))
+
+
+def _rebuild(groups: np.ndarray, seed: int, batch_size: int) -> Order:
     return Order(groups, seed=seed, batch_size=batch_size)

@@ -1,82 +1,94 @@
-"""Simple Copy-Paste (Ghiasi et al. 2021, section 3): objects of one image over another.
+"""Simple Copy-Paste (Ghiasi et al. 2021, section 3): paste objects of one image onto another.
 
-Two decisions that the paper leaves open. What a pasted object reaches beyond the image below
-belongs to the image; what neither reaches inside their common rectangle is grey, as the paper's
-padding. And objects of the same photograph that overlap as annotated stay so: only what lies
-beneath loses pixels.
+The paper leaves two points open. Here the image grows to hold pasted objects that reach beyond
+it, and the parts of its new rectangle that neither of them fills are grey, as the paper's padding.
+And pasted objects that overlap each other as annotated stay so: only the objects below them lose
+pixels.
 """
 
 import cv2
 import numpy as np
 
 from jaxseg.data.masks.regions import bitmap_bounds
-from jaxseg.data.transforms.objects import ViewedObject, extent_in_bucket, pixels_in_bucket
+from jaxseg.data.transforms.objects import ViewedObject, bucket_bounds, visible_pixels
 
 _GREY = 128
-"""What Detectron2's and torchvision's large-scale jitter fill with, too."""
+"""The fill value of Detectron2's and torchvision's large-scale jitter, too."""
 
 
-def choose(objects: list[ViewedObject], rng: np.random.Generator) -> list[ViewedObject]:
-    """1 to all of the objects, each number and each choice as likely; none of none."""
+def random_subset(objects: list[ViewedObject], rng: np.random.Generator) -> list[ViewedObject]:
+    """Return 1 to all of the objects, each number and each choice equally likely.
+
+    An empty list gives an empty list.
+    """
     if not objects:
         return []
     count = int(rng.integers(1, len(objects), endpoint=True))
     return [objects[i] for i in sorted(rng.choice(len(objects), count, replace=False).tolist())]
 
 
-def paste(
-    picture: np.ndarray,
+def paste_objects(
+    image: np.ndarray,
     size: tuple[int, int],
-    beneath: list[ViewedObject],
+    below: list[ViewedObject],
     other: np.ndarray,
     pasted: list[ViewedObject],
     min_visible_fraction: float,
 ) -> tuple[tuple[int, int], list[ViewedObject]]:
-    """Pastes objects of the canvas `other` over the canvas `picture`, in place.
+    """Paste objects of the padded image `other` onto the padded image `image`, in place.
 
-    Gives the `(height, width)` of the picture, which has grown where objects reach beyond `size`,
-    and all objects: those beneath that are still visible, then the pasted ones. Objects without
-    a pixel on the canvas are not pasted.
+    Args:
+        image: `[H, W, 3]`, of which `size` `(height, width)` is not padding.
+        below: The objects of `image`.
+        other: `[H, W, 3]`, of the same dtype.
+        pasted: The objects of `other` to paste. Those without a pixel inside are left out.
+        min_visible_fraction: See `CopyPaste`.
+
+    Returns:
+        `(height, width)` of the image, grown to hold what was pasted, and all objects: those of
+        `below` that are still visible, then the pasted ones.
     """
-    cover = np.zeros(picture.shape[:2], np.uint8)
-    shown = [item for item in pasted if _add(item, cover)]
-    if not shown:
-        return size, beneath
-    reach = bitmap_bounds(cover)
-    assert reach is not None
-    height, width = max(reach[2], size[0]), max(reach[3], size[1])
-    picture[size[0] : height, :width] = _GREY
-    picture[: size[0], size[1] : width] = _GREY
-    cv2.copyTo(other, cover, picture)
-    left = [_uncovered(item, cover, min_visible_fraction) for item in beneath]
-    return (height, width), [item for item in left if item is not None] + shown
+    occluded = np.zeros(image.shape[:2], np.uint8)  # [H, W], 1 where an object is pasted
+    pasted = [item for item in pasted if _add_pixels(item, occluded)]
+    if not pasted:
+        return size, below
+    bounds = bitmap_bounds(occluded)
+    assert bounds is not None
+    height, width = max(bounds[2], size[0]), max(bounds[3], size[1])
+    image[size[0] : height, :width] = _GREY
+    image[: size[0], size[1] : width] = _GREY
+    cv2.copyTo(other, occluded, image)
+    remaining = [_occlude(item, occluded, min_visible_fraction) for item in below]
+    return (height, width), [item for item in remaining if item is not None] + pasted
 
 
-def _add(item: ViewedObject, cover: np.ndarray) -> bool:
-    """Adds an object's pixels to those that are covered; False if it has none."""
-    top, left, bottom, right = extent_in_bucket(item)
-    pixels = pixels_in_bucket(item, np.arange(top, bottom), np.arange(left, right))
-    cover[top:bottom, left:right] |= pixels
+def _add_pixels(item: ViewedObject, occluded: np.ndarray) -> bool:
+    """Set an object's pixels in `occluded` `[H, W]`; return False if it has none."""
+    top, left, bottom, right = bucket_bounds(item)
+    pixels = visible_pixels(item, np.arange(top, bottom), np.arange(left, right))
+    occluded[top:bottom, left:right] |= pixels
     return bool(pixels.any())
 
 
-def _uncovered(
-    item: ViewedObject, cover: np.ndarray, min_visible_fraction: float
+def _occlude(
+    item: ViewedObject, occluded: np.ndarray, min_visible_fraction: float
 ) -> ViewedObject | None:
-    """The object as it was, or with the box of what is visible of it, or None if that is too
-    little."""
-    top, left, bottom, right = extent_in_bucket(item)
-    above = cover[top:bottom, left:right]
-    if not above.any():
+    """Return the object with the box of its visible pixels, or None if too few are visible.
+
+    An object that loses no pixel is returned unchanged.
+    """
+    top, left, bottom, right = bucket_bounds(item)
+    occluded_here = occluded[top:bottom, left:right]
+    if not occluded_here.any():
         return item
-    pixels = pixels_in_bucket(item, np.arange(top, bottom), np.arange(left, right))
-    visible = pixels & (above ^ 1)
+    pixels = visible_pixels(item, np.arange(top, bottom), np.arange(left, right))
+    visible = pixels & (occluded_here ^ 1)
     before, after = int(pixels.sum()), int(visible.sum())
     if before == after:
         return item
-    tight = bitmap_bounds(visible)
-    if tight is None or after < min_visible_fraction * before:
+    bounds = bitmap_bounds(visible)
+    if bounds is None or after < min_visible_fraction * before:
         return None
-    y1, x1, y2, x2 = tight
+    y1, x1, y2, x2 = bounds
     box = np.asarray([left + x1, top + y1, left + x2, top + y2], np.float32)
-    return item._replace(box=box, seen=box / item.view.factors, cover=cover)
+    return item._replace(box=box, region_box=box / item.view.scale_factor, occluded=occluded)

@@ -1,7 +1,7 @@
-"""Objects as they lie on a canvas: where they are, and which of their pixels are seen.
+"""Annotated objects in a view: their boxes, and the pixels of their masks that are visible.
 
-Masks stay run lengths until they are needed, and only the part that is needed is decoded: an
-image of 1,000 objects takes no more memory than one of ten. The terms are those of
+Masks stay run-length encoded until pixels are needed, and only the needed part is decoded: an
+image of 1,000 objects takes no more memory than one of ten. Coordinates are those of
 `jaxseg.data.transforms.view`.
 """
 
@@ -14,84 +14,101 @@ from jaxseg.data.source import RLE, Example
 from jaxseg.data.transforms.view import View
 
 Bounds = tuple[int, int, int, int]
-"""`(top, left, bottom, right)` of a mask in whole pixels, half-open; all 0 if it is empty."""
-_NOTHING: Bounds = (0, 0, 0, 0)
+"""`(top, left, bottom, right)` in whole pixels, half-open; all 0 if nothing is inside."""
+_EMPTY: Bounds = (0, 0, 0, 0)
 
 
 class ViewedObject(NamedTuple):
-    """An object of an image that is seen through a view."""
+    """An object of an image in a view of that image."""
 
-    box: np.ndarray  # float32 [4], on the canvas
-    seen: np.ndarray  # float [4], the same box in the view's own pixels
+    box: np.ndarray  # float32 [4], xyxy, bucket coordinates
+    region_box: np.ndarray  # float [4], the same box in region coordinates
     label: int
-    rle: RLE
-    bounds: Bounds  # of what is seen of the mask, in the view's own pixels
+    rle: RLE  # the mask of the whole original image
+    bounds: Bounds  # tight bounds of the mask inside the region, region coordinates
     view: View
-    cover: np.ndarray | None = None
-    """uint8 `[H, W]`: the pixels of the canvas where something lies over the object, if any."""
+    occluded: np.ndarray | None = None
+    """uint8 `[H, W]`: 1 where pasted objects hide the padded image; None if they hide nothing of
+    this object."""
 
 
-def place(example: Example, view: View) -> list[ViewedObject]:
-    """The objects that are seen of an example, without its crowds.
+def view_objects(example: Example, view: View) -> list[ViewedObject]:
+    """Return the objects of an example that are inside a view, without crowds.
 
     Boxes are the annotated ones, except where the view cuts a mask: there the box is that of the
-    mask's pixels in sight, and the object is left out if there are none. Boxes end at the view if
-    that is a part of the image.
+    mask's pixels inside the region, and the object is left out if there are none. Boxes are
+    clipped to the region unless it is the whole image.
     """
     kept = np.flatnonzero(~example.iscrowd).tolist()
     rles = [example.rles[i] for i in kept]
-    boxes = view.see(example.boxes[kept])
-    masks = view.see(mask_bounds(rles)).tolist()
-    height, width = view.part
-    placed = []
-    for i, rle, box, mask in zip(kept, rles, boxes, masks, strict=True):
-        bounds = _within(mask, view)
-        if not view.whole:
-            empty = mask[2] <= mask[0]
-            if empty or (bounds[1], bounds[0], bounds[3], bounds[2]) == tuple(mask):
-                box = np.clip(box, 0, np.asarray([width, height, width, height], box.dtype))
-            else:
-                bounds = _cut(rle, view, bounds)
-                box = np.asarray([bounds[1], bounds[0], bounds[3], bounds[2]], box.dtype)
+    boxes = view.to_region(example.boxes[kept])  # [n, 4]
+    mask_boxes = view.to_region(mask_bounds(rles)).tolist()  # n times [x1, y1, x2, y2]
+    objects = []
+    for i, rle, box, mask_box in zip(kept, rles, boxes, mask_boxes, strict=True):
+        bounds = _clip_bounds(mask_box, view)
+        if not view.is_full_image:
+            box, bounds = _crop_object(rle, box, mask_box, bounds, view)
             if not (box[2:] > box[:2]).all():
                 continue
-        on_canvas = np.asarray(box * view.factors, np.float32)
-        placed.append(ViewedObject(on_canvas, box, int(example.labels[i]), rle, bounds, view))
-    return placed
+        bucket_box = np.asarray(box * view.scale_factor, np.float32)
+        objects.append(ViewedObject(bucket_box, box, int(example.labels[i]), rle, bounds, view))
+    return objects
 
 
-def _within(mask: list[int], view: View) -> Bounds:
-    """A seen box, `xyxy`, as bounds of what is inside the view."""
-    (left, top, right, bottom), (height, width) = mask, view.part
+def _clip_bounds(mask_box: list[int], view: View) -> Bounds:
+    """Return the bounds of a mask's `xyxy` box, region coordinates, clipped to the region."""
+    (left, top, right, bottom), (height, width) = mask_box, view.region_size
     left, top, right, bottom = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
-    return (top, left, bottom, right) if top < bottom and left < right else _NOTHING
+    return (top, left, bottom, right) if top < bottom and left < right else _EMPTY
 
 
-def _cut(rle: RLE, view: View, bounds: Bounds) -> Bounds:
-    """Bounds of the pixels in sight of a mask of which the view cuts something off."""
-    if bounds == _NOTHING:
-        return _NOTHING
-    tight = bitmap_bounds(seen_bitmap(rle, view, *bounds))
+def _crop_object(
+    rle: RLE, box: np.ndarray, mask_box: list[int], bounds: Bounds, view: View
+) -> tuple[np.ndarray, Bounds]:
+    """Return the box and mask bounds of an object in a region that is a part of the image.
+
+    All are in region coordinates; `bounds` are those of `mask_box` clipped to the region. The box
+    has no area if nothing of the object is inside.
+    """
+    height, width = view.region_size
+    top, left, bottom, right = bounds
+    empty = mask_box[2] <= mask_box[0]
+    if empty or [left, top, right, bottom] == mask_box:  # the region cuts nothing off the mask
+        return np.clip(box, 0, np.asarray([width, height, width, height], box.dtype)), bounds
+    bounds = _tighten(rle, view, bounds)
+    return np.asarray([bounds[1], bounds[0], bounds[3], bounds[2]], box.dtype), bounds
+
+
+def _tighten(rle: RLE, view: View, bounds: Bounds) -> Bounds:
+    """Return the tight bounds of the mask's pixels inside `bounds`, region coordinates."""
+    if bounds == _EMPTY:
+        return _EMPTY
+    tight = bitmap_bounds(region_bitmap(rle, view, bounds))
     if tight is None:
-        return _NOTHING
+        return _EMPTY
     top, left, bottom, right = tight
     return bounds[0] + top, bounds[1] + left, bounds[0] + bottom, bounds[1] + right
 
 
-def seen_bitmap(rle: RLE, view: View, top: int, left: int, bottom: int, right: int) -> np.ndarray:
-    """A part of a mask in the view's own pixels, uint8 0 and 1."""
-    y, x, _, end = view.region
+def region_bitmap(rle: RLE, view: View, bounds: Bounds) -> np.ndarray:
+    """Return a mask's pixels inside `bounds`, region coordinates: uint8 `[h, w]`, 0 and 1."""
+    top, left, bottom, right = bounds
+    y, x, _, x_end = view.region
     if view.flipped:
-        return decode_part(rle, y + top, end - right, y + bottom, end - left)[:, ::-1]
+        # Column 0 of the region is the last one of its rectangle in the original image.
+        return decode_part(rle, y + top, x_end - right, y + bottom, x_end - left)[:, ::-1]
     return decode_part(rle, y + top, x + left, y + bottom, x + right)
 
 
-def extent_in_bucket(item: ViewedObject) -> Bounds:
-    """Where the mask may have pixels on the canvas; it has none elsewhere."""
+def bucket_bounds(item: ViewedObject) -> Bounds:
+    """Return bounds in bucket coordinates outside of which the mask has no pixels.
+
+    They exceed the tight bounds by up to two pixels, which covers the rounding of `_nearest`.
+    """
     top, left, bottom, right = item.bounds
-    (height, width), (rows, columns) = item.view.size, item.view.part
+    (height, width), (rows, columns) = item.view.size, item.view.region_size
     if bottom <= top:
-        return _NOTHING
+        return _EMPTY
     return (
         max(top * height // rows - 1, 0),
         max(left * width // columns - 1, 0),
@@ -100,45 +117,51 @@ def extent_in_bucket(item: ViewedObject) -> Bounds:
     )
 
 
-def pixels_in_bucket(item: ViewedObject, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Whether pixels of the canvas are the object's and not covered, uint8 `[r, c]`.
+def visible_pixels(item: ViewedObject, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Return the object's mask without its occluded pixels at bucket `rows` and `columns`.
 
-    `rows` and `columns` ascend and lie inside the image. A pixel takes the nearest one of the mask,
-    as OpenCV's and PyTorch's `nearest` do.
+    The result is uint8 `[r, c]`, 0 and 1. `rows` `[r]` and `columns` `[c]` ascend and are inside
+    the image, not its padding. A pixel takes the nearest one of the mask, as OpenCV's and
+    PyTorch's `nearest` do.
     """
     if not len(rows) or not len(columns):
         return np.zeros((len(rows), len(columns)), np.uint8)
-    v = _nearest(rows, item.view.size[0], item.view.part[0])
-    u = _nearest(columns, item.view.size[1], item.view.part[1])
-    part = int(v[0]), int(u[0]), int(v[-1]) + 1, int(u[-1]) + 1
-    bitmap = seen_bitmap(item.rle, item.view, *part)
-    pixels = bitmap[v - v[0]][:, u - u[0]]
-    if item.cover is not None:
-        pixels &= item.cover[rows][:, columns] ^ 1
+    v = _nearest(rows, item.view.size[0], item.view.region_size[0])  # [r], region coordinates
+    u = _nearest(columns, item.view.size[1], item.view.region_size[1])  # [c]
+    bounds = int(v[0]), int(u[0]), int(v[-1]) + 1, int(u[-1]) + 1
+    bitmap = region_bitmap(item.rle, item.view, bounds)
+    pixels = bitmap[v - v[0]][:, u - u[0]]  # [r, c]
+    if item.occluded is not None:
+        pixels &= item.occluded[rows][:, columns] ^ 1
     return pixels
 
 
 def _nearest(pixels: np.ndarray, resized: int, side: int) -> np.ndarray:
-    step = 1 / (resized / side)
+    """Return the source pixel of each pixel `[n]` after resizing `side` to `resized`, int `[n]`."""
+    step = 1 / (resized / side)  # not side / resized: OpenCV inverts the rounded scale factor
     return np.minimum(np.floor(pixels * step).astype(np.int64), side - 1)
 
 
 def center_of_mass(item: ViewedObject) -> np.ndarray:
-    """`(x, y)` of what is seen of the mask, in pixel indices of the canvas: the first pixel's is 0.
+    """Return `(x, y)` of the visible mask's centre of mass, float64 `[2]`.
 
-    The mask must not be empty.
+    Coordinates are pixel indices of the padded image: the first pixel's centre is 0. The mask
+    must not be empty.
     """
-    if item.cover is None:
-        top, left, bottom, right = item.bounds
-        bitmap = seen_bitmap(item.rle, item.view, *item.bounds)
-        return (_middle(bitmap) + np.asarray([left, top]) + 0.5) * item.view.factors[:2] - 0.5
-    top, left, bottom, right = extent_in_bucket(item)
-    pixels = pixels_in_bucket(item, np.arange(top, bottom), np.arange(left, right))
-    return _middle(pixels) + np.asarray([left, top])
+    if item.occluded is None:
+        # From the mask as annotated, which is exact, not from its resized pixels.
+        top, left, _, _ = item.bounds
+        bitmap = region_bitmap(item.rle, item.view, item.bounds)
+        center = _mean_position(bitmap) + np.asarray([left, top])
+        return (center + 0.5) * item.view.scale_factor[:2] - 0.5
+    top, left, bottom, right = bucket_bounds(item)
+    pixels = visible_pixels(item, np.arange(top, bottom), np.arange(left, right))
+    return _mean_position(pixels) + np.asarray([left, top])
 
 
-def _middle(bitmap: np.ndarray) -> np.ndarray:
-    """The mean `(x, y)` of the pixels that are set."""
-    across, down = np.count_nonzero(bitmap, axis=0), np.count_nonzero(bitmap, axis=1)
-    x, y = across @ np.arange(len(across)), down @ np.arange(len(down))
-    return np.asarray([x, y]) / across.sum()
+def _mean_position(bitmap: np.ndarray) -> np.ndarray:
+    """Return the mean `(x, y)` of the pixels that are set in a bitmap `[h, w]`."""
+    per_column = np.count_nonzero(bitmap, axis=0)  # [w]
+    per_row = np.count_nonzero(bitmap, axis=1)  # [h]
+    x, y = per_column @ np.arange(len(per_column)), per_row @ np.arange(len(per_row))
+    return np.asarray([x, y]) / per_column.sum()

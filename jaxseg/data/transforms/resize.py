@@ -1,9 +1,9 @@
-"""Images to the size that a model was trained on, as each codebase does it.
+"""Resize images to a model's input size, with the rounding and filter of each codebase.
 
 Terms:
-    canvas   the static `(height, width)` that every image is padded to, right and below
-    scaled   of the image after resizing; boxes are scaled with it, each axis by its own
-             exact factor (sizes are whole pixels)
+    bucket   the static `(height, width)` that images are padded to, on the right and below
+    size     `(height, width)` after resizing, in whole pixels. Boxes are scaled with the image,
+             each axis by its own exact factor.
 """
 
 import math
@@ -15,12 +15,12 @@ import numpy as np
 from PIL import Image
 
 ResizeBackend = Literal["cv2", "torch", "pillow"]
-"""How an image is resized; all are bilinear.
+"""The filter that resizes images; all are bilinear.
 
-cv2: whole numbers, as MMDetection does.
+cv2: rounded to whole numbers, as in MMDetection.
 torch: not rounded to whole numbers (`Batch.images` is float32), and sizes rounded down,
-    as torchvision's detection models do.
-pillow: averaged over all pixels when shrinking, as Detectron2 does.
+    as in torchvision's detection models.
+pillow: averaged over all pixels when shrinking, as in Detectron2.
 """
 
 
@@ -30,24 +30,24 @@ def scaled_size(
     min_max_size: tuple[int, int] | None,
     resize_backend: ResizeBackend = "cv2",
 ) -> tuple[int, int]:
-    """`(height, width)` after resizing with the aspect kept.
+    """Return `(height, width)` after resizing with the aspect ratio kept.
 
-    `min_max_size` is `(shorter, longer)`: the shorter side becomes `shorter` unless the longer one
-    would pass `longer` (Lin et al. 2017, section 5). Without it the size stays. An image
-    that would not fit into the canvas is made smaller until it does.
+    `min_max_size` is `(min_size, max_size)`: the shorter side becomes `min_size` unless the longer
+    one would exceed `max_size` (Lin et al. 2017, section 5). With None the size stays. An image
+    that would not fit into the bucket is shrunk until it does.
     """
     scale = min(bucket[0] / size[0], bucket[1] / size[1])
     if min_max_size is None:
         scale = min(scale, 1.0)
     else:
         scale = min(scale, min_max_size[0] / min(size), min_max_size[1] / max(size))
-    return whole_size(size, scale, bucket, resize_backend)
+    return rounded_size(size, scale, bucket, resize_backend)
 
 
-def whole_size(
+def rounded_size(
     size: tuple[int, int], scale: float, bucket: tuple[int, int], resize_backend: ResizeBackend
 ) -> tuple[int, int]:
-    """`(height, width)` times a scale as whole pixels, at least 1 and at most the canvas."""
+    """Return `(height, width)` times a scale in whole pixels, at least 1 and at most the bucket."""
     rounding = 0.0 if resize_backend == "torch" else 0.5
     height, width = (math.floor(side * scale + rounding) for side in size)
     return min(max(height, 1), bucket[0]), min(max(width, 1), bucket[1])
@@ -58,21 +58,23 @@ def choose_buckets(
     buckets: Sequence[tuple[int, int]],
     min_max_size: tuple[int, int] | None,
 ) -> np.ndarray:
-    """The number of each image's canvas, int `[n]`: the smallest on which an image of `sizes[i]`
-    `(height, width)` need not be smaller than it could be on any of them."""
-    height, width = np.asarray(sizes, np.float64).reshape(-1, 2).T
+    """Return the index of each image's bucket, int `[n]`, for `sizes` `(height, width)`, `[n, 2]`.
+
+    It is the bucket of the smallest area among those in which the image is largest.
+    """
+    height, width = np.asarray(sizes, np.float64).reshape(-1, 2).T  # [n] each
     if min_max_size is None:
-        wanted = np.ones(len(height))
+        target = np.ones(len(height))
     else:
         shorter, longer = np.minimum(height, width), np.maximum(height, width)
-        wanted = np.minimum(min_max_size[0] / shorter, min_max_size[1] / longer)
-    rows, columns = np.asarray(buckets, np.float64).T
-    scales = np.minimum(rows / height[:, None], columns / width[:, None])
-    # A scaled side may end half a pixel beyond the canvas: it is rounded, or cut, to whole pixels.
-    scales = np.minimum(scales * (1 + 1e-3), wanted[:, None])
-    area = rows * columns
-    best = scales >= scales.max(1, keepdims=True) * (1 - 1e-9)
-    return np.argmin(np.where(best, area, np.inf), axis=1)
+        target = np.minimum(min_max_size[0] / shorter, min_max_size[1] / longer)
+    rows, columns = np.asarray(buckets, np.float64).T  # [K] each
+    scales = np.minimum(rows / height[:, None], columns / width[:, None])  # [n, K]
+    # A scaled side may end half a pixel outside of the bucket: sizes are rounded, or cut, to whole
+    # pixels.
+    scales = np.minimum(scales * (1 + 1e-3), target[:, None])
+    largest = scales >= scales.max(1, keepdims=True) * (1 - 1e-9)  # [n, K]
+    return np.argmin(np.where(largest, rows * columns, np.inf), axis=1)
 
 
 def fit_image(
@@ -81,18 +83,18 @@ def fit_image(
     min_max_size: tuple[int, int] | None,
     resize_backend: ResizeBackend = "cv2",
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    """A uint8 image, resized, on a canvas of zeros, and its `(height, width)` there.
+    """Return a uint8 image resized and padded with zeros to its bucket, and its `(height, width)`.
 
-    The canvas is uint8 `[H, W, 3]`, or float32 from 0 to 255 with `torchvision`.
+    The padded image is uint8 `[H, W, 3]`, or float32 from 0 to 255 with the backend "torch".
     """
     size = scaled_size((image.shape[0], image.shape[1]), bucket, min_max_size, resize_backend)
-    return draw_image(image, size, bucket, resize_backend), size
+    return resize_and_pad(image, size, bucket, resize_backend), size
 
 
-def draw_image(
+def resize_and_pad(
     image: np.ndarray, size: tuple[int, int], bucket: tuple[int, int], resize_backend: ResizeBackend
 ) -> np.ndarray:
-    """A uint8 image, resized to `size` `(height, width)`, on a canvas as `fit_image` makes it."""
+    """Return a uint8 image resized to `size` `(height, width)` and padded as `fit_image` does."""
     height, width = size
     if resize_backend == "torch":
         image = image.astype(np.float32)
@@ -102,6 +104,6 @@ def draw_image(
             image = np.asarray(resized)
         else:
             image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-    padded = np.zeros((*bucket, 3), image.dtype)
+    padded = np.zeros((*bucket, 3), image.dtype)  # [H, W, 3]
     padded[:height, :width] = image
     return padded

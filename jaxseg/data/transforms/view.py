@@ -1,10 +1,11 @@
-"""How an image lies on its canvas: crop, flip and size as one map, drawn at random or plain.
+"""Map an image to its bucket: crop, flip and resize as one view, fixed or random.
 
-Terms:
-    region   the rectangle of the stored image that is seen, in whole pixels as stored. So a crop
-             is exact, and seeing a region is the same as having had no more than it
-    seen     coordinates in the region's pixels, mirrored if the view is; times `factors` they
-             are those of the canvas
+Coordinates:
+    original  pixels of the image as read
+    region    pixels of the region, the rectangle of the original image that the view keeps,
+              mirrored if the view is flipped. The rectangle has whole pixels, so a view of a
+              region equals a view of an image that was cut to the region beforehand.
+    bucket    pixels of the padded image: region coordinates times `View.scale_factor`
 The other terms are those of `jaxseg.data.transforms.resize`.
 """
 
@@ -14,130 +15,145 @@ import cv2
 import numpy as np
 
 from jaxseg.data.config import DataConfig
-from jaxseg.data.transforms.augmentation import Augmentation, RandomSizeCrop, ScaleJitter
-from jaxseg.data.transforms.resize import ResizeBackend, draw_image, scaled_size, whole_size
+from jaxseg.data.transforms.augmentation import RandomSizeCrop, ScaleJitter
+from jaxseg.data.transforms.resize import (
+    ResizeBackend,
+    resize_and_pad,
+    rounded_size,
+    scaled_size,
+)
 
 _Region = tuple[int, int, int, int]
 
 
 class View(NamedTuple):
-    """A part of a stored image, mirrored or not, and its `(height, width)` on the canvas."""
+    """A region of an image, whether it is mirrored, and its resized `(height, width)`."""
 
-    stored: tuple[int, int]  # (height, width) of the image
-    region: _Region  # (top, left, bottom, right) in the image
+    original_size: tuple[int, int]  # (height, width)
+    region: _Region  # (top, left, bottom, right), original coordinates, half-open
     flipped: bool
-    size: tuple[int, int]
+    size: tuple[int, int]  # (height, width) in the bucket
 
     @property
-    def part(self) -> tuple[int, int]:
-        """`(height, width)` of the region."""
+    def region_size(self) -> tuple[int, int]:
+        """Return `(height, width)` of the region in original pixels."""
         top, left, bottom, right = self.region
         return bottom - top, right - left
 
     @property
-    def whole(self) -> bool:
-        """Nothing of the image is out of sight."""
-        return self.part == self.stored
+    def is_full_image(self) -> bool:
+        """Return whether the region is the whole image."""
+        return self.region_size == self.original_size
 
     @property
-    def factors(self) -> np.ndarray:
-        """From seen boxes to boxes on the canvas, float32 `[4]`."""
-        height, width = self.part
+    def scale_factor(self) -> np.ndarray:
+        """Return the factors from region to bucket coordinates of `xyxy` boxes, float32 `[4]`."""
+        height, width = self.region_size
         return np.asarray([self.size[1] / width, self.size[0] / height] * 2, np.float32)
 
-    def see(self, boxes: np.ndarray) -> np.ndarray:
-        """Boxes of the image, `[n, 4]`, as seen. What lies outside of the region stays outside."""
+    def to_region(self, boxes: np.ndarray) -> np.ndarray:
+        """Return `xyxy` boxes `[n, 4]` in region coordinates, not clipped to the region."""
         top, left, _, right = self.region
         if not self.flipped:
             return boxes - np.asarray([left, top, left, top], boxes.dtype)
-        seen = boxes - np.asarray([0, top, 0, top], boxes.dtype)
-        seen[:, 0], seen[:, 2] = right - boxes[:, 2], right - boxes[:, 0]
-        return seen
+        mirrored = boxes - np.asarray([0, top, 0, top], boxes.dtype)
+        # Mirroring swaps the left and the right edge.
+        mirrored[:, 0], mirrored[:, 2] = right - boxes[:, 2], right - boxes[:, 0]
+        return mirrored
 
-    def draw(
+    def render(
         self, image: np.ndarray, bucket: tuple[int, int], resize_backend: ResizeBackend
     ) -> np.ndarray:
-        """What is seen of the image, on a canvas of zeros."""
+        """Return the view of a uint8 image `[h, w, 3]`, padded with zeros as `fit_image` does."""
         top, left, bottom, right = self.region
-        part = image[top:bottom, left:right]
-        return draw_image(
-            cv2.flip(part, 1) if self.flipped else part, self.size, bucket, resize_backend
-        )
+        cropped = image[top:bottom, left:right]  # [region height, region width, 3]
+        if self.flipped:
+            cropped = cv2.flip(cropped, 1)
+        return resize_and_pad(cropped, self.size, bucket, resize_backend)
 
 
-def plain_view(
-    stored: tuple[int, int],
+def full_view(
+    original_size: tuple[int, int],
     bucket: tuple[int, int],
     min_max_size: tuple[int, int] | None,
     *,
     flipped: bool = False,
     resize_backend: ResizeBackend = "cv2",
 ) -> View:
-    """The whole image, resized as `scaled_size` says."""
-    size = scaled_size(stored, bucket, min_max_size, resize_backend)
-    return View(stored, (0, 0, *stored), flipped, size)
+    """Return a view of the whole image, resized as `scaled_size` defines."""
+    size = scaled_size(original_size, bucket, min_max_size, resize_backend)
+    return View(original_size, (0, 0, *original_size), flipped, size)
 
 
 def random_view(
-    stored: tuple[int, int],
+    original_size: tuple[int, int],
     rng: np.random.Generator,
     config: DataConfig,
     bucket: tuple[int, int],
 ) -> View:
-    """A view of an image of `stored` `(height, width)`, drawn as `config.augmentation` says."""
-    changes: Augmentation = config.augmentation
-    flipped = bool(rng.random() < changes.hflip_prob)
-    for_crop, for_size = rng.spawn(2)
-    region = (0, 0, *stored)
-    if changes.crop is not None:
-        region = _crop(stored, changes.crop, for_crop)
-    if changes.lsj is not None:
-        return _jitter(
-            stored, region, changes.lsj, for_size, bucket, flipped, config.resize_backend
+    """Draw a view of an image of `original_size` `(height, width)` from `config.augmentation`."""
+    augmentation = config.augmentation
+    flipped = bool(rng.random() < augmentation.hflip_prob)
+    # One generator each, so that the crop does not change the size that is drawn.
+    crop_rng, size_rng = rng.spawn(2)
+    region = (0, 0, *original_size)
+    if augmentation.crop is not None:
+        region = _random_crop(original_size, augmentation.crop, crop_rng)
+    if augmentation.lsj is not None:
+        region, size = _random_scale(
+            region, augmentation.lsj, size_rng, bucket, config.resize_backend
         )
+        return View(original_size, region, flipped, size)
     min_max_size = config.min_max_size
-    if changes.min_sizes and min_max_size is not None:
-        min_max_size = int(for_size.choice(changes.min_sizes)), min_max_size[1]
-    part = region[2] - region[0], region[3] - region[1]
-    size = scaled_size(part, bucket, min_max_size, config.resize_backend)
-    return View(stored, region, flipped, size)
+    if augmentation.min_sizes and min_max_size is not None:
+        min_max_size = int(size_rng.choice(augmentation.min_sizes)), min_max_size[1]
+    region_size = region[2] - region[0], region[3] - region[1]
+    size = scaled_size(region_size, bucket, min_max_size, config.resize_backend)
+    return View(original_size, region, flipped, size)
 
 
-def _crop(stored: tuple[int, int], crop: RandomSizeCrop, rng: np.random.Generator) -> _Region:
-    """The rectangle of `RandomSizeCrop`, or the whole image where it does not come to a crop."""
+def _random_crop(
+    original_size: tuple[int, int], crop: RandomSizeCrop, rng: np.random.Generator
+) -> _Region:
+    """Return a random rectangle, or the whole image with probability `1 - crop.prob`."""
     if rng.random() >= crop.prob:
-        return 0, 0, *stored
-    scale = rng.choice(crop.resize_to) / min(stored)
-    drawn = rng.integers(crop.min_size, crop.max_size, size=2, endpoint=True)
-    sides = [min(max(round(d / scale), 1), s) for d, s in zip(drawn.tolist(), stored, strict=True)]
-    return _place(sides, (0, 0, *stored), rng)
+        return 0, 0, *original_size
+    # DETR resizes before it crops; dividing by the scale crops the same part without resizing.
+    scale = rng.choice(crop.resize_to) / min(original_size)
+    drawn = rng.integers(crop.min_size, crop.max_size, size=2, endpoint=True).tolist()
+    size = [
+        min(max(round(side / scale), 1), original)
+        for side, original in zip(drawn, original_size, strict=True)
+    ]
+    return _random_box(size, (0, 0, *original_size), rng)
 
 
-def _jitter(
-    stored: tuple[int, int],
+def _random_scale(
     region: _Region,
     lsj: ScaleJitter,
     rng: np.random.Generator,
     bucket: tuple[int, int],
-    flipped: bool,
     resize_backend: ResizeBackend,
-) -> View:
-    """The part of `region` that is seen on the canvas at a random scale.
+) -> tuple[_Region, tuple[int, int]]:
+    """Return a part of `region` at a random scale and its resized `(height, width)`.
 
-    Detectron2 resizes first and crops whole pixels of the result. Here the crop is of whole stored
-    pixels, so that nothing out of sight is resized; the scale of each axis gives way by less than
-    one of those.
+    The part is as large as fits into the bucket at that scale, at a random position.
+
+    Detectron2 resizes first and crops whole pixels of the result. Here the crop has whole original
+    pixels, so that nothing outside of it is resized; the scale of each axis differs from the drawn
+    one by less than one original pixel.
     """
-    part = region[2] - region[0], region[3] - region[1]
-    fit = min(bucket[0] / part[0], bucket[1] / part[1])
+    height, width = region[2] - region[0], region[3] - region[1]
+    fit = min(bucket[0] / height, bucket[1] / width)
     scale = fit * rng.uniform(lsj.min_scale, lsj.max_scale)
-    sides = [min(max(round(side / scale), 1), p) for side, p in zip(bucket, part, strict=True)]
-    size = whole_size((sides[0], sides[1]), scale, bucket, resize_backend)
-    return View(stored, _place(sides, region, rng), flipped, size)
+    rows = min(max(round(bucket[0] / scale), 1), height)
+    columns = min(max(round(bucket[1] / scale), 1), width)
+    size = rounded_size((rows, columns), scale, bucket, resize_backend)
+    return _random_box([rows, columns], region, rng), size
 
 
-def _place(sides: list[int], within: _Region, rng: np.random.Generator) -> _Region:
-    """A rectangle of `(height, width)` somewhere in another, every place as likely."""
-    room = within[2] - within[0] - sides[0], within[3] - within[1] - sides[1]
-    top, left = (within[:2] + rng.integers(0, room, size=2, endpoint=True)).tolist()
-    return top, left, top + sides[0], left + sides[1]
+def _random_box(size: list[int], bounds: _Region, rng: np.random.Generator) -> _Region:
+    """Return a rectangle of `(height, width)` inside `bounds`, every position equally likely."""
+    slack = bounds[2] - bounds[0] - size[0], bounds[3] - bounds[1] - size[1]
+    top, left = (bounds[:2] + rng.integers(0, slack, size=2, endpoint=True)).tolist()
+    return top, left, top + size[0], left + size[1]

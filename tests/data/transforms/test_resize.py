@@ -5,14 +5,14 @@ from hypothesis import strategies as st
 from pycocotools import mask as mask_api
 
 from jaxseg.data import DataConfig, Shapes, eval_batches, train_batches
-from jaxseg.data.masks.rasterize import whole_image
+from jaxseg.data.masks.rasterize import fill_image_mask
 from jaxseg.data.transforms.objects import ViewedObject
 from jaxseg.data.transforms.resize import choose_buckets, fit_image, scaled_size
 from jaxseg.data.transforms.view import View
-from jaxseg.types import MaskFrame, MaskSpec
+from jaxseg.types import BoxCrops, TargetSpec
 from tests.goldens import load_golden
 
-NEEDS = MaskSpec(MaskFrame.GRID_SAMPLE, 14)
+TARGETS = TargetSpec(BoxCrops(14))
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ NEEDS = MaskSpec(MaskFrame.GRID_SAMPLE, 14)
         ((480, 640), None, (480, 640)),
         ((4000, 2000), None, (1344, 672)),
         ((1, 5000), None, (1, 1344)),
-        ((2, 5), (5, 1000), (5, 13)),  # 12.5 goes up, as in MMDetection and Detectron2
+        ((2, 5), (5, 1000), (5, 13)),  # 12.5 is rounded up, as in MMDetection and Detectron2
     ],
 )
 def test_scaled_size(size, min_max_size, expected):
@@ -69,12 +69,14 @@ def test_images_and_masks_are_resized_as_in_torchvision(shared):
                 rle = mask_api.encode(np.asfortranarray(mask, np.uint8))
                 bounds = (0, 0, *mask.shape)
                 ours = np.zeros(bucket, bool)
-                whole_image(ViewedObject(np.zeros(4), np.zeros(4), 0, rle, bounds, view), ours, 1)
+                fill_image_mask(
+                    ViewedObject(np.zeros(4), np.zeros(4), 0, rle, bounds, view), ours, 1
+                )
                 np.testing.assert_array_equal(ours[: size[0], : size[1]], resized.astype(bool))
 
 
-def test_pillow_averages_over_what_it_shrinks():
-    """Every fourth column is white: of four columns in one, opencv reads the two in the middle."""
+def test_pillow_averages_when_shrinking():
+    """Every fourth column is white; of four columns, OpenCV reads only the two in the middle."""
     image = np.zeros((64, 96, 3), np.uint8)
     image[:, ::4] = 255
     averaged, size = fit_image(image, (32, 32), (16, 32), "pillow")
@@ -85,11 +87,11 @@ def test_pillow_averages_over_what_it_shrinks():
 
 
 @pytest.mark.parametrize(("resize_backend", "dtype"), [("torch", np.float32), ("pillow", np.uint8)])
-def test_batches_hold_what_the_way_of_resizing_gives(resize_backend, dtype):
+def test_batches_have_the_dtype_and_size_of_the_resize_backend(resize_backend, dtype):
     source = Shapes(size=40, train_images=2, val_images=2)
     config = DataConfig(source, ((64, 64),), 48, 64, resize_backend=resize_backend)
     evaluated = next(eval_batches(source.open("val"), config, batch_size=2))
-    trained = next(train_batches(source.open("train"), config, NEEDS, batch_size=2, seed=0))
+    trained = next(train_batches(source.open("train"), config, TARGETS, batch_size=2, seed=0))
     for batch in (evaluated, trained):
         assert batch.images.dtype == dtype
         assert batch.image_size.tolist() == [[48, 48]] * 2
@@ -101,13 +103,13 @@ def test_batches_hold_what_the_way_of_resizing_gives(resize_backend, dtype):
     st.lists(st.tuples(st.integers(1, 60), st.integers(1, 60)), min_size=1, max_size=6),
     st.one_of(st.none(), st.tuples(st.integers(1, 1500), st.integers(0, 1000))),
 )
-def test_no_canvas_makes_an_image_larger_and_no_smaller_one_as_large(size, cells, sides):
-    """To the pixel that sizes are rounded to, and a thousandth."""
+def test_the_chosen_bucket_is_the_smallest_that_keeps_the_image_largest(size, cells, sides):
+    """Sizes may differ by the pixel that they are rounded to and by a thousandth."""
     buckets = [(h * 32, w * 32) for h, w in cells]
     min_max_size = None if sides is None else (sides[0], sides[0] + sides[1])
     (chosen,) = choose_buckets(np.asarray([size]), buckets, min_max_size).tolist()
-    on = np.asarray([scaled_size(size, bucket, min_max_size) for bucket in buckets])
-    assert (on[chosen] + 1 >= on * 0.999).all()
-    as_large = (on >= on[chosen]).all(1)
+    sizes = np.asarray([scaled_size(size, bucket, min_max_size) for bucket in buckets])
+    assert (sizes[chosen] + 1 >= sizes * 0.999).all()
+    as_large = (sizes >= sizes[chosen]).all(1)
     area = np.prod(buckets, axis=1)
     assert area[chosen] <= area[as_large].min()
