@@ -1,4 +1,4 @@
-"""Hypothesis draws boxes of every kind: ties, twins, empty, inside out, beyond the image.
+"""Hypothesis strategies: arrays, and boxes with ties, duplicates, no area, or swapped corners.
 
 Coordinates are quarters of a pixel, so that float32 has no rounding in areas and the naive
 versions see the same ties.
@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 
 def quarters(shape, low, high):
-    """Arrays of multiples of 1/4 between two numbers."""
+    """Draw float32 arrays of multiples of 1/4 between two numbers."""
     elements = st.integers(4 * low, 4 * high)
     return hnp.arrays(np.int64, shape, elements=elements).map(lambda k: k.astype(np.float32) / 4)
 
@@ -29,8 +29,8 @@ def integers(shape, low, high):
 
 @st.composite
 def boxes(draw, count, smallest=-2, largest=30, low=-10, high=40):
-    """`[count, 4]`, some of them twins; a negative `smallest` side turns boxes inside out."""
+    """Draw boxes `[count, 4]`, some of them duplicates; negative sides swap corners."""
     corner = draw(quarters((count, 2), low, high))
     size = draw(quarters((count, 2), smallest, largest))
-    twin = draw(integers(count, 0, count - 1))
-    return np.concatenate([corner, corner + size], axis=1)[twin]
+    source = draw(integers(count, 0, count - 1))
+    return np.concatenate([corner, corner + size], axis=1)[source]

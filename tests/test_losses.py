@@ -17,24 +17,24 @@ FOCAL = [(0.25, 2.0), (None, 2.0), (0.5, 1.5), (0.75, 1.0), (0.25, 0.0), (None, 
 
 @functools.partial(jax.jit, static_argnums=0)
 def value_and_gradient(loss, x, targets):
-    """Of a loss for each element or row, its sum's gradient."""
+    """Return a loss for each element or row, and the gradient of its sum."""
     value, pullback = jax.vjp(lambda x: loss(x, targets), x)
     return value, pullback(jnp.ones_like(value))[0]
 
 
-def check(loss, x, targets, each, tolerance=1e-5):
-    """`each(x, target)` is the naive loss of one element or row."""
+def check(loss, x, targets, naive, tolerance=1e-5):
+    """Compare with the oracle `naive(x, target)`, the loss of one element or row."""
     value, gradient = value_and_gradient(loss, x, targets)
-    for place in np.ndindex(value.shape):
-        target = np.asarray(targets[place], float)
-        expected = each(np.asarray(x[place], float), target)
-        np.testing.assert_allclose(value[place], expected, rtol=tolerance, atol=tolerance)
-        expected = oracle.gradient(lambda y, t=target: each(y, t), np.asarray(x[place]))
-        np.testing.assert_allclose(gradient[place], expected, rtol=1e-4, atol=tolerance)
+    for index in np.ndindex(value.shape):
+        target = np.asarray(targets[index], float)
+        expected = naive(np.asarray(x[index], float), target)
+        np.testing.assert_allclose(value[index], expected, rtol=tolerance, atol=tolerance)
+        expected = oracle.gradient(lambda y, t=target: naive(y, t), np.asarray(x[index]))
+        np.testing.assert_allclose(gradient[index], expected, rtol=1e-4, atol=tolerance)
 
 
 def logits(shape):
-    """Not 0, which has a test of its own."""
+    """Draw logits other than 0, which has its own test."""
     return strategies.quarters(shape, -12, 12).map(lambda x: x + np.float32(1 / 8))
 
 
@@ -104,8 +104,8 @@ DICE_LOSSES = {e: functools.partial(losses.dice_loss, epsilon=e) for e in (1e-3,
     targets=strategies.flags((2, 3, 2)),
 )
 def test_dice_loss_agrees_with_its_definition(epsilon, p, targets):
-    each = functools.partial(oracle.dice, epsilon=epsilon)
-    check(DICE_LOSSES[epsilon], p, targets.astype(np.float32), each, tolerance=2e-5)
+    naive = functools.partial(oracle.dice, epsilon=epsilon)
+    check(DICE_LOSSES[epsilon], p, targets.astype(np.float32), naive, tolerance=2e-5)
 
 
 @settings(max_examples=40, deadline=None)
@@ -118,7 +118,7 @@ def test_giou_loss_agrees_with_its_definition(x, targets):
     same, _ = value_and_gradient(losses.giou_loss, targets, targets)
     empty = np.asarray([area(box) == 0 for box in targets])
     np.testing.assert_array_equal(np.asarray(same)[~empty], 0)
-    # Off the kinks: no two corners of a pair share a coordinate, and no side is nothing.
+    # Off the kinks: no two corners of a pair share a coordinate, and no side is 0.
     x = x + np.asarray([1, 1, 3, 3], np.float32) / 32
     targets = targets + np.asarray([5, 5, 7, 7], np.float32) / 32
     check(losses.giou_loss, x, targets, oracle.giou)
@@ -126,7 +126,7 @@ def test_giou_loss_agrees_with_its_definition(x, targets):
 
 @settings(max_examples=40, deadline=None)
 @given(a=strategies.boxes(5, smallest=0), b=strategies.boxes(5, smallest=0))
-def test_giou_loss_lies_between_0_and_2_and_is_symmetric(a, b):
+def test_giou_loss_is_between_0_and_2_and_symmetric(a, b):
     value, _ = value_and_gradient(losses.giou_loss, a, b)
     assert np.all((np.asarray(value) >= 0) & (np.asarray(value) <= 2))
     swapped, _ = value_and_gradient(losses.giou_loss, b, a)
@@ -134,18 +134,18 @@ def test_giou_loss_lies_between_0_and_2_and_is_symmetric(a, b):
 
 
 @pytest.mark.parametrize(
-    ("loss", "each"),
+    ("loss", "naive"),
     [
         (losses.sigmoid_cross_entropy, oracle.sigmoid_cross_entropy),
         (losses.sigmoid_focal_loss, functools.partial(oracle.sigmoid_focal, alpha=0.25, gamma=2)),
     ],
 )
-def test_the_gradient_of_a_logit_of_zero(loss, each):
-    check(loss, np.zeros(2, np.float32), np.asarray([0, 1], np.float32), each)
+def test_the_gradient_of_a_logit_of_zero(loss, naive):
+    check(loss, np.zeros(2, np.float32), np.asarray([0, 1], np.float32), naive)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5])
-def test_focal_loss_of_sure_and_right_logits_has_a_gradient_for_small_gamma(gamma):
+def test_focal_loss_of_confident_correct_logits_has_a_finite_gradient_for_small_gamma(gamma):
     x, targets = jnp.asarray([30.0, -200.0]), jnp.asarray([1.0, 0.0])
     gradient = jax.grad(lambda x: losses.sigmoid_focal_loss(x, targets, gamma=gamma).sum())(x)
     np.testing.assert_allclose(gradient, 0, atol=1e-6)
@@ -155,7 +155,7 @@ REDUCTIONS = {"none": lambda x: x, "sum": jnp.sum, "mean": jnp.mean}
 
 
 def golden_losses(array, case):
-    """For a case of the golden: the name of its input, and the loss as a function of it."""
+    """Return the name of a golden case's input, and the loss as a function of it."""
     options, key = case["params"], case["key"]
     if "focal" in key:
         alpha = None if options["alpha"] < 0 else options["alpha"]
@@ -229,7 +229,7 @@ def test_extreme_logits_stay_finite():
         assert np.isfinite(gradient).all()
 
 
-def test_l1_is_smooth_l1_without_a_smooth_part():
+def test_smooth_l1_with_beta_0_is_l1():
     value = losses.smooth_l1_loss(jnp.asarray([-2.0, 0.5]), jnp.zeros(2), beta=0.0)
     np.testing.assert_allclose(value, [2.0, 0.5])
 

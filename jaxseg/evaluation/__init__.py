@@ -1,4 +1,4 @@
-"""Evaluation: detections to COCO results, COCO's figures, and the report."""
+"""Evaluation: predictions on the original images, COCO results and metrics, and the report."""
 
 from jaxseg.evaluation.coco import Metrics, coco_results, evaluate
 from jaxseg.evaluation.predictions import Prediction, to_predictions

@@ -1,9 +1,8 @@
-"""COCO's result format and COCO's figures, by pycocotools.
+"""Write COCO results and compute COCO metrics with pycocotools.
 
-The twelve figures (https://cocodataset.org/#detection-eval) are AP, AP50, AP75, AP for
-small, medium and large objects, and AR for 1, 10 and 100 detections and by size. They are
-named `segm/AP`, `bbox/AP50`, ...; the AP of a class `segm/AP/<name>`. A figure without any
-object to judge by is None.
+The twelve metrics (https://cocodataset.org/#detection-eval) are AP, AP50, AP75, AP for small,
+medium and large objects, and AR for 1, 10 and 100 detections and by size. Their keys are `segm/AP`,
+`bbox/AP50`, ...; a class's AP is `segm/AP/<name>`. A metric without any object to evaluate is None.
 """
 
 import contextlib
@@ -19,95 +18,96 @@ from jaxseg.evaluation.predictions import Prediction
 
 Metrics = dict[str, float | None]
 
-FIGURES = (
+METRIC_NAMES = (
     "AP", "AP50", "AP75", "APs", "APm", "APl",
     "AR1", "AR10", "AR100", "ARs", "ARm", "ARl",
 )  # fmt: skip
-KINDS = ("bbox", "segm")
+IOU_TYPES = {"bbox": "bbox", "segm": "segmentation"}
+"""pycocotools' IoU types, and the field of a result that each one compares."""
 
 
 def coco_results(
     predictions: Sequence[Prediction], category_ids: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """Predictions as a COCO result list, ready for `json.dump`.
+    """Return predictions as a COCO result list, ready for `json.dump`.
 
-    `category_ids[label]` is the data set's id of a label.
+    `category_ids[label]` is the data set's id of a label. Predictions without masks give results
+    without `segmentation`.
     """
     results = []
     for prediction in predictions:
-        for box, score, label, rle in zip(
-            prediction.boxes.tolist(),
-            prediction.scores.tolist(),
-            prediction.labels.tolist(),
-            prediction.rles,
-            strict=True,
-        ):
-            x1, y1, x2, y2 = box
-            results.append(
-                {
-                    "image_id": prediction.image_id,
-                    "category_id": category_ids[label],
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "score": score,
-                    "segmentation": {"size": rle["size"], "counts": rle["counts"].decode("ascii")},
+        for i, (x1, y1, x2, y2) in enumerate(prediction.boxes.tolist()):
+            result = {
+                "image_id": prediction.image_id,
+                "category_id": category_ids[int(prediction.labels[i])],
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "score": float(prediction.scores[i]),
+            }
+            if prediction.rles is not None:
+                rle = prediction.rles[i]
+                result["segmentation"] = {
+                    "size": rle["size"],
+                    "counts": rle["counts"].decode("ascii"),
                 }
-            )
+            results.append(result)
     return results
 
 
 def evaluate(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> Metrics:
-    """COCO's figures for boxes and masks. Both arguments are left as they are.
+    """Compute COCO's metrics for boxes and masks. Neither argument is changed.
 
-    Results without `bbox` or `segmentation` are judged by the other alone.
+    Results without `segmentation` (or `bbox`) are evaluated by their boxes (or masks) alone.
     """
+    # pycocotools prints tables, and writes into the annotations it is given, so it gets copies.
+    # An object with the id 0 would count as unmatched.
+    annotations = [{**a, "id": n} for n, a in enumerate(ground_truth["annotations"], start=1)]
+    metrics: Metrics = {}
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
-        # pycocotools writes into the annotations it is given, so it gets copies. An object with the
-        # id 0 would count as one that nothing matched.
-        annotations = [{**a, "id": n} for n, a in enumerate(ground_truth["annotations"], start=1)]
-        truth.dataset = {"info": {}, **ground_truth, "annotations": annotations}
-        truth.createIndex()
-        metrics: Metrics = {}
-        for kind in KINDS:
-            field = "segmentation" if kind == "segm" else "bbox"
+        truth = _indexed({"info": {}, **ground_truth}, annotations)
+        for iou_type, field in IOU_TYPES.items():
             if all(field in result for result in results):
-                metrics |= _figures(truth, results, kind)
+                metrics |= _evaluate_type(truth, results, iou_type)
     return metrics
 
 
-def _figures(truth: COCO, results: Sequence[Mapping[str, Any]], kind: str) -> Metrics:
+def _evaluate_type(truth: COCO, results: Sequence[Mapping[str, Any]], iou_type: str) -> Metrics:
+    """Compute the metrics of one IoU type, then each class's AP."""
     names = {c["id"]: c["name"] for c in truth.dataset["categories"]}
-    evaluator = COCOeval(truth, _load_results(truth, results, kind), kind)
+    evaluator = COCOeval(truth, _load_results(truth, results, iou_type), iou_type)
     evaluator.evaluate()
     evaluator.accumulate()
     evaluator.summarize()
     metrics = {
-        f"{kind}/{name}": _figure(value)
-        for name, value in zip(FIGURES, evaluator.stats, strict=True)
+        f"{iou_type}/{name}": _none_if_undefined(value)
+        for name, value in zip(METRIC_NAMES, evaluator.stats, strict=True)
     }
-    # precision: [IoU threshold, recall, class, area range, detections]; all areas, 100.
+    # [IoU threshold, recall, class, area range, detections]; here all areas and 100 detections.
     precision = evaluator.eval["precision"][:, :, :, 0, -1]
-    for number, category_id in enumerate(evaluator.params.catIds):
-        defined = precision[:, :, number]
+    for k, category_id in enumerate(evaluator.params.catIds):
+        defined = precision[:, :, k]
         defined = defined[defined > -1]
         value = float(np.mean(defined)) if defined.size else -1.0
-        metrics[f"{kind}/AP/{names[category_id]}"] = _figure(value)
+        metrics[f"{iou_type}/AP/{names[category_id]}"] = _none_if_undefined(value)
     return metrics
 
 
-def _load_results(truth: COCO, results: Sequence[Mapping[str, Any]], kind: str) -> COCO:
-    """The results as a `COCO`. `loadRes` itself refuses an empty list."""
-    if results:
-        # For masks the boxes must go: with both, pycocotools would size objects by the box.
-        keep = {"bbox": ("segmentation",), "segm": ("bbox",)}[kind]
-        chosen = [{k: v for k, v in result.items() if k not in keep} for result in results]
-        return truth.loadRes(chosen)
-    nothing = COCO()
-    nothing.dataset = {**truth.dataset, "annotations": []}
-    nothing.createIndex()
-    return nothing
+def _load_results(truth: COCO, results: Sequence[Mapping[str, Any]], iou_type: str) -> COCO:
+    """Return the results as a `COCO`; `loadRes` itself rejects an empty list."""
+    if not results:
+        return _indexed(truth.dataset, [])
+    # With both fields, pycocotools would size the objects of "segm" by their boxes.
+    omitted = {field for other, field in IOU_TYPES.items() if other != iou_type}
+    return truth.loadRes([{k: v for k, v in r.items() if k not in omitted} for r in results])
 
 
-def _figure(value: float) -> float | None:
-    """pycocotools says -1 where there is nothing to judge by."""
+def _indexed(dataset: Mapping[str, Any], annotations: list[dict[str, Any]]) -> COCO:
+    """Return a `COCO` of a data set with other annotations."""
+    coco = COCO()
+    coco.dataset = {**dataset, "annotations": annotations}
+    coco.createIndex()
+    return coco
+
+
+def _none_if_undefined(value: float) -> float | None:
+    """Return None for -1, pycocotools' value where there is no object to evaluate."""
     return None if value < 0 else float(value)

@@ -1,131 +1,164 @@
-"""From a model's detections to instances of the original images, on the host.
+"""Turn a model's detections into instances of the original images, on the host.
 
-Masks are brought to the original image one instance at a time and only within the
-instance's box, so that memory does not grow with their number. A pixel belongs to an
-instance where the interpolated probability is at least one half.
+Masks are brought to the original image one instance at a time and only within the instance's box,
+so that memory does not grow with their number. A pixel belongs to an instance where the
+interpolated probability is at least one half.
 """
 
-import math
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import cv2
+import jax
 import numpy as np
 from pycocotools import mask as mask_api
 
-from jaxseg.types import Detections, MaskFrame
+from jaxseg.data.masks.regions import mask_bounds
+from jaxseg.data.source import RLE
+from jaxseg.ops.bilinear import Paste, paste_span, paste_weights
+from jaxseg.types import Detections, EvalBatch, MaskFrame
 
 THRESHOLD = 0.5
+"""Least probability of a mask's pixels."""
+
+Size = tuple[int, int]
+"""`(height, width)`."""
 
 
 class Prediction(NamedTuple):
-    """The n instances found in one image, in the pixels of the image as stored."""
+    """The n instances found in one image, best first, in pixels of the original image."""
 
     image_id: int
     boxes: np.ndarray  # float32 [n, 4], xyxy
     scores: np.ndarray  # float32 [n]
     labels: np.ndarray  # int [n]
-    rles: list[dict[str, Any]]  # n masks, {"size": [h, w], "counts": bytes}
+    rles: list[RLE] | None  # n masks of the image's size; None from a model without masks
 
-
-def to_predictions(
-    detections: Detections,
-    image_size: np.ndarray,
-    original_size: np.ndarray,
-    image_id: np.ndarray,
-    valid: np.ndarray,
-    *,
-    bucket: tuple[int, int],
-) -> list[Prediction]:
-    """The predictions of a batch's valid images. Masks in the image's frame bring their own boxes.
-
-    The other arguments are the fields of the
-    `EvalBatch`, and `bucket` the `(height, width)` its images were padded to.
-    """
-    scores, labels = np.asarray(detections.scores), np.asarray(detections.labels)
-    boxes, masks = np.asarray(detections.boxes), np.asarray(detections.masks)
-    used = np.asarray(detections.valid)
-    predictions = []
-    for i in np.flatnonzero(valid):
-        slots = np.flatnonzero(used[i])
-        size, original = image_size[i].tolist(), original_size[i].tolist()
-        limits = np.asarray([original[1], original[0]] * 2, np.float32)
-        scale = limits / np.asarray([size[1], size[0]] * 2, np.float32)
-        found = np.clip(boxes[i, slots] * scale, 0, limits)
-        if detections.mask_frame is MaskFrame.GRID_SAMPLE:
-            pairs = zip(masks[i, slots], found, strict=True)
-            rles = [box_mask_rle(mask, box, original) for mask, box in pairs]
-        elif detections.mask_frame is MaskFrame.INTEGER:
-            pairs = zip(masks[i, slots], found, strict=True)
-            rles = [whole_pixel_mask_rle(mask, box, original) for mask, box in pairs]
-        else:
-            rles = [image_mask_rle(mask, bucket, size, original) for mask in masks[i, slots]]
-            found = np.asarray([tight_box(rle) for rle in rles], np.float32).reshape(-1, 4)
-        predictions.append(
-            Prediction(int(image_id[i]), found, scores[i, slots], labels[i, slots], rles)
+    def select(self, index: np.ndarray) -> "Prediction":
+        """Return the instances at the positions `index` (int `[m]`)."""
+        return Prediction(
+            self.image_id,
+            self.boxes[index],
+            self.scores[index],
+            self.labels[index],
+            None if self.rles is None else [self.rles[i] for i in index],
         )
-    return predictions
 
 
-def box_mask_rle(mask: np.ndarray, box: np.ndarray, size: list[int]) -> dict[str, Any]:
-    """RLE of a mask in its box's frame on an image of `size` `(height, width)`.
+def to_predictions(detections: Detections, batch: EvalBatch) -> list[Prediction]:
+    """Return the predictions of a batch's valid images.
 
-    The mask is sampled at pixel centres, fading to zero within half a cell beyond its rim
-    (as `jaxseg.ops.paste_masks` with `integer_boxes=False`).
+    Boxes are scaled to the original images; where masks are in the image's frame, boxes are the
+    tight boxes of the masks.
     """
-    height, width = size
-    x1, y1, x2, y2 = (float(v) for v in box)
-    rows, weights_y = _paste_weights(y1, y2, mask.shape[0], height)
-    columns, weights_x = _paste_weights(x1, x2, mask.shape[1], width)
-    inside = weights_y @ mask @ weights_x.T >= THRESHOLD
-    bitmap = np.zeros((height, width), np.uint8, order="F")
-    bitmap[rows, columns] = inside
-    return mask_api.encode(bitmap)
+    detections = jax.tree.map(np.asarray, detections)
+    return [_image_prediction(detections, batch, i) for i in np.flatnonzero(batch.valid).tolist()]
 
 
-def whole_pixel_mask_rle(mask: np.ndarray, box: np.ndarray, size: list[int]) -> dict[str, Any]:
-    """RLE of a mask over its box grown by one cell and cut to whole pixels, as torchvision's
-    (`jaxseg.ops.paste_masks` with `integer_boxes=True`)."""
-    height, width = size
-    bordered = np.pad(mask, 1).astype(np.float32)
-    grown = np.float32(bordered.shape[0] / mask.shape[0])
-    center, half = (box[:2] + box[2:]) * np.float32(0.5), (box[2:] - box[:2]) * np.float32(0.5)
-    x1, y1 = np.trunc(center - half * grown).astype(int).tolist()
-    x2, y2 = np.trunc(center + half * grown).astype(int).tolist()
-    across, down = max(x2 - x1 + 1, 1), max(y2 - y1 + 1, 1)
-    bitmap = np.zeros((height, width), np.uint8, order="F")
-    if x1 >= width or y1 >= height or x1 + across <= 0 or y1 + down <= 0:
-        return mask_api.encode(bitmap)
-    pasted = cv2.resize(bordered, (across, down), interpolation=cv2.INTER_LINEAR) >= THRESHOLD
-    top, bottom = np.clip([y1, y1 + down], 0, height)
-    left, right = np.clip([x1, x1 + across], 0, width)
-    bitmap[top:bottom, left:right] = pasted[top - y1 : bottom - y1, left - x1 : right - x1]
-    return mask_api.encode(bitmap)
+def _image_prediction(detections: Detections, batch: EvalBatch, i: int) -> Prediction:
+    slots = np.flatnonzero(detections.valid[i])
+    height, width = batch.image_size[i].tolist()
+    original_height, original_width = batch.original_size[i].tolist()
+    limits = np.asarray([original_width, original_height] * 2, np.float32)
+    scale = limits / np.asarray([width, height] * 2, np.float32)
+    boxes = np.clip(np.asarray(detections.boxes)[i, slots] * scale, 0, limits)
+    rles = None
+    if detections.masks is not None:
+        rles = masks_to_rles(
+            np.asarray(detections.masks)[i, slots],
+            boxes,
+            detections.mask_frame,
+            bucket=batch.images.shape[1:3],
+            image_size=(height, width),
+            original_size=(original_height, original_width),
+        )
+        if detections.mask_frame is MaskFrame.IMAGE:
+            boxes = mask_bounds(rles).astype(np.float32)
+    return Prediction(
+        int(batch.image_id[i]),
+        boxes,
+        np.asarray(detections.scores)[i, slots],
+        np.asarray(detections.labels)[i, slots],
+        rles,
+    )
 
 
-def _paste_weights(start: float, end: float, cells: int, size: int) -> tuple[slice, np.ndarray]:
-    """The pixels that a mask axis touches, and each one's weights of the cells."""
-    if end <= start:
-        return slice(0, 0), np.zeros((0, cells), np.float32)
-    margin = 0.5 * (end - start) / cells
-    last = max(min(math.ceil(end + margin), size), 0)
-    first = min(max(math.floor(start - margin), 0), last)
-    pixel = np.arange(first, last) + 0.5
-    position = (pixel - start) * (cells / (end - start)) - 0.5
-    weights = np.maximum(1 - np.abs(position[:, None] - np.arange(cells)[None, :]), 0)
-    return slice(first, last), weights.astype(np.float32)
+def masks_to_rles(
+    masks: np.ndarray,
+    boxes: np.ndarray,
+    frame: MaskFrame | None,
+    *,
+    bucket: Sequence[int],
+    image_size: Size,
+    original_size: Size,
+) -> list[RLE]:
+    """Return the RLEs of one image's masks (float `[n, h, w]`) on the original image.
+
+    Args:
+        masks: probabilities in `frame`.
+        boxes: float32 `[n, 4]`, in pixels of the original image; not used by `MaskFrame.IMAGE`.
+        frame: the masks' frame. ValueError if it is None.
+        bucket: size of the padded image.
+        image_size: size of the resized image inside the padding.
+        original_size: size of the original image.
+    """
+    if frame is None:
+        raise ValueError("detections have masks without a frame: set Detections.mask_frame")
+    if frame is MaskFrame.IMAGE:
+        return [image_mask_rle(mask, bucket, image_size, original_size) for mask in masks]
+    paste: Paste = "integer" if frame is MaskFrame.INTEGER else "grid_sample"
+    return box_mask_rles(masks, boxes, original_size, paste=paste)
 
 
-def tight_box(rle: dict[str, Any]) -> list[float]:
-    """The `xyxy` box of a mask's pixels; zeros where there are none."""
-    x, y, width, height = mask_api.toBbox(rle).tolist()
-    return [x, y, x + width, y + height]
+def box_mask_rles(masks: np.ndarray, boxes: np.ndarray, size: Size, *, paste: Paste) -> list[RLE]:
+    """Return the RLEs of masks (float32 `[n, h, w]`) over their boxes, on an image of `size`.
+
+    Equals `jaxseg.ops.paste_masks`, thresholded, but computes only the pixels of each box.
+    """
+    # Truncated to whole pixels, corners depend on the last digit: torchvision computes in float32.
+    boxes = np.asarray(boxes, np.float32 if paste == "integer" else np.float64)
+    x1, y1, x2, y2 = boxes.T
+    rows = _visible_pixels(y1, y2, masks.shape[1], size[0], paste)
+    columns = _visible_pixels(x1, x2, masks.shape[2], size[1], paste)
+    rles = []
+    for mask, box, (top, bottom), (left, right) in zip(masks, boxes, rows, columns, strict=True):
+        weights_y = _pixel_weights(
+            box[1::2], mask.shape[0], top, bottom, paste
+        )  # [bottom - top, h]
+        weights_x = _pixel_weights(box[0::2], mask.shape[1], left, right, paste)
+        # Transposed, [W, H]: pycocotools reads masks down their columns, and copies other orders.
+        bitmap = np.zeros(size[::-1], np.uint8)
+        bitmap[left:right, top:bottom] = weights_x @ (weights_y @ mask).T >= THRESHOLD
+        rles.append(mask_api.encode(bitmap.T))
+    return rles
+
+
+def _visible_pixels(
+    start: np.ndarray, end: np.ndarray, cells: int, size: int, paste: Paste
+) -> list[list[int]]:
+    """Return the first and the last plus one of the image's pixels that each mask can touch."""
+    first, stop = paste_span(start, end, cells, paste)
+    stop = np.clip(stop, 0, size)
+    return np.stack([np.clip(first, 0, stop), stop], axis=1).astype(int).tolist()
+
+
+def _pixel_weights(ends: np.ndarray, cells: int, first: int, stop: int, paste: Paste) -> np.ndarray:
+    """Return a mask's weights (float32 `[stop - first, cells]`) along one axis of its box."""
+    pixels = np.arange(first, stop, dtype=ends.dtype)
+    weights = paste_weights(ends[:1], ends[1:], cells, pixels, paste)[0]
+    return np.asarray(weights, np.float32)
 
 
 def image_mask_rle(
-    mask: np.ndarray, bucket: tuple[int, int], size: list[int], original: list[int]
-) -> dict[str, Any]:
-    """RLE of a mask over the padded canvas: upsampled, cut to the image, resized to it."""
-    full = cv2.resize(mask, (bucket[1], bucket[0]), interpolation=cv2.INTER_LINEAR)
-    image = full[: size[0], : size[1]]
-    resized = cv2.resize(image, (original[1], original[0]), interpolation=cv2.INTER_LINEAR)
+    mask: np.ndarray, bucket: Sequence[int], image_size: Size, original_size: Size
+) -> RLE:
+    """Return the RLE of a mask (float32 `[h, w]`) in the padded image's frame.
+
+    The mask is upsampled to the bucket, cut to the image and resized to the original image.
+    """
+    padded = cv2.resize(mask, (bucket[1], bucket[0]), interpolation=cv2.INTER_LINEAR)
+    image = padded[: image_size[0], : image_size[1]]
+    resized = cv2.resize(
+        image, (original_size[1], original_size[0]), interpolation=cv2.INTER_LINEAR
+    )
     return mask_api.encode(np.asfortranarray(resized >= THRESHOLD, np.uint8))

@@ -1,30 +1,31 @@
-"""The figures as a table for people and as `metrics.json` for programs."""
+"""Write metrics as a table for people and as `metrics.json` for programs."""
 
 import json
-import os
 import pathlib
 
-from jaxseg.evaluation.coco import FIGURES, KINDS, Metrics
+from jaxseg.evaluation.coco import IOU_TYPES, METRIC_NAMES, Metrics
+from jaxseg.files import atomic_write
 
 
 def format_table(metrics: Metrics) -> str:
-    """The twelve figures for boxes and masks side by side, then the AP of each class."""
-    lines = [f"{'':<24}" + "".join(f"{kind:>8}" for kind in KINDS)]
-    lines += [_row(figure, metrics, figure) for figure in FIGURES]
-    prefix = "segm/AP/"
-    classes = [name.removeprefix(prefix) for name in metrics if name.startswith(prefix)]
+    """Return the twelve metrics for boxes and masks side by side, then the AP of each class."""
+    lines = [f"{'':<24}" + "".join(f"{iou_type:>8}" for iou_type in IOU_TYPES)]
+    lines += [_row(name, metrics, name) for name in METRIC_NAMES]
+    # Boxes and masks have the same classes; models without masks have boxes alone.
+    keys = (key.partition("/AP/") for key in metrics)
+    classes = dict.fromkeys(name for _, separator, name in keys if separator)
     lines.append("AP by class")
     lines += [_row(f"  {name}", metrics, f"AP/{name}") for name in classes]
     return "\n".join(lines)
 
 
-def _row(title: str, metrics: Metrics, figure: str) -> str:
-    cells = (metrics.get(f"{kind}/{figure}") for kind in KINDS)
-    return f"{title:<24}" + "".join(f"{'-' if v is None else format(v, '.3f'):>8}" for v in cells)
+def _row(title: str, metrics: Metrics, name: str) -> str:
+    """Return one metric of both IoU types, "-" where it is None or missing."""
+    values = (metrics.get(f"{iou_type}/{name}") for iou_type in IOU_TYPES)
+    return f"{title:<24}" + "".join(f"{'-' if v is None else format(v, '.3f'):>8}" for v in values)
 
 
 def write_metrics(metrics: Metrics, path: pathlib.Path) -> None:
-    """Writes `metrics` as JSON; the file is there whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(metrics, indent=2) + "\n")
-    os.replace(partial, path)
+    """Write `metrics` as JSON, atomically."""
+    with atomic_write(path) as partial:
+        partial.write_text(json.dumps(metrics, indent=2) + "\n")

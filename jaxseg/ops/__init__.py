@@ -11,7 +11,7 @@ from jaxseg.ops.boxes import (
     min_size_mask,
 )
 from jaxseg.ops.grid_targets import GridTargets, grid_targets
-from jaxseg.ops.masks import bitmap_targets, mask_targets, paste_masks
+from jaxseg.ops.masks import bitmap_targets, boxes_from_masks, mask_targets, paste_masks
 from jaxseg.ops.matching import Matches, match
 from jaxseg.ops.matrix_nms import matrix_nms, points_nms
 from jaxseg.ops.nms import batched_nms, nms
@@ -27,6 +27,7 @@ __all__ = [
     "bitmap_targets",
     "box_area",
     "box_iou",
+    "boxes_from_masks",
     "cell_anchors",
     "clip_boxes",
     "decode_boxes",

@@ -1,4 +1,4 @@
-"""Anchors: boxes of fixed sizes and shapes around every cell of a feature map.
+"""Generate anchors: boxes of fixed sizes and shapes around every cell of a feature map.
 
 The anchors of one cell are centred on the origin; cell (y, x) of a map with stride s shifts
 them by (x s, y s), its top-left corner, as torchvision and Detectron2 (offset 0) do.
@@ -14,11 +14,14 @@ from jaxtyping import Array, Float, Int
 def cell_anchors(
     sizes: Sequence[float | int], aspect_ratios: Sequence[float | int], *, rounded: bool
 ) -> Float[np.ndarray, "A 4"]:
-    """The A = sizes x ratios boxes of a cell, in the order (ratio, size) of torchvision.
+    """Return the A = sizes x ratios boxes (`xyxy`) of a cell, in torchvision's order (ratio, size).
 
     An anchor of size s and aspect ratio r (height over width) has the area s * s. Torchvision
     rounds the coordinates to integers, halves to the even one (`rounded=True`); Detectron2 and
     MMDetection do not.
+
+    >>> cell_anchors([32], [1, 4], rounded=True).tolist()
+    [[-16.0, -16.0, 16.0, 16.0], [-8.0, -32.0, 8.0, 32.0]]
     """
     size = np.asarray(sizes, np.float32)[None, :]
     root = np.sqrt(np.asarray(aspect_ratios, np.float32))[:, None]
@@ -32,13 +35,18 @@ def grid_anchors(
     grid_shape: tuple[int, int],
     stride: int | tuple[int, int] | Int[Array, " 2"],
 ) -> Float[Array, "K 4"]:
-    """The cell's anchors at every cell of a `(height, width)` map, in the order (y, x, anchor).
+    """Return the cell's anchors at all K / A cells of a map, in the order (y, x, anchor).
 
-    `stride` is one number or `(vertical, horizontal)`: torchvision's is the image's size over
-    the map's, rounded down, and so may differ where the coarsest map was rounded up.
+    `grid_shape` is the map's `(height, width)`. `stride` is one number or `(vertical, horizontal)`
+    in pixels: torchvision's is the image's size over the map's, rounded down, and so may differ
+    where the coarsest map was rounded up.
+
+    >>> cell = np.asarray([[-4.0, -4.0, 4.0, 4.0]], np.float32)
+    >>> grid_anchors(cell, (1, 2), 8).tolist()
+    [[-4.0, -4.0, 4.0, 4.0], [4.0, -4.0, 12.0, 4.0]]
     """
     step = jnp.broadcast_to(jnp.asarray(stride, jnp.float32), (2,))
     y, x = (jnp.asarray(axis, jnp.float32) for axis in np.mgrid[: grid_shape[0], : grid_shape[1]])
     y, x = y * step[0], x * step[1]
-    shifts = jnp.stack([x, y, x, y], axis=-1).reshape(-1, 1, 4)
+    shifts = jnp.stack([x, y, x, y], axis=-1).reshape(-1, 1, 4)  # [cells, 1, 4]
     return (shifts + cell[None]).reshape(-1, 4)

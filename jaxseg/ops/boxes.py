@@ -1,4 +1,4 @@
-"""Boxes of one image: areas, overlaps, clipping, and the R-CNN box code.
+"""Compute areas, overlaps and clipping of boxes, and the R-CNN box code.
 
 Boxes are `xyxy`, float32, in pixels, half-open. A box code ("deltas") is `dx, dy, dw, dh`:
 the shift of the centre in units of the anchor's size and the logarithm of the ratio of
@@ -18,20 +18,33 @@ _TINY = 1e-12
 
 
 def box_area(boxes: Float[Array, "*N 4"]) -> Float[Array, "*N"]:
-    """Areas in square pixels; 0 for boxes with a negative side."""
+    """Return areas in square pixels; 0 for boxes with a negative side.
+
+    >>> box_area(jnp.asarray([[0.0, 0.0, 4.0, 2.0], [4.0, 0.0, 0.0, 2.0]])).tolist()
+    [8.0, 0.0]
+    """
     width = jnp.maximum(boxes[..., 2] - boxes[..., 0], 0)
     height = jnp.maximum(boxes[..., 3] - boxes[..., 1], 0)
     return width * height
 
 
 def min_size_mask(boxes: Float[Array, "*N 4"], side: float) -> Bool[Array, "*N"]:
-    """Which boxes have an area and no side shorter than `side`."""
+    """Return True for boxes that have an area and no side shorter than `side` pixels.
+
+    >>> min_size_mask(jnp.asarray([[0.0, 0.0, 4.0, 2.0], [0.0, 0.0, 4.0, 1.0]]), 2.0).tolist()
+    [True, False]
+    """
     shorter = jnp.minimum(boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1])
     return (shorter > 0) & (shorter >= side)
 
 
 def intersection_area(a: Float[Array, "N 4"], b: Float[Array, "M 4"]) -> Float[Array, "N M"]:
-    """Area that each pair of boxes has in common."""
+    """Return the area that each pair of boxes has in common, in square pixels.
+
+    >>> a, b = jnp.asarray([[0.0, 0.0, 4.0, 4.0]]), jnp.asarray([[2.0, 1.0, 6.0, 3.0]])
+    >>> intersection_area(a, b).tolist()
+    [[4.0]]
+    """
     top_left = jnp.maximum(a[:, None, :2], b[None, :, :2])
     bottom_right = jnp.minimum(a[:, None, 2:], b[None, :, 2:])
     size = jnp.maximum(bottom_right - top_left, 0)
@@ -39,7 +52,12 @@ def intersection_area(a: Float[Array, "N 4"], b: Float[Array, "M 4"]) -> Float[A
 
 
 def box_iou(a: Float[Array, "N 4"], b: Float[Array, "M 4"]) -> Float[Array, "N M"]:
-    """Intersection over union of each pair; 0 where both boxes are empty."""
+    """Return the intersection over union of each pair; 0 where both boxes are empty.
+
+    >>> a, b = jnp.asarray([[0.0, 0.0, 4.0, 4.0]]), jnp.asarray([[0.0, 0.0, 4.0, 2.0]])
+    >>> box_iou(a, b).tolist()
+    [[0.5]]
+    """
     intersection = intersection_area(a, b)
     union = box_area(a)[:, None] + box_area(b)[None, :] - intersection
     return jnp.where(union > 0, intersection / jnp.where(union > 0, union, 1), 0)
@@ -48,7 +66,11 @@ def box_iou(a: Float[Array, "N 4"], b: Float[Array, "M 4"]) -> Float[Array, "N M
 def clip_boxes(
     boxes: Float[Array, "*N 4"], image_size: Num[Array, " 2"] | tuple[int, int]
 ) -> Float[Array, "*N 4"]:
-    """Boxes cut at the border of an image of `(height, width)`."""
+    """Clip boxes to an image of `image_size` `(height, width)`.
+
+    >>> clip_boxes(jnp.asarray([[-2.0, 1.0, 9.0, 9.0]]), (6, 8)).tolist()
+    [[0.0, 1.0, 8.0, 6.0]]
+    """
     height, width = image_size[0], image_size[1]
     x = jnp.clip(boxes[..., 0::2], 0, width)
     y = jnp.clip(boxes[..., 1::2], 0, height)
@@ -58,7 +80,12 @@ def clip_boxes(
 def encode_boxes(
     boxes: Float[Array, "*N 4"], anchors: Float[Array, "*N 4"], weights: Weights = (1.0,) * 4
 ) -> Float[Array, "*N 4"]:
-    """The deltas that lead from each anchor to its box; finite for degenerate boxes too."""
+    """Return the deltas that lead from each anchor to its box; finite for degenerate boxes too.
+
+    >>> anchor, box = jnp.asarray([[0.0, 0.0, 8.0, 8.0]]), jnp.asarray([[4.0, 0.0, 12.0, 8.0]])
+    >>> encode_boxes(box, anchor).tolist()
+    [[0.5, 0.0, 0.0, 0.0]]
+    """
     x, y, width, height = _center_size(boxes)
     ax, ay, anchor_width, anchor_height = _center_size(anchors)
     anchor_width = jnp.maximum(anchor_width, _TINY)
@@ -77,7 +104,12 @@ def encode_boxes(
 def decode_boxes(
     deltas: Float[Array, "*N 4"], anchors: Float[Array, "*N 4"], weights: Weights = (1.0,) * 4
 ) -> Float[Array, "*N 4"]:
-    """The boxes that deltas lead to from their anchors; sizes bounded by `MAX_LOG_SCALE`."""
+    """Return the boxes that deltas lead to from their anchors; sizes bounded by `MAX_LOG_SCALE`.
+
+    >>> anchor = jnp.asarray([[0.0, 0.0, 8.0, 8.0]])
+    >>> decode_boxes(jnp.asarray([[0.5, 0.0, 0.0, 0.0]]), anchor).tolist()
+    [[4.0, 0.0, 12.0, 8.0]]
+    """
     ax, ay, anchor_width, anchor_height = _center_size(anchors)
     x = deltas[..., 0] / weights[0] * anchor_width + ax
     y = deltas[..., 1] / weights[1] * anchor_height + ay
@@ -88,6 +120,7 @@ def decode_boxes(
 
 
 def _center_size(boxes: Float[Array, "*N 4"]) -> tuple[Array, Array, Array, Array]:
+    """Return x and y of the centres, widths and heights, each `[*N]`."""
     width = boxes[..., 2] - boxes[..., 0]
     height = boxes[..., 3] - boxes[..., 1]
     return boxes[..., 0] + 0.5 * width, boxes[..., 1] + 0.5 * height, width, height

@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
 from pycocotools import mask as mask_api
 
 from jaxseg import visualize
@@ -14,10 +15,13 @@ from jaxseg.evaluation import (
     to_predictions,
     write_metrics,
 )
-from jaxseg.evaluation.coco import FIGURES
-from jaxseg.evaluation.predictions import box_mask_rle, whole_pixel_mask_rle
-from jaxseg.types import Detections, MaskFrame
+from jaxseg.evaluation.coco import METRIC_NAMES
+from jaxseg.evaluation.predictions import box_mask_rles
+from jaxseg.types import Detections, EvalBatch, MaskFrame
+from tests import strategies
 from tests.goldens import load_golden
+from tests.oracles.masks import paste as slow_paste
+from tests.oracles.masks import paste_integer as slow_paste_integer
 
 SOURCE = Shapes(size=64, val_images=12).open("val")
 IDS = [c.id for c in SOURCE.categories]
@@ -31,46 +35,44 @@ def perfect_predictions():
     ]
 
 
-@pytest.mark.parametrize("kind", ["bbox", "segm"])
-def test_published_figures_to_all_digits(shared, kind):
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+def test_published_metrics_to_all_digits(shared, iou_type):
     folder = shared / "goldens" / "coco_eval"
     truth = json.loads((folder / "instances_val2014_100.json").read_text())
-    results = json.loads((folder / f"instances_val2014_fake{kind}100_results.json").read_text())
-    expected = json.loads((folder / "expected_stats_pycocotools.json").read_text())[kind]
-    names = [c["id"] for c in truth["categories"]]
-    metrics = evaluate(truth, through_the_writer(results, truth, names, kind))
-    assert [metrics[f"{kind}/{figure}"] for figure in FIGURES] == expected
+    results = json.loads((folder / f"instances_val2014_fake{iou_type}100_results.json").read_text())
+    expected = json.loads((folder / "expected_stats_pycocotools.json").read_text())[iou_type]
+    ids = [c["id"] for c in truth["categories"]]
+    metrics = evaluate(truth, rewrite(results, truth, ids, iou_type))
+    assert [metrics[f"{iou_type}/{name}"] for name in METRIC_NAMES] == expected
 
 
-def through_the_writer(results, truth, category_ids, kind):
-    """The published results as predictions and written again by jaxseg."""
+def rewrite(results, truth, category_ids, iou_type):
+    """Turn published results into predictions and write these with `coco_results`."""
     size = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
     written = []
     for result in results:
         height, width = size[result["image_id"]]
         box = np.asarray([result.get("bbox", [0, 0, 1, 1])], np.float64)
         box[:, 2:] += box[:, :2]
-        rle = {"size": [height, width], "counts": b""}
-        if kind == "segm":
-            rle = dict(result["segmentation"], counts=result["segmentation"]["counts"].encode())
+        rles = None
+        if iou_type == "segm":
+            counts = result["segmentation"]["counts"].encode()
+            rles = [{"size": [height, width], "counts": counts}]
         label = np.asarray([category_ids.index(result["category_id"])])
-        prediction = Prediction(
-            result["image_id"], box, np.asarray([result["score"]]), label, [rle]
-        )
-        (one,) = coco_results([prediction], category_ids)
-        written.append({k: v for k, v in one.items() if kind == "segm" or k != "segmentation"})
+        prediction = Prediction(result["image_id"], box, np.asarray([result["score"]]), label, rles)
+        written += coco_results([prediction], category_ids)
     return json.loads(json.dumps(written))
 
 
-def test_the_truth_against_itself_is_perfect():
+def test_ground_truth_as_predictions_has_ap_1():
     metrics = evaluate(SOURCE.ground_truth(), coco_results(perfect_predictions(), IDS))
-    for kind in ("segm", "bbox"):
-        assert metrics[f"{kind}/AP"] == metrics[f"{kind}/AP75"] == 1
-        assert metrics[f"{kind}/AP/disc"] == 1
-        assert metrics[f"{kind}/APl"] is None  # nothing that large in 64x64
+    for iou_type in ("segm", "bbox"):
+        assert metrics[f"{iou_type}/AP"] == metrics[f"{iou_type}/AP75"] == 1
+        assert metrics[f"{iou_type}/AP/disc"] == 1
+        assert metrics[f"{iou_type}/APl"] is None  # no object that large in 64x64
 
 
-def test_annotations_may_be_numbered_from_0():
+def test_annotation_ids_may_start_at_0():
     truth = SOURCE.ground_truth()
     for number, annotation in enumerate(truth["annotations"]):
         annotation["id"] = number
@@ -78,7 +80,7 @@ def test_annotations_may_be_numbered_from_0():
     assert evaluate(truth, results)["segm/AP"] == 1
 
 
-def test_worse_predictions_are_judged_worse():
+def test_worse_predictions_have_a_lower_ap():
     shifted = [p._replace(boxes=p.boxes + 4) for p in perfect_predictions()]
     metrics = evaluate(SOURCE.ground_truth(), coco_results(shifted, IDS))
     assert metrics["segm/AP"] == 1
@@ -100,7 +102,7 @@ def test_crowds_are_ignored():
     assert metrics["segm/AP"] == 1
 
 
-def test_arguments_are_left_as_they_are():
+def test_evaluate_does_not_change_its_arguments():
     truth, results = SOURCE.ground_truth(), coco_results(perfect_predictions(), IDS)
     before = json.dumps([truth, results])
     evaluate(truth, results)
@@ -117,68 +119,71 @@ def test_report_and_metrics_file(tmp_path):
     assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
 
 
-def slow_paste(mask, box, size):
-    """Each pixel's centre looked up in the mask, with zeros around it."""
-    cells = mask.shape[0]
-    padded = np.pad(mask, 1)
-    out = np.zeros(size)
-    for row in range(size[0]):
-        for column in range(size[1]):
-            y = (row + 0.5 - box[1]) / (box[3] - box[1]) * cells - 0.5
-            x = (column + 0.5 - box[0]) / (box[2] - box[0]) * cells - 0.5
-            if -1 < y < cells and -1 < x < cells:
-                y0, x0 = int(np.floor(y)), int(np.floor(x))
-                fy, fx = y - y0, x - x0
-                part = padded[y0 + 1 : y0 + 3, x0 + 1 : x0 + 3]
-                out[row, column] = np.asarray([1 - fy, fy]) @ part @ np.asarray([1 - fx, fx])
-    return out
+def paste_one(mask, box, size, paste):
+    (rle,) = box_mask_rles(mask[None], np.asarray([box], np.float32), size, paste=paste)
+    return mask_api.decode(rle).astype(bool)
+
+
+def check_paste(mask, box, size, paste, oracle):
+    pasted = paste_one(mask, box, size, paste)
+    expected = oracle(mask, np.asarray(box, float), size)
+    decided = np.abs(expected - 0.5) > 1e-4
+    np.testing.assert_array_equal(pasted[decided], (expected >= 0.5)[decided])
 
 
 @pytest.mark.parametrize(
     "box", [(3.2, 4.1, 17.9, 15.3), (-6, -3.5, 9, 30), (0, 0, 24, 20), (10, 10, 11, 11)]
 )
-def test_pasting_agrees_with_the_loop(box):
-    rng = np.random.default_rng(0)
-    mask = rng.random((7, 7)).astype(np.float32)
-    pasted = mask_api.decode(box_mask_rle(mask, np.asarray(box, np.float32), [20, 24]))
-    expected = slow_paste(mask, np.asarray(box, float), (20, 24))
-    sure = np.abs(expected - 0.5) > 1e-4
-    np.testing.assert_array_equal(pasted[sure], (expected >= 0.5)[sure])
+def test_grid_sample_paste_agrees_with_the_loop(box):
+    mask = np.random.default_rng(0).random((7, 7)).astype(np.float32)
+    check_paste(mask, box, (20, 24), "grid_sample", slow_paste)
 
 
-def test_boxes_without_area_or_outside_give_empty_masks():
+@settings(max_examples=60, deadline=None)
+@given(
+    mask=strategies.quarters((4, 4), 0, 1),
+    boxes=strategies.boxes(1, largest=12, low=-6, high=14),
+)
+def test_pasted_rles_agree_with_the_loops(mask, boxes):
+    """Boxes reach beyond the image or have no area; quarters of a pixel round nowhere."""
+    for paste, oracle in (("grid_sample", slow_paste), ("integer", slow_paste_integer)):
+        check_paste(mask, boxes[0], (9, 11), paste, oracle)
+
+
+def test_grid_sample_paste_of_boxes_without_area_or_outside_is_empty():
     for box in ((5, 5, 5, 9), (30, 30, 40, 40), (-9, -9, -2, -2)):
-        rle = box_mask_rle(np.ones((4, 4), np.float32), np.asarray(box, np.float32), [20, 24])
-        assert mask_api.area(rle) == 0
+        assert not paste_one(np.ones((4, 4), np.float32), box, (20, 24), "grid_sample").any()
 
 
-def detections(frame, masks):
+def detections(masks, frame):
     return Detections(
         boxes=np.asarray([[[8, 4, 16, 12], [0, 0, 0, 0]]] * 2, np.float32),
         scores=np.asarray([[0.9, 0.0]] * 2, np.float32),
         labels=np.asarray([[2, 0]] * 2, np.int32),
-        masks=np.stack([masks] * 2),
         valid=np.asarray([[True, False]] * 2),
+        masks=None if masks is None else np.stack([masks] * 2),
         mask_frame=frame,
     )
 
 
+def eval_batch(image_size, original_size, image_id, valid):
+    """A batch of two images in a bucket of 32x32."""
+    images = np.zeros((2, 32, 32, 3), np.uint8)
+    return EvalBatch(images, *map(np.asarray, (image_size, original_size, image_id, valid)))
+
+
+HALVED = eval_batch([[30, 20], [32, 32]], [[60, 40], [32, 32]], [5, 0], [True, False])
+"""An image of 60x40 that was resized to 30x20, and a filler."""
+
+
 @pytest.mark.parametrize("frame", [MaskFrame.GRID_SAMPLE, MaskFrame.IMAGE])
-def test_predictions_are_brought_back_to_the_original_image(frame):
-    """An image of 60x40 was resized to 30x20 on a canvas of 32x32."""
+def test_predictions_are_in_pixels_of_the_original_image(frame):
     if frame is MaskFrame.GRID_SAMPLE:
         masks = np.stack([np.ones((4, 4)), np.zeros((4, 4))]).astype(np.float32)
     else:
         masks = np.zeros((2, 16, 16), np.float32)
         masks[0, 2:6, 4:8] = 1
-    (prediction,) = to_predictions(
-        detections(frame, masks),
-        image_size=np.asarray([[30, 20], [32, 32]]),
-        original_size=np.asarray([[60, 40], [32, 32]]),
-        image_id=np.asarray([5, 0]),
-        valid=np.asarray([True, False]),
-        bucket=(32, 32),
-    )
+    (prediction,) = to_predictions(detections(masks, frame), HALVED)
     assert prediction.image_id == 5
     np.testing.assert_allclose(prediction.boxes, [[16, 8, 32, 24]])
     assert prediction.labels.tolist() == [2]
@@ -186,6 +191,32 @@ def test_predictions_are_brought_back_to_the_original_image(frame):
     expected[8:24, 16:32] = 1
     expected[[8, 8, 23, 23], [16, 31, 16, 31]] = 0  # interpolation rounds the corners
     np.testing.assert_array_equal(mask_api.decode(prediction.rles[0]), expected)
+
+
+def test_predictions_without_masks_are_evaluated_by_their_boxes():
+    (prediction,) = to_predictions(detections(None, None), HALVED)
+    assert prediction.rles is None
+    np.testing.assert_allclose(prediction.boxes, [[16, 8, 32, 24]])
+    assert "segmentation" not in coco_results([prediction], IDS)[0]
+    boxes_only = [p._replace(rles=None) for p in perfect_predictions()]
+    metrics = evaluate(SOURCE.ground_truth(), coco_results(boxes_only, IDS))
+    assert metrics["bbox/AP"] == 1
+    assert not any(name.startswith("segm/") for name in metrics)
+    assert f"{'  disc':<24}   1.000       -\n" in format_table(metrics)
+
+
+def test_masks_without_a_frame_are_an_error():
+    with pytest.raises(ValueError, match=r"set Detections\.mask_frame"):
+        to_predictions(detections(np.zeros((2, 4, 4), np.float32), None), HALVED)
+
+
+def test_selected_instances_keep_their_fields():
+    prediction = next(p for p in perfect_predictions() if len(p.boxes) > 1)
+    last = prediction.select(np.asarray([len(prediction.boxes) - 1]))
+    assert last.image_id == prediction.image_id
+    np.testing.assert_array_equal(last.boxes, prediction.boxes[-1:])
+    assert last.rles == prediction.rles[-1:]
+    assert prediction._replace(rles=None).select(np.asarray([0])).rles is None
 
 
 def test_drawing(tmp_path):
@@ -209,34 +240,36 @@ def test_drawing(tmp_path):
     changed = (plain != drawn).any(2)
     assert changed[inside.repeat(8, 0).repeat(8, 1)].mean() > 0.95
     assert changed.mean() < 0.9
+    boxes_only = visualize.draw_instances(
+        example.image, example.boxes, example.labels, names, None, np.ones(len(example.rles))
+    )
+    outlined = (plain != boxes_only).any(2)
+    assert 0 < outlined.mean() < changed.mean()
     both = visualize.side_by_side(plain, drawn, ("left", "right"))
     visualize.save_png(tmp_path / "new" / "picture.png", both)
     assert (tmp_path / "new" / "picture.png").stat().st_size > 1000
     assert both.shape[1] == 1024
 
 
-def test_whole_pixel_masks_are_pasted_as_by_torchvision(shared):
+def test_integer_paste_is_that_of_torchvision(shared):
     meta, golden = load_golden(shared, "paste_masks")
-    boxes, size = golden["boxes"], list(meta["image"])
+    boxes, size = golden["boxes"], tuple(meta["image"])
     for masks, out in (("masks", "out"), ("masks14", "out14")):
         for mask, box, expected in zip(golden[masks], boxes, golden[out], strict=True):
-            pasted = mask_api.decode(whole_pixel_mask_rle(mask[0], box, size)).astype(bool)
+            pasted = paste_one(mask[0], box, size, "integer")
             differs = pasted != (expected[0] >= 0.5)
             assert np.abs(expected[0][differs] - 0.5).max(initial=0) < 1e-4
 
 
-def test_predictions_lay_whole_pixel_masks_over_the_grown_box():
+def test_predictions_in_the_integer_frame_are_pasted_over_whole_pixels():
     masks = np.random.default_rng(0).random((2, 8, 8)).astype(np.float32)
-    sizes = np.asarray([[32, 32]] * 2)
-    found, _ = to_predictions(
-        detections(MaskFrame.INTEGER, masks),
-        sizes, sizes, np.asarray([1, 2]), np.asarray([True, True]), bucket=(32, 32),
-    )  # fmt: skip
-    assert found.rles[0] == whole_pixel_mask_rle(masks[0], found.boxes[0], [32, 32])
-    assert found.rles[0] != box_mask_rle(masks[0], found.boxes[0], [32, 32])
+    batch = eval_batch([[32, 32]] * 2, [[32, 32]] * 2, [1, 2], [True, True])
+    found, _ = to_predictions(detections(masks, MaskFrame.INTEGER), batch)
+    integer = box_mask_rles(masks[:1], found.boxes, (32, 32), paste="integer")
+    assert found.rles == integer
+    assert found.rles != box_mask_rles(masks[:1], found.boxes, (32, 32), paste="grid_sample")
 
 
-def test_whole_pixel_masks_outside_the_image_are_empty():
+def test_integer_paste_of_boxes_outside_the_image_is_empty():
     for box in ([-50, -50, -20, -20], [90, 90, 120, 120]):
-        rle = whole_pixel_mask_rle(np.ones((8, 8), np.float32), np.float32(box), [40, 40])
-        assert mask_api.area(rle) == 0
+        assert not paste_one(np.ones((8, 8), np.float32), box, (40, 40), "integer").any()

@@ -30,8 +30,8 @@ def test_cells_agree_with_the_definition(rounded, sizes, ratios):
 def test_grids_agree_with_the_definition(strides):
     cell = ops.cell_anchors((5, 8), (0.5, 1), rounded=False)
     expected = oracle.grid(cell, 3, 4, *strides)
-    for given_as in (strides, jnp.asarray(strides)):
-        np.testing.assert_allclose(ops.grid_anchors(cell, (3, 4), given_as), expected, rtol=1e-6)
+    for stride in (strides, jnp.asarray(strides)):
+        np.testing.assert_allclose(ops.grid_anchors(cell, (3, 4), stride), expected, rtol=1e-6)
     square = ops.grid_anchors(cell, (3, 4), strides[0])
     np.testing.assert_allclose(square, oracle.grid(cell, 3, 4, strides[0], strides[0]), rtol=1e-6)
 
@@ -52,7 +52,7 @@ def test_torchvision_golden(shared, case):
 
 @pytest.mark.parametrize("case", ["anchor0", "anchor1", "anchor2"])
 def test_mmdetection_golden(shared, case):
-    """One size, RetinaNet's three sizes in an octave, and YOLACT's with centres of their own."""
+    """One size, RetinaNet's three sizes in an octave, and YOLACT's with other centres."""
     meta, golden = load_golden(shared, "mm_ops")
     options = meta[case]
     octave = options.get("scales_per_octave", 1)

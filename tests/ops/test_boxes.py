@@ -16,7 +16,7 @@ WEIGHTS = [(1.0, 1.0, 1.0, 1.0), (10.0, 10.0, 5.0, 5.0), (2.0, 3.0, 4.0, 5.0)]
 encode = jax.jit(ops.encode_boxes, static_argnames="weights")
 decode = jax.jit(ops.decode_boxes, static_argnames="weights")
 clip = jax.jit(ops.clip_boxes)
-iou_both_ways = jax.jit(lambda a, b: (ops.box_iou(a, b), ops.box_iou(b, a)))
+iou_and_swapped = jax.jit(lambda a, b: (ops.box_iou(a, b), ops.box_iou(b, a)))
 
 
 @jax.jit
@@ -61,19 +61,19 @@ def test_areas_and_overlaps_agree_with_the_definitions(a, b):
     np.testing.assert_array_equal(intersection, [[oracle.intersection(x, y) for y in b] for x in a])
     expected = [[oracle.min_size_mask(x, side) for x in a] for side in (0.0, 2.0)]
     np.testing.assert_array_equal(larger, expected)
-    overlap, swapped = iou_both_ways(a, b)
+    overlap, swapped = iou_and_swapped(a, b)
     expected = [[iou(x, y) for y in b] for x in a.astype(float)]
     np.testing.assert_allclose(overlap, expected, rtol=1e-6)
     np.testing.assert_array_equal(overlap, swapped.T)
-    itself, _ = iou_both_ways(a, a)
+    itself, _ = iou_and_swapped(a, a)
     np.testing.assert_array_equal(np.diagonal(itself), (np.asarray(area) > 0).astype(float))
 
 
 @settings(max_examples=60, deadline=None)
 @given(a=strategies.integers((6, 4), -(2**20), 2**20), b=strategies.integers((5, 4), 0, 2**20))
-def test_iou_is_a_symmetric_share_where_areas_are_rounded_too(a, b):
+def test_iou_is_symmetric_and_in_0_to_1_even_if_areas_are_rounded(a, b):
     a, b = (np.sort(x.reshape(-1, 2, 2), axis=1).reshape(-1, 4) / 1024 for x in (a, b))
-    overlap, swapped = iou_both_ways(a, b)
+    overlap, swapped = iou_and_swapped(a, b)
     assert np.all((np.asarray(overlap) >= 0) & (np.asarray(overlap) <= 1))
     np.testing.assert_allclose(overlap, swapped.T, rtol=1e-5)
 
@@ -84,7 +84,7 @@ def test_iou_is_a_symmetric_share_where_areas_are_rounded_too(a, b):
     height=st.integers(0, 50),
     width=st.integers(0, 50),
 )
-def test_clipping_agrees_with_the_definition_and_changes_nothing_twice(boxes, height, width):
+def test_clipping_agrees_with_the_definition_and_is_idempotent(boxes, height, width):
     clipped = clip(boxes, np.asarray([height, width]))
     np.testing.assert_array_equal(clipped, [oracle.clip(box, height, width) for box in boxes])
     np.testing.assert_array_equal(clip(clipped, np.asarray([height, width])), clipped)
@@ -109,7 +109,7 @@ def test_box_code_agrees_with_the_definition(weights, boxes, anchors, delta):
 
 @settings(max_examples=60, deadline=None)
 @given(boxes=strategies.boxes(6), anchors=strategies.boxes(6))
-def test_codes_of_boxes_without_sides_are_finite(boxes, anchors):
+def test_codes_of_boxes_without_area_are_finite(boxes, anchors):
     code = encode(boxes, anchors, WEIGHTS[1])
     assert np.isfinite(code).all()
     assert np.isfinite(decode(code, anchors, WEIGHTS[1])).all()
@@ -120,8 +120,8 @@ def test_round_trip_and_small_boxes_golden(shared, case):
     meta, golden = load_golden(shared, "box_coder")
     options = next(c for c in meta["cases"] if c["key"] == case)
     weights, proposals = tuple(options["weights"]), golden[f"{case}__proposals"]
-    trip = decode(encode(golden[f"{case}__gt"], proposals, weights), proposals, weights)
-    np.testing.assert_allclose(trip, golden[f"{case}__roundtrip"], rtol=1e-5, atol=1e-3)
+    decoded = decode(encode(golden[f"{case}__gt"], proposals, weights), proposals, weights)
+    np.testing.assert_allclose(decoded, golden[f"{case}__roundtrip"], rtol=1e-5, atol=1e-3)
     clipped = jnp.asarray(golden[f"{case}__decoded_clipped"].reshape(-1, 4))
     larger = ops.min_size_mask(clipped, options["remove_small_min"])
     np.testing.assert_array_equal(np.flatnonzero(larger), golden[f"{case}__keep_small"])
@@ -145,8 +145,8 @@ def test_mmdetection_box_code_golden(shared, case):
 
 def test_iou_golden(shared):
     _, golden = load_golden(shared, "losses")
-    overlap, _ = iou_both_ways(golden["pair__boxes1"], golden["pair__boxes2"])
+    overlap, _ = iou_and_swapped(golden["pair__boxes1"], golden["pair__boxes2"])
     np.testing.assert_allclose(overlap, golden["pair__box_iou"], rtol=1e-5, atol=1e-7)
     _, golden = load_golden(shared, "matcher")
-    overlap, _ = iou_both_ways(golden["c0__gt"], golden["c0__anchors"])
+    overlap, _ = iou_and_swapped(golden["c0__gt"], golden["c0__anchors"])
     np.testing.assert_allclose(overlap, golden["c0__iou"], rtol=1e-5, atol=1e-7)

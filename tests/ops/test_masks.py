@@ -1,3 +1,5 @@
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,16 +7,20 @@ import pytest
 from hypothesis import given, settings
 
 from jaxseg import ops
+from jaxseg.ops.bilinear import paste_span, paste_weights
 from tests import strategies
 from tests.goldens import load_golden
-from tests.oracles.masks import crop_target, paste, paste_integer
+from tests.oracles.masks import crop_target, tight_box
+from tests.oracles.masks import paste as slow_paste
+from tests.oracles.masks import paste_integer as slow_paste_integer
 from tests.oracles.roi_align import roi_align as slow_roi_align
 
 mask_targets = jax.jit(ops.mask_targets, static_argnames="size")
+boxes_from_masks = jax.jit(ops.boxes_from_masks, static_argnames="stride")
 bitmap_targets = jax.jit(ops.bitmap_targets, static_argnames=("size", "aligned"))
 
 
-def test_paste_golden_integer_boxes(shared):
+def test_integer_paste_is_that_of_torchvision(shared):
     meta, golden = load_golden(shared, "paste_masks")
     for masks, out in (("masks", "out"), ("masks14", "out14")):
         pasted = ops.paste_masks(
@@ -23,7 +29,7 @@ def test_paste_golden_integer_boxes(shared):
         np.testing.assert_allclose(pasted, golden[out][:, 0], atol=1e-5)
 
 
-def test_paste_golden_continuous_boxes(shared):
+def test_grid_sample_paste_is_that_of_mmdetection(shared):
     _, golden = load_golden(shared, "mm_ops")
     expected = golden["paste__out"]
     masks = golden["paste__masks"].reshape(-1, *golden["paste__masks"].shape[-2:])
@@ -31,7 +37,7 @@ def test_paste_golden_continuous_boxes(shared):
         jnp.asarray(masks),
         jnp.asarray(golden["paste__boxes"]),
         expected.shape[-2:],
-        integer_boxes=False,
+        paste="grid_sample",
     )
     np.testing.assert_allclose(pasted, expected.reshape(pasted.shape), atol=1e-5)
 
@@ -40,10 +46,10 @@ IMAGE = (9, 11)
 
 
 @jax.jit
-def paste_both_ways(masks, boxes):
+def paste_in_both_modes(masks, boxes):
     return (
         ops.paste_masks(masks, boxes, IMAGE),
-        ops.paste_masks(masks, boxes, IMAGE, integer_boxes=False),
+        ops.paste_masks(masks, boxes, IMAGE, paste="grid_sample"),
     )
 
 
@@ -54,26 +60,28 @@ def paste_both_ways(masks, boxes):
 )
 def test_paste_agrees_with_the_loops(masks, boxes):
     """A mask of 4 cells grows boxes by 6 / 4, so that quarters of a pixel round nowhere."""
-    integer, continuous = paste_both_ways(masks, boxes)
+    integer, grid_sample = paste_in_both_modes(masks, boxes)
     for i, (mask, box) in enumerate(zip(masks, boxes, strict=True)):
-        np.testing.assert_allclose(integer[i], paste_integer(mask, box, IMAGE), atol=1e-5)
-        np.testing.assert_allclose(continuous[i], paste(mask, box, IMAGE), atol=1e-4)
+        np.testing.assert_allclose(integer[i], slow_paste_integer(mask, box, IMAGE), atol=1e-5)
+        np.testing.assert_allclose(grid_sample[i], slow_paste(mask, box, IMAGE), atol=1e-4)
 
 
 @settings(max_examples=30, deadline=None)
 @given(boxes=strategies.boxes(3, smallest=2, largest=6, low=2, high=5))
-def test_a_full_mask_covers_its_box_and_nothing_far_from_it(boxes):
-    """Pixels in the box get a quarter at least, at its corners; a cell further out nothing."""
-    integer, continuous = map(np.asarray, paste_both_ways(np.ones((3, 4, 4), np.float32), boxes))
+def test_a_full_mask_covers_its_box_and_is_zero_far_from_it(boxes):
+    """Pixels in the box get at least a quarter, at its corners; those a cell further out get 0."""
+    integer, grid_sample = map(
+        np.asarray, paste_in_both_modes(np.ones((3, 4, 4), np.float32), boxes)
+    )
     y, x = np.mgrid[: IMAGE[0], : IMAGE[1]] + 0.5
     for i, (x1, y1, x2, y2) in enumerate(boxes):
         inside = (x > x1) & (x < x2) & (y > y1) & (y < y2)
         width, height = (x2 - x1) / 4, (y2 - y1) / 4
         near = (x > x1 - width) & (x < x2 + width) & (y > y1 - height) & (y < y2 + height)
         deep = (x > x1 + width) & (x < x2 - width) & (y > y1 + height) & (y < y2 - height)
-        assert (continuous[i][inside] >= 0.25 - 1e-5).all()
-        np.testing.assert_allclose(continuous[i][deep], 1, atol=1e-5)
-        assert not continuous[i][~near].any()
+        assert (grid_sample[i][inside] >= 0.25 - 1e-5).all()
+        np.testing.assert_allclose(grid_sample[i][deep], 1, atol=1e-5)
+        assert not grid_sample[i][~near].any()
         whole = (x - 0.5 >= x1) & (x + 0.5 <= x2) & (y - 0.5 >= y1) & (y + 0.5 <= y2)
         assert (integer[i][whole] >= 0.25).all()
         # Whole pixels reach up to one further.
@@ -84,20 +92,48 @@ def test_a_full_mask_covers_its_box_and_nothing_far_from_it(boxes):
 
 def test_paste_of_boxes_outside_or_empty_is_zero():
     boxes = jnp.asarray([[-50.0, -50, -20, -20], [90, 90, 120, 120], [5, 5, 5, 5]])
-    for integer_boxes in (True, False):
-        pasted = ops.paste_masks(jnp.ones((3, 8, 8)), boxes, (40, 40), integer_boxes=integer_boxes)
+    for paste in ("integer", "grid_sample"):
+        pasted = ops.paste_masks(jnp.ones((3, 8, 8)), boxes, (40, 40), paste=paste)
         assert not np.asarray(pasted)[:2].any()
         assert np.isfinite(pasted).all()
+
+
+def test_another_paste_is_an_error():
+    with pytest.raises(ValueError, match="'grid_sample' or 'integer', not 'box'"):
+        inspect.unwrap(paste_span)(jnp.zeros(1), jnp.ones(1), 4, "box")  # without type checks
+
+
+@settings(max_examples=30, deadline=None)
+@given(boxes=strategies.boxes(3, largest=12, low=-6, high=14))
+def test_paste_weights_of_numpy_and_jax_arrays_are_equal(boxes):
+    pixels = np.arange(9, dtype=np.float32)
+    for paste in ("integer", "grid_sample"):
+        on_host = paste_weights(boxes[:, 0], boxes[:, 2], 4, pixels, paste)
+        assert isinstance(on_host, np.ndarray)
+        start, end = jnp.asarray(boxes[:, 0]), jnp.asarray(boxes[:, 2])
+        on_device = paste_weights(start, end, 4, jnp.asarray(pixels), paste)
+        np.testing.assert_allclose(on_device, on_host, atol=1e-6)
+
+
+@pytest.mark.parametrize("stride", [1, 4])
+@settings(max_examples=40, deadline=None)
+@given(masks=strategies.flags((3, 4, 5)), empty_rows=strategies.flags((3, 4, 1)))
+def test_boxes_from_masks_agree_with_the_loop(stride, masks, empty_rows):
+    masks = masks & ~empty_rows
+    image_size = (4 * stride - 1, 5 * stride - 1)
+    boxes = boxes_from_masks(masks, jnp.asarray(image_size), stride=stride)
+    expected = [tight_box(mask, image_size, stride) for mask in masks]
+    np.testing.assert_array_equal(boxes, expected)
 
 
 def test_targets_are_the_roi_align_of_the_image_mask():
     rng = np.random.default_rng(0)
     masks = rng.random((3, 20, 30)) < 0.5
     rois = np.asarray([[2, 3, 17, 12], [0, 0, 30, 20], [10.5, 4.25, 28, 19]], np.float32)
-    gt = np.asarray([1, 2, 0], np.int32)
+    gt_index = np.asarray([1, 2, 0], np.int32)
     frames = np.tile(np.asarray([0, 0, 30, 20], np.float32), (3, 1))
-    targets = ops.mask_targets(*map(jnp.asarray, (masks, frames, rois, gt)), size=7)
-    for target, roi, index in zip(targets, rois, gt, strict=True):
+    targets = ops.mask_targets(*map(jnp.asarray, (masks, frames, rois, gt_index)), size=7)
+    for target, roi, index in zip(targets, rois, gt_index, strict=True):
         slow = slow_roi_align(
             masks[index][..., None].astype(float), roi[None], (7, 7), 1.0, 2, aligned=True
         )
@@ -113,7 +149,7 @@ def test_targets_of_a_box_frame_are_zero_outside_the_box():
     np.testing.assert_allclose(targets[1], 1)
 
 
-def test_targets_without_any_object_slot():
+def test_targets_without_object_slots():
     targets = ops.mask_targets(
         jnp.zeros((0, 8, 8)), jnp.zeros((0, 4)), jnp.ones((3, 4)), jnp.zeros(3, jnp.int32), size=4
     )

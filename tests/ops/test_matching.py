@@ -11,16 +11,16 @@ from tests.oracles.matching import match as slow_match
 
 IOU = jnp.asarray([[0.8, 0.1], [0.4, 0.2], [0.1, 0.25], [0.0, 0.25], [0.0, 0.0]])
 
-match = jax.jit(ops.match, static_argnames=("high", "low", "low_quality", "claims"))
+match = jax.jit(ops.match, static_argnames=("high", "low", "min_pos_iou", "low_quality_overrides"))
 
 
-def run(iou=IOU, valid=(True, True), low_quality=0.0, anchor_valid=None):
+def run(iou=IOU, valid=(True, True), min_pos_iou=0.0, anchor_valid=None):
     return ops.match(
         iou,
         jnp.asarray(valid),
         high=0.7,
         low=0.3,
-        low_quality=low_quality,
+        min_pos_iou=min_pos_iou,
         anchor_valid=anchor_valid,
     )
 
@@ -30,24 +30,24 @@ def test_thresholds_and_low_quality_matches():
     assert matches.positive.tolist() == [True, False, True, True, False]
     assert matches.negative.tolist() == [False, False, False, False, True]
     assert matches.gt_index[:4].tolist() == [0, 0, 1, 1]
-    assert run(low_quality=None).positive.tolist() == [True, False, False, False, False]
+    assert run(min_pos_iou=None).positive.tolist() == [True, False, False, False, False]
 
 
 def test_padded_objects_match_nothing():
     matches = run(valid=(True, False))
     assert matches.positive.tolist() == [True, False, False, False, False]
-    nothing = run(valid=(False, False))
-    assert not nothing.positive.any()
-    assert nothing.negative.all()
+    without_objects = run(valid=(False, False))
+    assert not without_objects.positive.any()
+    assert without_objects.negative.all()
 
 
-def test_no_object_slots_at_all():
+def test_matching_without_object_slots():
     matches = run(iou=jnp.zeros((3, 0)), valid=np.zeros(0, bool))
     assert not matches.positive.any()
     assert matches.negative.all()
 
 
-def test_invalid_anchors_neither_match_nor_take_a_match_away():
+def test_invalid_anchors_neither_match_nor_compete():
     matches = run(anchor_valid=jnp.asarray([False, True, True, True, True]))
     assert matches.positive.tolist() == [False, True, True, True, False]
     assert not matches.negative[0]
@@ -62,20 +62,20 @@ def test_matcher_golden(shared, case):
         golden[f"{case}__matched"],
         high=options["high"],
         low=options["low"],
-        low_quality=0.0 if options["allow_low_quality_matches"] else None,
+        min_pos_iou=0.0 if options["allow_low_quality_matches"] else None,
     )
 
 
-@pytest.mark.parametrize(("case", "low_quality"), [("lq0", None), ("lq1", 0.0)])
-def test_matcher_golden_with_an_object_that_overlaps_nothing(shared, case, low_quality):
+@pytest.mark.parametrize(("case", "min_pos_iou"), [("lq0", None), ("lq1", 0.0)])
+def test_matcher_golden_with_an_object_that_overlaps_nothing(shared, case, min_pos_iou):
     _, golden = load_golden(shared, "matcher")
     expected = golden[f"synth__matched_{case}"]
-    check_golden(golden["synth__iou"], expected, high=0.7, low=0.3, low_quality=low_quality)
+    check_golden(golden["synth__iou"], expected, high=0.7, low=0.3, min_pos_iou=min_pos_iou)
 
 
 @pytest.mark.parametrize("case", ["assign0", "assign1"])
 def test_mmdetection_assigner_golden(shared, case):
-    """Its low-quality matches need an overlap and go to the box that claims the anchor."""
+    """Its low-quality matches need a least IoU and override the box with the highest IoU."""
     meta, golden = load_golden(shared, "mm_ops")
     options, expected = meta[case], golden[f"{case}__gt_inds"] - 1
     iou = ops.box_iou(*(jnp.asarray(golden[f"{case}__{name}"]) for name in ("gt", "priors")))
@@ -84,21 +84,23 @@ def test_mmdetection_assigner_golden(shared, case):
         np.where(expected == -2, -3, expected),
         high=options["pos_iou_thr"],
         low=options["neg_iou_thr"],
-        low_quality=options["min_pos_iou"] if options["match_low_quality"] else None,
-        claims=True,
+        min_pos_iou=options["min_pos_iou"] if options["match_low_quality"] else None,
+        low_quality_overrides=True,
     )
 
 
-def test_a_claimed_anchor_stands_for_the_last_box_that_claims_it():
+def test_low_quality_overrides_match_the_last_box_that_an_anchor_is_best_for():
     iou = jnp.asarray([[0.6, 0.5], [0.2, 0.1]])
-    options = {"high": 0.7, "low": 0.3, "low_quality": 0.3}
+    options = {"high": 0.7, "low": 0.3, "min_pos_iou": 0.3}
     valid = jnp.asarray([True, True])
     assert ops.match(iou, valid, **options).gt_index.tolist() == [0, 0]
-    claimed = ops.match(iou, valid, **options, claims=True)
-    assert claimed.gt_index.tolist() == [1, 0]
-    assert claimed.positive.tolist() == [True, False]
-    out_of_reach = ops.match(iou, valid, high=0.7, low=0.3, low_quality=0.55, claims=True)
-    assert out_of_reach.gt_index.tolist() == [0, 0]
+    overridden = ops.match(iou, valid, **options, low_quality_overrides=True)
+    assert overridden.gt_index.tolist() == [1, 0]
+    assert overridden.positive.tolist() == [True, False]
+    below_min_pos_iou = ops.match(
+        iou, valid, high=0.7, low=0.3, min_pos_iou=0.55, low_quality_overrides=True
+    )
+    assert below_min_pos_iou.gt_index.tolist() == [0, 0]
 
 
 def check_golden(iou, expected, **options):
@@ -138,7 +140,7 @@ def test_sampling_counts_and_membership():
         )
 
 
-def test_sampling_where_the_share_of_positives_rounds_to_none():
+def test_sampling_with_a_positive_fraction_that_rounds_to_zero():
     samples = ops.sample_balanced(
         jnp.linspace(0, 0.9, 5),
         jnp.asarray([True, True, False, False, False]),
@@ -172,7 +174,7 @@ def test_priorities_are_uniform():
 
 
 @pytest.mark.parametrize(
-    ("high", "low", "low_quality", "claims"),
+    ("high", "low", "min_pos_iou", "low_quality_overrides"),
     [
         (0.75, 0.25, None, False),
         (0.75, 0.25, 0.0, False),
@@ -188,12 +190,17 @@ def test_priorities_are_uniform():
     anchor_valid=strategies.flags(9),
 )
 def test_matching_agrees_with_the_loop(
-    high, low, low_quality, claims, eighths, gt_valid, anchor_valid
+    high, low, min_pos_iou, low_quality_overrides, eighths, gt_valid, anchor_valid
 ):
     iou = (eighths / 8).astype(np.float32)
-    options = {"high": high, "low": low, "low_quality": low_quality, "claims": claims}
+    options = {
+        "high": high,
+        "low": low,
+        "min_pos_iou": min_pos_iou,
+        "low_quality_overrides": low_quality_overrides,
+    }
     matches = match(iou, gt_valid, anchor_valid=anchor_valid, **options)
-    gt, positive, negative = slow_match(iou, gt_valid, anchor_valid, **options)
+    gt_index, positive, negative = slow_match(iou, gt_valid, anchor_valid, **options)
     np.testing.assert_array_equal(matches.positive, positive)
     np.testing.assert_array_equal(matches.negative, negative)
-    np.testing.assert_array_equal(np.asarray(matches.gt_index)[positive], gt[positive])
+    np.testing.assert_array_equal(np.asarray(matches.gt_index)[positive], gt_index[positive])

@@ -42,7 +42,7 @@ def test_equals_greedy_nms(seed, threshold, spread, labels):
     threshold=st.sampled_from([0.0, 0.3, 0.5, 0.7, 1.0]),
     valid=strategies.flags(10),
 )
-def test_what_is_kept_and_what_is_dropped(boxes, scores, labels, threshold, valid):
+def test_kept_boxes_follow_the_definition(boxes, scores, labels, threshold, valid):
     threshold = np.float32(threshold)
     keep = np.asarray(batched_nms(boxes, scores, labels, threshold, valid))
     np.testing.assert_array_equal(keep, greedy_nms(boxes, scores, labels, threshold, valid))
@@ -113,12 +113,12 @@ def test_threshold_may_be_traced(threshold):
     assert keep.tolist() == [True, threshold == 0.5]
 
 
-def test_the_same_in_a_batch():
+def test_vmap_over_images_equals_greedy_nms():
     rng = np.random.default_rng(0)
     boxes = np.sort(rng.uniform(0, 20, (3, 24, 2, 2)), axis=2).reshape(3, 24, 4).astype(np.float32)
     scores = rng.random((3, 24)).astype(np.float32)
     batch = jax.vmap(lambda b, s: ops.nms(b, s, 0.3))(jnp.asarray(boxes), jnp.asarray(scores))
     for keep, b, s in zip(batch, boxes, scores, strict=True):
-        everything = np.ones(24, bool)
-        expected = greedy_nms(b, s, 0 * everything, np.float32(0.3), everything)
+        all_valid = np.ones(24, bool)
+        expected = greedy_nms(b, s, 0 * all_valid, np.float32(0.3), all_valid)
         np.testing.assert_array_equal(keep, expected)

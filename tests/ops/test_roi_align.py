@@ -51,15 +51,15 @@ def test_no_boxes():
 
 
 MAP, OUT, SCALE = (6, 7, 2), (2, 4), 0.25
-WAYS = [(ratio, aligned) for ratio in range(4) for aligned in (False, True)]
-FINER = np.float32(2**-8)
-"""Added to boxes in quarters of a pixel, keeps samples off the map's rim, where RoIAlign jumps
-and a rounding error would count. Without rounding itself, or the number of adaptive samples,
-which jumps too, would be in doubt."""
+OPTIONS = [(ratio, aligned) for ratio in range(4) for aligned in (False, True)]
+OFFSET = np.float32(2**-8)
+"""Added to boxes in quarters of a pixel, it keeps samples off the map's rim, where RoIAlign is
+discontinuous, and sizes off those where the number of adaptive samples changes: there, rounding
+would decide the result."""
 
 
 @functools.partial(jax.jit, static_argnames=("sampling_ratio", "aligned"))
-def pool_and_pull_back(features, boxes, out_gradient, extent, sampling_ratio, aligned):
+def pool_with_gradients(features, boxes, out_gradient, extent, sampling_ratio, aligned):
     def pool(features, boxes):
         return ops.roi_align(
             features,
@@ -80,10 +80,10 @@ def maps(shape):
 
 
 def boxes_off_the_rim(count):
-    return strategies.boxes(count, largest=40, low=-16, high=40).map(lambda boxes: boxes + FINER)
+    return strategies.boxes(count, largest=40, low=-16, high=40).map(lambda boxes: boxes + OFFSET)
 
 
-@pytest.mark.parametrize(("sampling_ratio", "aligned"), WAYS)
+@pytest.mark.parametrize(("sampling_ratio", "aligned"), OPTIONS)
 @settings(max_examples=12, deadline=None)
 @given(
     features=maps(MAP),
@@ -94,7 +94,7 @@ def boxes_off_the_rim(count):
 def test_values_and_gradients_agree_with_the_loops(
     sampling_ratio, aligned, features, boxes, out_gradient, extent
 ):
-    pooled, gradient, box_gradient = pool_and_pull_back(
+    pooled, gradient, box_gradient = pool_with_gradients(
         features, boxes, out_gradient, np.asarray(extent), sampling_ratio, aligned
     )
     rows, columns = extent
@@ -112,18 +112,18 @@ def test_values_and_gradients_agree_with_the_loops(
 @pytest.mark.parametrize("aligned", [False, True])
 @settings(max_examples=20, deadline=None)
 @given(features=maps(MAP), corner=strategies.integers((4, 2), -9, 8))
-def test_samples_on_the_rim_still_count(aligned, features, corner):
+def test_samples_on_the_rim_count(aligned, features, corner):
     """Bins of 2 by 2 cells with their samples exactly on whole cells, -1 and the last included."""
     corner = (corner + (0 if aligned else 0.5)) / SCALE
     boxes = np.concatenate([corner, corner + np.asarray([[8, 4]]) / SCALE], axis=1)
     boxes = boxes.astype(np.float32)
     zeros = np.zeros((4, *OUT, 2), np.float32)
-    pooled, *_ = pool_and_pull_back(features, boxes, zeros, np.asarray(MAP[:2]), 2, aligned)
+    pooled, *_ = pool_with_gradients(features, boxes, zeros, np.asarray(MAP[:2]), 2, aligned)
     expected = slow_roi_align(features, boxes, OUT, SCALE, 2, aligned)
     np.testing.assert_allclose(pooled, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize(("sampling_ratio", "aligned"), WAYS)
+@pytest.mark.parametrize(("sampling_ratio", "aligned"), OPTIONS)
 @settings(max_examples=12, deadline=None)
 @given(
     x=maps(MAP),
@@ -137,7 +137,7 @@ def test_linear_in_the_features_and_its_gradient_is_the_transpose(
 ):
     def pool(features):
         full = np.asarray(MAP[:2])
-        return pool_and_pull_back(features, boxes, out_gradient, full, sampling_ratio, aligned)
+        return pool_with_gradients(features, boxes, out_gradient, full, sampling_ratio, aligned)
 
     of_x, gradient, _ = map(np.asarray, pool(x))
     of_y, gradient_at_y, _ = map(np.asarray, pool(y))
@@ -150,20 +150,18 @@ def test_linear_in_the_features_and_its_gradient_is_the_transpose(
         )
 
 
-@pytest.mark.parametrize(("sampling_ratio", "aligned"), WAYS)
+@pytest.mark.parametrize(("sampling_ratio", "aligned"), OPTIONS)
 @settings(max_examples=12, deadline=None)
 @given(boxes=strategies.boxes(4, smallest=4, largest=10, low=2, high=10), side=st.integers(0, 3))
-def test_a_constant_map_is_constant_inside_and_nothing_outside(
-    sampling_ratio, aligned, boxes, side
-):
+def test_a_constant_map_is_constant_inside_and_zero_outside(sampling_ratio, aligned, boxes, side):
     """The map of 6 by 7 cells reaches from 0 to 24 by 28 pixels."""
     ones, full = np.ones(MAP, np.float32), np.asarray(MAP[:2])
     out_gradient = np.ones((4, *OUT, 2), np.float32)
-    pooled, *_ = pool_and_pull_back(ones, boxes, out_gradient, full, sampling_ratio, aligned)
+    pooled, *_ = pool_with_gradients(ones, boxes, out_gradient, full, sampling_ratio, aligned)
     np.testing.assert_allclose(pooled, 1, rtol=1e-5)
     away = np.zeros(4, np.float32)
     away[[side % 2, side % 2 + 2]] = 40 if side < 2 else -40
-    pooled, gradient, _ = pool_and_pull_back(
+    pooled, gradient, _ = pool_with_gradients(
         ones, boxes + away, out_gradient, full, sampling_ratio, aligned
     )
     assert not pooled.any()
@@ -181,7 +179,7 @@ def pool_levels(pyramid, boxes, sampling_ratio, aligned):
         output_size=OUT,
         sampling_ratio=sampling_ratio,
         aligned=aligned,
-        canonical_size=16.0,
+        canonical_box_size=16.0,
         canonical_level=3,
     )
     return pooled, ops.assign_levels(boxes, STRIDES, 16.0, 3)
@@ -193,35 +191,39 @@ def pool_levels(pyramid, boxes, sampling_ratio, aligned):
     pyramid=st.fixed_dictionaries({4: maps((8, 9, 1)), 8: maps((4, 5, 1)), 16: maps((2, 3, 1))}),
     boxes=boxes_off_the_rim(5),
 )
-def test_levels_and_what_is_pooled_from_them_agree_with_the_loop(
+def test_levels_and_their_pooled_features_agree_with_the_loop(
     sampling_ratio, aligned, pyramid, boxes
 ):
     pooled, levels = pool_levels(pyramid, boxes, sampling_ratio, aligned)
-    for box, place, actual in zip(boxes, levels, pooled, strict=True):
-        assert place == oracle.level(box, STRIDES, 16.0, 3)
-        stride = STRIDES[place]
+    for box, level, actual in zip(boxes, levels, pooled, strict=True):
+        assert level == oracle.assign_level(box, STRIDES, 16.0, 3)
+        stride = STRIDES[level]
         expected = slow_roi_align(
             pyramid[stride], box[None], OUT, 1 / stride, sampling_ratio, aligned
         )
         np.testing.assert_allclose(actual, expected[0], atol=1e-4)
 
 
-@pytest.mark.parametrize(("canonical_size", "canonical_level"), [(16.0, 3), (224.0, 4), (8.0, 2)])
+@pytest.mark.parametrize(
+    ("canonical_box_size", "canonical_level"), [(16.0, 3), (224.0, 4), (8.0, 2)]
+)
 @settings(max_examples=40, deadline=None)
 @given(boxes=strategies.boxes(8, largest=70), exact=st.sampled_from([1, 2, 4, 8, 16, 32]))
-def test_a_box_of_just_a_levels_size_is_on_that_level(
-    canonical_size, canonical_level, boxes, exact
+def test_a_box_of_exactly_a_levels_size_is_on_that_level(
+    canonical_box_size, canonical_level, boxes, exact
 ):
     boxes[0] = np.asarray([3, 5, 3 + 4 * exact, 5 + exact])
     boxes[1] = np.asarray([0, 0, 7 * exact, 7 * exact])
-    levels = assign_levels(boxes, canonical_size, canonical_level)
-    expected = [oracle.level(box, STRIDES, canonical_size, canonical_level) for box in boxes]
+    levels = assign_levels(boxes, canonical_box_size, canonical_level)
+    expected = [
+        oracle.assign_level(box, STRIDES, canonical_box_size, canonical_level) for box in boxes
+    ]
     np.testing.assert_array_equal(levels, expected)
 
 
-@functools.partial(jax.jit, static_argnames=("canonical_size", "canonical_level"))
-def assign_levels(boxes, canonical_size, canonical_level):
-    return ops.assign_levels(boxes, STRIDES, canonical_size, canonical_level)
+@functools.partial(jax.jit, static_argnames=("canonical_box_size", "canonical_level"))
+def assign_levels(boxes, canonical_box_size, canonical_level):
+    return ops.assign_levels(boxes, STRIDES, canonical_box_size, canonical_level)
 
 
 @functools.partial(jax.jit, static_argnames=("sampling_ratio", "aligned"))
@@ -241,7 +243,7 @@ def pool_each(features, map_index, boxes, sampling_ratio, aligned):
 @given(
     features=maps((3, *MAP)),
     map_index=strategies.integers(4, 0, 2),
-    boxes=strategies.boxes(4, largest=9, low=-3, high=8).map(lambda boxes: boxes + FINER),
+    boxes=strategies.boxes(4, largest=9, low=-3, high=8).map(lambda boxes: boxes + OFFSET),
 )
 def test_each_box_reads_its_own_map(sampling_ratio, aligned, features, map_index, boxes):
     pooled = pool_each(features, map_index, boxes, sampling_ratio, aligned)
@@ -274,7 +276,7 @@ def test_multilevel_does_not_depend_on_padding_or_batch(sampling_ratio):
         boxes=jnp.asarray(boxes),
         output_size=(2, 3),
         sampling_ratio=sampling_ratio,
-        canonical_size=32.0,
+        canonical_box_size=32.0,
         canonical_level=3,
     )
 
@@ -304,7 +306,7 @@ def test_a_map_without_any_image_gives_zeros():
 
 
 @pytest.mark.parametrize("strides", [(), (4, 16), (6, 12)])
-def test_strides_that_are_no_pyramid_are_named(strides):
+def test_strides_that_are_not_consecutive_powers_of_two_are_an_error(strides):
     pyramid = {stride: jnp.zeros((4, 4, 1)) for stride in strides}
     with pytest.raises(ValueError, match=r"strides .* consecutive powers of two"):
         ops.multilevel_roi_align(pyramid, jnp.zeros((1, 4)), output_size=(2, 2))
@@ -345,16 +347,16 @@ def test_golden_with_gradient(shared):
         gradients = golden[f"{case['key']}__grad_feat"].transpose(0, 2, 3, 1)
 
         @jax.jit
-        def pool_and_pull_back(feature, weight, pool=pool, rois=rois):
+        def pool_with_gradients(feature, weight, pool=pool, rois=rois):
             pooled, pullback = jax.vjp(lambda f: pool(f, jnp.asarray(rois[:, 1:])), feature)
             return pooled, pullback(weight)[0]
 
         for image, feature in enumerate(features):
-            mine = rois[:, 0] == image
-            own_weight = jnp.asarray(weight * mine[:, None, None, None])
-            pooled, gradient = pool_and_pull_back(jnp.asarray(feature), own_weight)
+            in_image = rois[:, 0] == image
+            image_weight = jnp.asarray(weight * in_image[:, None, None, None])
+            pooled, gradient = pool_with_gradients(jnp.asarray(feature), image_weight)
             np.testing.assert_allclose(
-                pooled[mine], expected[mine], rtol=1e-5, atol=1e-5, err_msg=case["key"]
+                pooled[in_image], expected[in_image], rtol=1e-5, atol=1e-5, err_msg=case["key"]
             )
             np.testing.assert_allclose(gradient, gradients[image], rtol=1e-4, atol=1e-4)
 

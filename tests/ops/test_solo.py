@@ -46,9 +46,9 @@ def test_matrix_nms_is_that_of_mmdetection(shared, case):
     kept = best[decayed[best] >= settings["filter_thr"]]
     kept = kept[np.argsort(-decayed[kept], kind="stable")][: settings["max_num"]]
     np.testing.assert_allclose(decayed[kept], golden[f"mnms__scores_out{case}"], rtol=1e-5)
-    left = decayed[kept] > 0  # torch sorts the rest, decayed to nothing, in any order
-    np.testing.assert_array_equal(kept[left], golden[f"mnms__keep{case}"][left])
-    np.testing.assert_array_equal(labels[kept][left], golden[f"mnms__labels_out{case}"][left])
+    nonzero = decayed[kept] > 0  # torch sorts those that decayed to 0 in any order
+    np.testing.assert_array_equal(kept[nonzero], golden[f"mnms__keep{case}"][nonzero])
+    np.testing.assert_array_equal(labels[kept][nonzero], golden[f"mnms__labels_out{case}"][nonzero])
     assert set(kept) == set(golden[f"mnms__keep{case}"])
 
 
@@ -64,21 +64,23 @@ def test_grid_targets_are_those_of_mmdetection(shared, key):
     meta, golden = load_golden(shared, "solo_ops")
     case, key = meta[f"tgt_{key}"], f"tgt_{key}"
     masks = unpack(golden[f"{key}__masks"], (case["n"], *case["image"]))
-    some = masks.any((1, 2))  # there are empty ones, which MMDetection passes over
+    nonempty = masks.any((1, 2))  # MMDetection ignores objects with an empty mask
     centers = np.stack([centre_of_mass(mask) if mask.any() else (0, 0) for mask in masks])
     # Recorded as (y, x).
-    np.testing.assert_allclose(centers[some, ::-1], golden[f"{key}__center"][some], rtol=1e-6)
+    np.testing.assert_allclose(
+        centers[nonempty, ::-1], golden[f"{key}__center"][nonempty], rtol=1e-6
+    )
     boxes = golden[f"{key}__boxes"]
     targets = ops.grid_targets(
         jnp.asarray(boxes),
         jnp.asarray(golden[f"{key}__gt_labels"].astype(np.int32)),
         jnp.asarray(centers, jnp.float32),
-        jnp.asarray(some),
+        jnp.asarray(nonempty),
         tuple(case["image"]),
-        grids=case["num_grids"],
+        num_grids=case["num_grids"],
         scale_ranges=[tuple(map(float, r)) for r in case["scale_ranges"]],
-        sigma=0.2,
-        pairs=128,
+        pos_scale=0.2,
+        max_positives=128,
     )
     assert int(targets.dropped) == 0
     first = 0
@@ -86,17 +88,19 @@ def test_grid_targets_are_those_of_mmdetection(shared, key):
         cells = slice(first, first + grid * grid)
         labels = np.where(targets.positive[cells], targets.label[cells], case["num_classes"])
         np.testing.assert_array_equal(labels.reshape(grid, grid), golden[f"{key}__labels_l{level}"])
-        here = targets.valid & (targets.cell >= first) & (targets.cell < first + grid * grid)
-        ours = sorted(zip(targets.cell[here] - first, targets.gt_index[here], strict=True))
+        in_level = targets.valid & (targets.cell >= first) & (targets.cell < first + grid * grid)
+        kept_pairs = sorted(
+            zip(targets.cell[in_level] - first, targets.gt_index[in_level], strict=True)
+        )
         index = golden[f"{key}__pos_index_l{level}"]
-        assert [cell for cell, _ in ours] == sorted(index.tolist())
+        assert [cell for cell, _ in kept_pairs] == sorted(index.tolist())
         shape = (len(index), case["feat"][0], case["feat"][1])
         expected = unpack(golden[f"{key}__mask_targets_l{level}"], shape)
         small = masks.reshape(case["n"], shape[1], 4, shape[2], 4)[:, :, 1:3, :, 1:3]
         small = small.sum((2, 4)) >= 2  # bilinear at a quarter of the size, rounded
         recorded = (mask.tobytes() for mask in expected.astype(bool))
         by_cell = sorted(zip(index.tolist(), recorded, strict=True))
-        assert by_cell == sorted((int(c), small[g].tobytes()) for c, g in ours)
+        assert by_cell == sorted((int(c), small[g].tobytes()) for c, g in kept_pairs)
         first += grid * grid
 
 
@@ -120,7 +124,7 @@ def test_matrix_nms_agrees_with_the_loop(kernel, masks, labels, scores, valid):
         np.testing.assert_allclose(shuffled, decayed[order], atol=1e-6)
 
 
-def test_matrix_nms_of_nothing():
+def test_matrix_nms_without_masks():
     decayed = ops.matrix_nms(jnp.zeros((0, 4, 4)), jnp.zeros(0, int), jnp.zeros(0))
     assert decayed.shape == (0,)
 
@@ -139,10 +143,10 @@ def small_targets(boxes, labels, centers, valid):
         centers,
         valid,
         (48, 64),
-        grids=GRIDS,
+        num_grids=GRIDS,
         scale_ranges=RANGES,
-        sigma=0.7,
-        pairs=20,
+        pos_scale=0.7,
+        max_positives=20,
     )
 
 
@@ -163,19 +167,19 @@ def test_grid_targets_agree_with_the_loop(boxes, labels, shift, valid):
     np.testing.assert_array_equal(targets.positive, positive)
     np.testing.assert_array_equal(targets.label, label)
     kept = (np.asarray(x)[targets.valid].tolist() for x in (targets.cell, targets.gt_index))
-    ours = set(zip(*kept, strict=True))
-    assert ours <= set(pairs)
-    assert len(ours) == min(len(pairs), 20)
-    assert int(targets.dropped) == len(pairs) - len(ours)
+    kept_pairs = set(zip(*kept, strict=True))
+    assert kept_pairs <= set(pairs)
+    assert len(kept_pairs) == min(len(pairs), 20)
+    assert int(targets.dropped) == len(pairs) - len(kept_pairs)
 
 
-def test_beyond_the_room_the_cells_at_the_centres_stay():
+def test_beyond_max_positives_the_cells_at_the_centres_stay():
     boxes = jnp.asarray([[4.0, 4.0, 24.0, 24.0], [30.0, 10.0, 50.0, 40.0]])
     centers = jnp.asarray([[14.0, 14.0], [40.0, 25.0]])
     labels, valid = jnp.asarray([1, 2]), jnp.ones(2, bool)
     few = ops.grid_targets(
-        boxes, labels, centers, valid, (48, 64), grids=(8,), scale_ranges=((1.0, 64.0),),
-        sigma=0.9, pairs=2,
+        boxes, labels, centers, valid, (48, 64), num_grids=(8,), scale_ranges=((1.0, 64.0),),
+        pos_scale=0.9, max_positives=2,
     )  # fmt: skip
     assert sorted(few.gt_index.tolist()) == [0, 1]
     assert sorted(few.cell.tolist()) == [2 * 8 + 1, 4 * 8 + 5]

@@ -1,1 +1,1 @@
-"""Naive NumPy versions of the ops: plain loops that follow the definitions word by word."""
+"""Naive NumPy versions of the ops: loops that follow the definitions literally."""

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def cell(sizes: list[float], aspect_ratios: list[float], rounded: bool) -> np.ndarray:
-    """Boxes around the origin, of area `size ** 2` and `height / width = ratio`."""
+    """Return boxes around the origin, of area `size ** 2` and `height / width = ratio`."""
     boxes = []
     for ratio in aspect_ratios:
         for size in sizes:
@@ -18,6 +18,7 @@ def cell(sizes: list[float], aspect_ratios: list[float], rounded: bool) -> np.nd
 def grid(
     cell_boxes: np.ndarray, rows: int, columns: int, stride_y: int, stride_x: int
 ) -> np.ndarray:
+    """Return the cell's boxes, shifted to each cell of a grid."""
     boxes = []
     for row in range(rows):
         for column in range(columns):

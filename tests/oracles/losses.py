@@ -38,23 +38,23 @@ def dice(probabilities: np.ndarray, targets: np.ndarray, epsilon: float) -> floa
 
 
 def giou(a: np.ndarray, b: np.ndarray) -> float:
-    """1 - (IoU - share of the smallest box around both that neither covers)."""
-    around = np.asarray([min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])])
+    """1 - (IoU - the fraction of the enclosing box that neither box covers)."""
+    enclosing = np.asarray([min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])])
     union = area(a) + area(b) - intersection(a, b)
     iou = intersection(a, b) / union if union > 0 else 0.0
-    uncovered = (area(around) - union) / area(around) if area(around) > 0 else 0.0
+    uncovered = (area(enclosing) - union) / area(enclosing) if area(enclosing) > 0 else 0.0
     return 1 - iou + uncovered
 
 
 def gradient(
     function: Callable[[np.ndarray], float], x: np.ndarray, step: float = 1e-5
 ) -> np.ndarray:
-    """Central differences."""
+    """Return the gradient by central differences."""
     x = x.astype(float)
     out = np.zeros(x.shape)
-    for place in np.ndindex(x.shape):
-        ahead, behind = x.copy(), x.copy()
-        ahead[place] += step
-        behind[place] -= step
-        out[place] = (function(ahead) - function(behind)) / (2 * step)
+    for index in np.ndindex(x.shape):
+        above, below = x.copy(), x.copy()
+        above[index] += step
+        below[index] -= step
+        out[index] = (function(above) - function(below)) / (2 * step)
     return out

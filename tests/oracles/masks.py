@@ -2,17 +2,17 @@ import numpy as np
 
 
 def interpolate(mask: np.ndarray, y: float, x: float) -> float:
-    """Bilinear, between cell centres at whole positions; cells beyond the mask hold 0."""
+    """Interpolate bilinearly between cell centres at whole positions; cells outside hold 0."""
     value = 0.0
     for row in range(mask.shape[0]):
         for column in range(mask.shape[1]):
-            near_y, near_x = max(1 - abs(y - row), 0), max(1 - abs(x - column), 0)
-            value += mask[row, column] * near_y * near_x
+            weight_y, weight_x = max(1 - abs(y - row), 0), max(1 - abs(x - column), 0)
+            value += mask[row, column] * weight_y * weight_x
     return value
 
 
 def paste(mask: np.ndarray, box: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
-    """The mask over the box, read at the centre of every pixel; nothing for an empty box."""
+    """Sample the mask over the box at the centre of every pixel; zeros for an empty box."""
     x1, y1, x2, y2 = (float(value) for value in box)
     out = np.zeros(image_size)
     if x2 <= x1 or y2 <= y1:
@@ -26,7 +26,7 @@ def paste(mask: np.ndarray, box: np.ndarray, image_size: tuple[int, int]) -> np.
 
 
 def paste_integer(mask: np.ndarray, box: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
-    """The mask in a rim of zeros, resized to the grown box of whole pixels and laid there."""
+    """Resize the mask with a rim of zeros to the grown box of whole pixels, and put it there."""
     side = len(mask)
     rimmed = np.zeros((side + 2, side + 2))
     rimmed[1:-1, 1:-1] = mask
@@ -42,19 +42,20 @@ def paste_integer(mask: np.ndarray, box: np.ndarray, image_size: tuple[int, int]
             if 0 <= y < image_size[0] and 0 <= x < image_size[1]:
                 row = (i + 0.5) * (side + 2) / height - 0.5
                 column = (j + 0.5) * (side + 2) / width - 0.5
-                # Nothing lies beyond the rim: it is continued.
+                # Beyond the centres of the rim's cells, these are repeated.
                 row, column = min(max(row, 0), side + 1), min(max(column, 0), side + 1)
                 out[y, x] = interpolate(rimmed, row, column)
     return out
 
 
 def grow(start: float, end: float, factor: float) -> tuple[int, int]:
+    """Scale a side around its centre and truncate its ends."""
     center, half = (start + end) / 2, (end - start) / 2 * factor
     return int(center - half), int(center + half)
 
 
 def crop_target(mask: np.ndarray, frame: np.ndarray, roi: np.ndarray, size: int) -> np.ndarray:
-    """Each cell of the RoI: the mean of four points of the mask that fills the frame."""
+    """Return for each cell of the RoI the mean of four points of the mask in the frame."""
     x1, y1, x2, y2 = (float(value) for value in roi)
     fx1, fy1, fx2, fy2 = (float(value) for value in frame)
     out = np.zeros((size, size))
@@ -71,3 +72,17 @@ def crop_target(mask: np.ndarray, frame: np.ndarray, roi: np.ndarray, size: int)
                 row, column = min(max(row, 0), rows - 1), min(max(column, 0), columns - 1)
                 out[i // 2, j // 2] += interpolate(mask, row, column) / 4
     return out
+
+
+def tight_box(mask: np.ndarray, image_size: tuple[int, int], stride: int) -> list[float]:
+    """Return the smallest box around the cells that are set; zeros if none are."""
+    box = [np.inf, np.inf, 0, 0]
+    for row in range(mask.shape[0]):
+        for column in range(mask.shape[1]):
+            if mask[row, column]:
+                corners = [column, row, column + 1, row + 1]
+                box = [*map(min, box[:2], corners[:2]), *map(max, box[2:], corners[2:])]
+    if not mask.any():
+        return [0.0] * 4
+    limits = [image_size[1], image_size[0]] * 2
+    return [min(float(value * stride), limit) for value, limit in zip(box, limits, strict=True)]

@@ -7,26 +7,26 @@ def match(
     anchor_valid: np.ndarray,
     high: float,
     low: float,
-    low_quality: float | None = 0.0,
-    claims: bool = False,
+    min_pos_iou: float | None = 0.0,
+    low_quality_overrides: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`gt`, `positive` and `negative` of each anchor, low-quality matches included."""
+    """Return `gt_index`, `positive` and `negative` of each anchor."""
     anchors, objects = np.flatnonzero(anchor_valid), np.flatnonzero(gt_valid)
-    gt = np.zeros(len(iou), np.int32)
+    gt_index = np.zeros(len(iou), np.int32)
     positive, negative = np.zeros(len(iou), bool), np.zeros(len(iou), bool)
     for a in anchors:
         best = -1.0
         for n in objects:
             if iou[a, n] > best:
-                best, gt[a] = iou[a, n], n
+                best, gt_index[a] = iou[a, n], n
         positive[a], negative[a] = best >= high, best < low
-    if low_quality is None:
-        return gt, positive, negative
+    if min_pos_iou is None:
+        return gt_index, positive, negative
     for n in objects:
         best = max((iou[a, n] for a in anchors), default=-1.0)
         for a in anchors:
-            if iou[a, n] == best and best >= low_quality:
+            if iou[a, n] == best and best >= min_pos_iou:
                 positive[a], negative[a] = True, False
-                if claims:
-                    gt[a] = n
-    return gt, positive, negative
+                if low_quality_overrides:
+                    gt_index[a] = n
+    return gt_index, positive, negative

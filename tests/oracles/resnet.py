@@ -1,4 +1,4 @@
-"""A bottleneck ResNet read straight from torchvision's names, NCHW, in float64."""
+"""A bottleneck ResNet from torchvision's state dict, NCHW, in float64."""
 
 import numpy as np
 
@@ -17,7 +17,7 @@ def convolve(x, weight, stride, pad):
 
 
 def resnet(state, image, *, blocks, epsilon, stride_in_1x1):
-    """`[C2, C3, C4, C5]` of one normalised image `[3, H, W]`."""
+    """Return `[C2, C3, C4, C5]` of one normalised image `[3, H, W]`."""
     state = {name: np.asarray(array, np.float64) for name, array in state.items()}
 
     def layer(x, conv, norm, stride=1, pad=0):

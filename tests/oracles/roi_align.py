@@ -8,7 +8,7 @@ Cell = tuple[int, int, float]
 
 
 def bilinear(height: int, width: int, y: float, x: float) -> list[Cell]:
-    """The cells that a point of the map is interpolated from; none if it lies outside."""
+    """Return the cells that a point of the map is interpolated from; none if it is outside."""
     if y < -1 or y > height or x < -1 or x > width:
         return []
     y, x = min(max(y, 0), height - 1), min(max(x, 0), width - 1)
@@ -30,7 +30,7 @@ def samples(
     sampling_ratio: int,
     aligned: bool,
 ) -> Iterator[tuple[tuple[int, int, int], float, float, float]]:
-    """Each sample's bin `(box, row, column)`, its place `y, x` and its share of the bin."""
+    """Yield each sample's bin `(box, row, column)`, its `y, x` and its weight in the bin."""
     rows, columns = output_size
     scaled = boxes.astype(float) * spatial_scale - (0.5 if aligned else 0)
     for n, (x1, y1, x2, y2) in enumerate(scaled):
@@ -60,9 +60,11 @@ def roi_align(
     height, width, channels = features.shape
     features = features.astype(float)
     out = np.zeros((len(boxes), *output_size, channels))
-    for place, y, x, share in samples(boxes, output_size, spatial_scale, sampling_ratio, aligned):
+    for bin_index, y, x, sample_weight in samples(
+        boxes, output_size, spatial_scale, sampling_ratio, aligned
+    ):
         for row, column, weight in bilinear(height, width, y, x):
-            out[place] += share * weight * features[row, column]
+            out[bin_index] += sample_weight * weight * features[row, column]
     return out
 
 
@@ -74,23 +76,27 @@ def roi_align_gradient(
     sampling_ratio: int,
     aligned: bool,
 ) -> np.ndarray:
-    """Gradient for features of `shape`: each cell gets back what it gave, times the bin's."""
+    """Return the gradient of features of `shape`: each cell's weights times the bins' gradients."""
     height, width, _ = shape
     gradient = np.zeros(shape)
     size = out_gradient.shape[1:3]
-    for place, y, x, share in samples(boxes, size, spatial_scale, sampling_ratio, aligned):
+    for bin_index, y, x, sample_weight in samples(
+        boxes, size, spatial_scale, sampling_ratio, aligned
+    ):
         for row, column, weight in bilinear(height, width, y, x):
-            gradient[row, column] += share * weight * out_gradient[place]
+            gradient[row, column] += sample_weight * weight * out_gradient[bin_index]
     return gradient
 
 
-def level(box: np.ndarray, strides: list[int], canonical_size: float, canonical_level: int) -> int:
-    """The place in `strides` of the highest level whose smallest area the box reaches."""
+def assign_level(
+    box: np.ndarray, strides: list[int], canonical_box_size: float, canonical_level: int
+) -> int:
+    """Return the index of the coarsest stride whose smallest area the box reaches."""
     x1, y1, x2, y2 = (float(value) for value in box)
     area = max(x2 - x1, 0) * max(y2 - y1, 0)
-    place = 0
-    for higher in range(1, len(strides)):
-        smallest_side = canonical_size * strides[higher] / 2**canonical_level
+    position = 0
+    for level in range(1, len(strides)):
+        smallest_side = canonical_box_size * strides[level] / 2**canonical_level
         if area >= smallest_side**2:
-            place = higher
-    return place
+            position = level
+    return position

@@ -8,7 +8,7 @@ def sample(
     size: int,
     positive_fraction: float,
 ) -> tuple[list[int], list[int]]:
-    """The chosen positives and the chosen negatives, in order."""
+    """Return the sampled positives and the sampled negatives, in order."""
 
     def best(eligible: np.ndarray, count: int) -> list[int]:
         candidates = [i for i in range(len(priority)) if eligible[i]]

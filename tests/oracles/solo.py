@@ -1,4 +1,4 @@
-"""SOLO's operations as plain loops."""
+"""SOLO's operations as loops."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def centre_of_mass(mask):
-    """`(x, y)` in pixel indices."""
+    """Return `(x, y)` in pixel indices."""
     y, x = np.nonzero(mask)
     return x.mean(), y.mean()
 
@@ -31,28 +31,30 @@ def slow_matrix_nms(masks, labels, scores, valid, kernel, sigma):
     def rivals(j):
         return [i for i in order[: order.index(j)] if labels[i] == labels[j]]
 
-    def keep(x):
+    def kernel_value(x):
         return math.exp(-sigma * x * x) if kernel == "gaussian" else 1 - x
 
     decayed = np.zeros(count)
     for j in order:
         factors = [1.0]
         for i in rivals(j):
-            covered = keep(max([iou(k, i) for k in rivals(i)], default=0.0))
-            if covered > 0:
-                factors.append(keep(iou(i, j)) / covered)
+            compensation = kernel_value(max([iou(k, i) for k in rivals(i)], default=0.0))
+            if compensation > 0:
+                factors.append(kernel_value(iou(i, j)) / compensation)
         decayed[j] = scores[j] * min(factors)
     return decayed
 
 
-def slow_grid_targets(boxes, labels, centers, valid, bucket, grids, scale_ranges, sigma):
-    """`(positive, label, [(cell, object), ...])` over the cells of all levels."""
+def slow_grid_targets(
+    boxes, labels, centers, valid, padded_size, num_grids, scale_ranges, pos_scale
+):
+    """Return `(positive, label, [(cell, object), ...])` over the cells of all levels."""
     positive, label, pairs, first_cell = [], [], [], 0
 
-    def place(value, size, grid):
+    def to_cell(value, size, grid):
         return int(np.float32(np.float32(value) / np.float32(size)) / np.float32(1 / grid))
 
-    for grid, (low, high) in zip(grids, scale_ranges, strict=True):
+    for grid, (low, high) in zip(num_grids, scale_ranges, strict=True):
         hit, classes = np.zeros((grid, grid), bool), np.zeros((grid, grid), int)
         for n, (x1, y1, x2, y2) in enumerate(boxes):
             size = np.sqrt(np.float32((x2 - x1) * (y2 - y1)))
@@ -60,11 +62,12 @@ def slow_grid_targets(boxes, labels, centers, valid, bucket, grids, scale_ranges
                 continue
             spans = []
             for center, side, extent in zip(
-                centers[n], (x2 - x1, y2 - y1), bucket[::-1], strict=True
+                centers[n], (x2 - x1, y2 - y1), padded_size[::-1], strict=True
             ):
-                own, reach = place(center, extent, grid), np.float32(0.5 * side * sigma)
-                first = max(0, place(center - reach, extent, grid), own - 1)
-                last = min(grid - 1, place(center + reach, extent, grid), own + 1)
+                center_cell = to_cell(center, extent, grid)
+                half_region = np.float32(0.5 * side * pos_scale)
+                first = max(0, to_cell(center - half_region, extent, grid), center_cell - 1)
+                last = min(grid - 1, to_cell(center + half_region, extent, grid), center_cell + 1)
                 spans.append(range(first, last + 1))
             for y in spans[1]:
                 for x in spans[0]:
