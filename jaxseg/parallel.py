@@ -1,15 +1,15 @@
-"""The only file that names a parallel transform: how steps and predictions meet devices and hosts.
+"""Data parallelism: steps and predictions over devices and processes (pmap, shard_map).
 
-The images of a global batch are split over the devices along `BATCH_AXIS`; the state is the same
-on all. Callers pass and get ordinary arrays, without a device axis.
+The only file that names a parallel transform. The images of a global batch are split over the
+devices along `BATCH_AXIS`; the state is the same on all. Callers pass and receive arrays without a
+device axis.
 
 Terms:
-    host     one process (see `jaxseg.distributed`)
-    share    the part of the global batch that a host feeds: consecutive images, in the order of
-             the hosts
+    share    the part of the global batch that a process feeds: consecutive images, in the order of
+             the processes
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -25,8 +25,10 @@ Step = Callable[[Any, Batch], tuple[Any, Any]]
 
 
 def pmap_step(step: Step, devices: int) -> Step:
-    """`step` over the first `devices` devices of all hosts by `pmap`; takes this host's share of
-    the global batch, donates the state."""
+    """Map `step` over the first `devices` devices of all processes with `jax.pmap`.
+
+    The result takes this process's share of the global batch and donates the state.
+    """
     mapped = jax.pmap(
         step,
         axis_name=BATCH_AXIS,
@@ -35,17 +37,13 @@ def pmap_step(step: Step, devices: int) -> Step:
         donate_argnums=0,
         devices=jax.devices()[:devices],
     )
-    local = len(_local(devices))
+    local = sum(d.process_index == jax.process_index() for d in jax.devices()[:devices])
     return lambda state, batch: mapped(state, split(batch, local))
 
 
 def shard_map_step(step: Step, devices: int) -> Step:
-    """The same by `shard_map`.
-
-    `check_vma=False` keeps the gradients of the replicated parameters apart for each device, as
-    the step expects; JAX would add them before the step does.
-    """
-    images = NamedSharding(_mesh(devices), PartitionSpec(BATCH_AXIS))
+    """Map `step` like `pmap_step`, with `jax.shard_map`."""
+    images = NamedSharding(_mesh(jax.devices()[:devices]), PartitionSpec(BATCH_AXIS))
     mapped = _shard_map(step, devices)
 
     def run(state: Any, batch: Batch) -> tuple[Any, Any]:
@@ -57,15 +55,15 @@ def shard_map_step(step: Step, devices: int) -> Step:
     return run
 
 
-def compile_step(step: Step, devices: int, state: Any, batch: Any) -> Any:
-    """The step for abstract arguments, compiled and not run: JAX's `Compiled`."""
-    return _shard_map(step, devices).lower(state, batch).compile()
+def lower_step(step: Step, devices: int, state: Any, batch: Any) -> Any:
+    """Lower the step for abstract arguments, for analysis; return JAX's `Lowered`."""
+    return _shard_map(step, devices).lower(state, batch)
 
 
 def pmap_predict(model: Model, devices: int) -> Callable[[Variables, Any, Any], Detections]:
-    """`model.predict` over the first `devices` devices of this host.
+    """Map `model.predict` over the first `devices` devices of this process.
 
-    Takes images and their sizes as NumPy arrays, of this host alone, and gives NumPy arrays back.
+    The result takes images and their sizes of this process alone, and returns NumPy arrays.
     """
     mapped = jax.pmap(
         model.predict,
@@ -81,65 +79,74 @@ def pmap_predict(model: Model, devices: int) -> Callable[[Variables, Any, Any], 
 
 
 def replicate(tree: Tree, devices: int) -> Tree:
-    """A copy of `tree` on each of the first `devices` devices of all hosts, laid out as
-    `pmap_step` returns it: a step that is given another layout is compiled once more."""
+    """Copy `tree` to each of the first `devices` devices of all processes.
+
+    The layout is that of the state that `pmap_step` returns; another would compile the step twice.
+    """
     if jax.process_count() > 1:
         tree = jax.tree.map(np.asarray, tree)
-    return jax.device_put(tree, NamedSharding(_mesh(devices), PartitionSpec()))
-
-
-def to_global(tree: Tree, devices: int) -> Tree:
-    """The same values as arrays of all hosts, which is how several of them write a checkpoint;
-    `pmap` leaves each host with arrays of its own."""
-    if jax.process_count() == 1:
-        return tree
-    everywhere = NamedSharding(_mesh(devices), PartitionSpec())
-    return jax.tree.map(
-        lambda x: jax.make_array_from_process_local_data(everywhere, np.asarray(x), x.shape), tree
-    )
+    return jax.device_put(tree, _replicated(jax.devices()[:devices]))
 
 
 def replicate_local(tree: Tree, devices: int) -> Tree:
-    """A copy of `tree` on each of the first `devices` devices of this host, for its predictions."""
-    mesh = Mesh(np.asarray(jax.local_devices()[:devices]), (BATCH_AXIS,))
-    return jax.device_put(jax.tree.map(np.asarray, tree), NamedSharding(mesh, PartitionSpec()))
+    """Copy `tree` to each of the first `devices` devices of this process, to predict with."""
+    local = _replicated(jax.local_devices()[:devices])
+    return jax.device_put(jax.tree.map(np.asarray, tree), local)
 
 
-def check_batch_size(batch_size: int, devices: int, pieces: int = 1) -> None:
-    """Refuses a global batch that the devices, and on each the pieces, cannot share evenly."""
-    if batch_size % (devices * pieces):
-        in_pieces = f" in {pieces} pieces each" if pieces > 1 else ""
+def to_global(tree: Tree, devices: int) -> Tree:
+    """Return the state that `pmap_step` returned as arrays that all processes share.
+
+    Orbax needs them to write one checkpoint of several processes; `pmap` returns arrays that
+    belong to a single process.
+    """
+    if jax.process_count() == 1:
+        return tree
+    sharding = _replicated(jax.devices()[:devices])
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x), x.shape), tree
+    )
+
+
+def check_batch_size(batch_size: int, devices: int, grad_accum_steps: int = 1) -> None:
+    """Raise ValueError if a global batch does not divide evenly over devices and microbatches."""
+    if batch_size % (devices * grad_accum_steps):
+        microbatches = ""
+        if grad_accum_steps > 1:
+            microbatches = f" with {grad_accum_steps} microbatches each"
         raise ValueError(
-            f"batch_size {batch_size} does not divide over {devices} devices{in_pieces}: "
-            f"choose a multiple of {devices * pieces}"
+            f"batch_size {batch_size} does not divide over {devices} devices{microbatches}: "
+            f"choose a multiple of {devices * grad_accum_steps}"
         )
 
 
 def split(batch: Tree, devices: int) -> Tree:
-    """`[B, ...]` to `[devices, B / devices, ...]` in every array."""
+    """Reshape every array from `[B, ...]` to `[devices, B / devices, ...]`."""
     return jax.tree.map(lambda x: np.reshape(x, (devices, -1, *x.shape[1:])), batch)
 
 
 def merge(batch: Tree) -> Tree:
-    """`[devices, B / devices, ...]` on devices to NumPy `[B, ...]`."""
+    """Reshape every array from `[devices, B / devices, ...]` to a NumPy array `[B, ...]`."""
     return jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), batch)
 
 
 def _shard_map(step: Step, devices: int) -> Any:
     mapped = jax.shard_map(
         step,
-        mesh=_mesh(devices),
+        mesh=_mesh(jax.devices()[:devices]),
         in_specs=(PartitionSpec(), PartitionSpec(BATCH_AXIS)),
         out_specs=PartitionSpec(),
+        # With the check, JAX would sum the gradients of the replicated parameters over the devices
+        # itself, before the step does so.
         check_vma=False,
     )
     return jax.jit(mapped, donate_argnums=0)
 
 
-def _mesh(devices: int) -> Mesh:
-    return Mesh(np.asarray(jax.devices()[:devices]), (BATCH_AXIS,))
+def _replicated(devices: Sequence[jax.Device]) -> NamedSharding:
+    """Return the sharding of an array with a full copy on each device."""
+    return NamedSharding(_mesh(devices), PartitionSpec())
 
 
-def _local(devices: int) -> list[jax.Device]:
-    """Those of the first `devices` devices that are this host's."""
-    return [d for d in jax.devices()[:devices] if d.process_index == jax.process_index()]
+def _mesh(devices: Sequence[jax.Device]) -> Mesh:
+    return Mesh(np.asarray(devices), (BATCH_AXIS,))

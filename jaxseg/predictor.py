@@ -1,7 +1,7 @@
-"""What is done with a trained model: its figures on a data set, its predictions on images."""
+"""Trained models out of checkpoints, and their predictions on the images of a source."""
 
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -13,79 +13,81 @@ from jaxseg.experiment import Experiment, from_json
 from jaxseg.model import Model, Variables
 from jaxseg.parallel import pmap_predict, replicate_local
 from jaxseg.training.checkpoint import open_checkpoints
-from jaxseg.training.optimizer import make_optimizer
-from jaxseg.training.step import TrainState, init_state
+from jaxseg.training.loop import abstract_state
+from jaxseg.training.step import TrainState
 
 EVAL_BATCH_PER_DEVICE = 4
 
 
 class TrainedModel(NamedTuple):
-    """A model out of a checkpoint, with all that is needed to use it."""
+    """A model with the variables of a checkpoint and its experiment."""
 
     experiment: Experiment
     categories: Sequence[data.Category]
+    """The categories of the model's labels, in their order."""
     model: Model
     variables: Variables
     step: int
 
 
-def load(workdir: pathlib.Path, step: int | None = None, *, average: bool = True) -> TrainedModel:
-    """The checkpoint of a run at `step`, or the newest. Its parameters are their moving average,
-    where the run keeps one and `average` is asked for."""
+def restore(workdir: pathlib.Path, step: int | None = None, *, ema: bool = True) -> TrainedModel:
+    """Return the model of a run's checkpoint.
+
+    Args:
+        workdir: the workdir of the run.
+        step: the step of the checkpoint, None for the newest.
+        ema: use the EMA of the parameters where the run keeps one.
+
+    Raises:
+        FileNotFoundError: `workdir` holds no checkpoint.
+        ValueError: there is no checkpoint at `step`, or none can be read.
+    """
     with open_checkpoints(workdir) as checkpoints:
-        record = checkpoints.experiment()
-        experiment = from_json(record["experiment"])
+        metadata = checkpoints.metadata()
+        experiment = from_json(metadata["experiment"])
         state = checkpoints.restore(state_shapes(experiment), step)
-    categories = [data.Category(**category) for category in record["categories"]]
-    variables = variables_of(state, average=average)
+    categories = [data.Category(**category) for category in metadata["categories"]]
+    variables = variables_of(state, ema=ema)
     return TrainedModel(
         experiment, categories, experiment.model.build(), variables, int(state.step)
     )
 
 
 def state_shapes(experiment: Experiment) -> TrainState:
-    """The state of a run, as shapes and dtypes."""
-    model, config = experiment.model.build(), experiment.train
-    optimizer = make_optimizer(config.optimizer, config.steps)
-    shape, ema = (1, *experiment.data.buckets[0], 3), config.ema_decay is not None
-    return jax.eval_shape(lambda: init_state(model, optimizer, shape, config.seed, ema=ema))
+    """Return the shapes and dtypes of the state of an experiment's run."""
+    image_shape = (1, *experiment.data.buckets[0], 3)
+    return abstract_state(experiment.model.build(), experiment.train, image_shape)
 
 
-def variables_of(state: TrainState, *, average: bool) -> Variables:
-    """What to predict with, on the host."""
-    params = state.ema if average and state.ema is not None else state.params
+def variables_of(state: TrainState, *, ema: bool) -> Variables:
+    """Return a state's variables as NumPy arrays, with the EMA of the parameters if `ema`."""
+    params = state.ema if ema and state.ema is not None else state.params
     return jax.tree.map(np.asarray, {"params": params, **state.model_state})
 
 
-Predict = Callable[[Variables, data.Source, data.DataConfig], Iterator[evaluation.Prediction]]
+class Predictor:
+    """Predicts with one model on all devices of this process; compiles once for each bucket."""
 
-
-def make_predict(model: Model) -> Predict:
-    """A function that predicts on every image of a source, in its order within each canvas, on all
-    devices of this host; of several hosts each does its part of the images."""
-    devices = jax.local_device_count()
-    predict_batch = pmap_predict(model, devices)
+    def __init__(self, model: Model):
+        self._devices = jax.local_device_count()
+        self._predict_batch = pmap_predict(model, self._devices)
 
     def predict(
-        variables: Variables, source: data.Source, config: data.DataConfig
+        self, variables: Variables, source: data.Source, config: data.DataConfig
     ) -> Iterator[evaluation.Prediction]:
-        variables = replicate_local(variables, devices)
+        """Yield the predictions on every image of a source.
+
+        The images come bucket by bucket, in the source's order within each. With several
+        processes, each predicts on its share of the images.
+        """
+        variables = replicate_local(variables, self._devices)
         batches = data.eval_batches(
             source,
             config,
-            batch_size=EVAL_BATCH_PER_DEVICE * devices,
+            batch_size=EVAL_BATCH_PER_DEVICE * self._devices,
             shard_index=process_index(),
             shard_count=process_count(),
         )
         for batch in batches:
-            detections = predict_batch(variables, batch.images, batch.image_size)
-            yield from evaluation.to_predictions(
-                detections,
-                batch.image_size,
-                batch.original_size,
-                batch.image_id,
-                batch.valid,
-                bucket=(batch.images.shape[1], batch.images.shape[2]),
-            )
-
-    return predict
+            detections = self._predict_batch(variables, batch.images, batch.image_size)
+            yield from evaluation.to_predictions(detections, batch)

@@ -1,6 +1,7 @@
-"""Evaluation of a model on a split, also in mid-training."""
+"""Evaluation of a model on one split, during training and by `jaxseg eval`."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,93 +9,128 @@ import numpy as np
 from jaxseg import data, evaluation, visualize
 from jaxseg.distributed import allgather_json, process_index
 from jaxseg.experiment import Experiment
-from jaxseg.log import say
-from jaxseg.model import Variables
-from jaxseg.predictor import make_predict, variables_of
+from jaxseg.model import Model, Variables
+from jaxseg.predictor import Predictor, variables_of
 from jaxseg.training.loop import Validation
 from jaxseg.training.step import TrainState
 
 PICTURES = 4
-"""How many images a training shows among its curves."""
+"""Number of images with predictions that a training adds to TensorBoard."""
+
+_LOG = logging.getLogger(__name__)
 
 
-def make_validate(
-    experiment: Experiment, categories: Sequence[data.Category]
-) -> Callable[[TrainState, int], Validation]:
-    """The evaluation of a training on its own split `val`, over all hosts, for a model of these
-    categories. Raises ValueError where the split has others.
+class SplitEvaluator:
+    """Predicts on a split and computes the metrics, over all processes.
 
-    Where the run keeps a moving average, its figures count and those of the parameters as they
-    are stand beside them as `last/...`.
+    Args:
+        model: the model.
+        categories: the categories of the model's labels, in their order.
+        config: the source, and the padding and resizing of images.
+        split: the split of the source.
+
+    Raises:
+        ValueError: the split has categories that the model does not.
     """
-    config = experiment.data
-    source = config.source.open("val")
-    labels = labels_in(source, categories, "val")
-    predict = make_predict(experiment.model.build())
-    names = [c.name for c in source.categories]
 
-    def validate(state: TrainState, step: int) -> Validation:
-        say(f"evaluating step {step} on {len(source)} images")
-        predictions, figures = evaluate_variables(variables_of(state, average=True))
-        if state.ema is not None:
-            _, raw = evaluate_variables(variables_of(state, average=False))
-            figures |= {f"last/{name}": value for name, value in raw.items()}
-        shown = predictions[:PICTURES] if process_index() == 0 else []
-        pictures = [visualize.beside_truth(source, prediction, names) for prediction in shown]
-        return Validation(figures["segm/AP"] or 0.0, figures, pictures)
+    def __init__(
+        self,
+        model: Model,
+        categories: Sequence[data.Category],
+        config: data.DataConfig,
+        split: str,
+    ):
+        self.source = config.source.open(split)
+        self._label_map = match_categories(self.source.categories, categories, split)
+        self._predictor, self._config = Predictor(model), config
 
-    def evaluate_variables(
-        variables: Variables,
-    ) -> tuple[list[evaluation.Prediction], dict[str, float | None]]:
-        predictions = [relabel(p, labels) for p in predict(variables, source, config)]
-        results = gather_results(predictions, source)
+    def predict(self, variables: Variables) -> list[evaluation.Prediction]:
+        """Return the predictions on this process's share of the images, in the data's labels."""
+        predictions = self._predictor.predict(variables, self.source, self._config)
+        return [relabel(prediction, self._label_map) for prediction in predictions]
+
+    def gather(self, predictions: Sequence[evaluation.Prediction]) -> list[dict[str, Any]]:
+        """Return the predictions of all processes as a COCO result list; a collective."""
+        category_ids = [c.id for c in self.source.categories]
+        shares = allgather_json(evaluation.coco_results(predictions, category_ids))
+        return [result for share in shares for result in share]
+
+    def evaluate(self, results: Sequence[dict[str, Any]]) -> evaluation.Metrics:
+        """Return the metrics of a COCO result list, computed by process 0; a collective."""
         metrics = None
         if process_index() == 0:
-            metrics = evaluation.evaluate(source.ground_truth(), results)
-        return predictions, allgather_json(metrics)[0]
-
-    return validate
+            metrics = evaluation.evaluate(self.source.ground_truth(), results)
+        return allgather_json(metrics)[0]
 
 
-def gather_results(
-    predictions: Sequence[evaluation.Prediction], source: data.Source
-) -> list[dict[str, Any]]:
-    """The predictions of all hosts as a COCO result list."""
-    own = evaluation.coco_results(predictions, [c.id for c in source.categories])
-    return [result for part in allgather_json(own) for result in part]
+class Validator:
+    """Evaluates the states of a training on the split `val`.
 
-
-def labels_in(source: data.Source, learned: Sequence[data.Category], split: str) -> np.ndarray:
-    """The data's label of each of the model's classes, by name; -1 for those it lacks.
-
-    Where both have the same list, its order counts, so that names may occur twice.
+    Where the run keeps an EMA of the parameters, its metrics count, and those of the
+    parameters themselves are returned beside them. The score is the mask AP, or the box AP of a
+    model without masks.
     """
-    if [c.name for c in source.categories] == [c.name for c in learned]:
-        return np.arange(len(source.categories))
-    places = {category.name: i for i, category in enumerate(source.categories)}
-    names = [category.name for category in learned]
-    unknown = sorted(places.keys() - set(names))
+
+    def __init__(self, experiment: Experiment, categories: Sequence[data.Category]):
+        self._evaluator = SplitEvaluator(
+            experiment.model.build(), categories, experiment.data, "val"
+        )
+
+    def __call__(self, state: TrainState, step: int) -> Validation:
+        """Return the metrics of `state` and pictures of some predictions."""
+        source = self._evaluator.source
+        _LOG.info("evaluating step %d on %d images", step, len(source))
+        predictions, metrics = self._evaluate(variables_of(state, ema=True))
+        raw_metrics = None
+        if state.ema is not None:
+            _, raw_metrics = self._evaluate(variables_of(state, ema=False))
+        names = [c.name for c in source.categories]
+        drawn = predictions[:PICTURES] if process_index() == 0 else []
+        pictures = [visualize.beside_truth(source, prediction, names) for prediction in drawn]
+        score = metrics["segm/AP" if "segm/AP" in metrics else "bbox/AP"] or 0.0
+        return Validation(score, metrics, pictures, raw_metrics)
+
+    def _evaluate(
+        self, variables: Variables
+    ) -> tuple[list[evaluation.Prediction], evaluation.Metrics]:
+        predictions = self._evaluator.predict(variables)
+        return predictions, self._evaluator.evaluate(self._evaluator.gather(predictions))
+
+
+def match_categories(
+    data_categories: Sequence[data.Category], model_categories: Sequence[data.Category], split: str
+) -> np.ndarray:
+    """Return the data's label of each of the model's labels, int `[C]`; -1 if the data lacks it.
+
+    Categories match by name. If both lists have the same names in the same order they match by
+    position, so that a name may occur twice.
+
+    Raises:
+        ValueError: the data has categories that the model does not, or the lists differ and a name
+            occurs twice in one.
+    """
+    data_names = [category.name for category in data_categories]
+    model_names = [category.name for category in model_categories]
+    if data_names == model_names:
+        return np.arange(len(data_names))
+    unknown = sorted(set(data_names) - set(model_names))
     if unknown:
         raise ValueError(
-            f"split {split!r} has the categories {', '.join(unknown)}, which the model does not "
-            f"know; it knows {', '.join(names)}"
+            f"split {split!r} has categories that the model does not have: {', '.join(unknown)} "
+            f"(the model has {', '.join(model_names)}). Remove them from the data, or evaluate "
+            "a model that was trained on them"
         )
-    twice = sorted(name for name in places if names.count(name) > 1)
-    if twice or len(places) < len(source.categories):
+    repeated = sorted({n for n in data_names if max(data_names.count(n), model_names.count(n)) > 1})
+    if repeated:
         raise ValueError(
-            f"split {split!r} and the model have different lists of categories, in which "
-            f"names occur twice ({', '.join(twice) or 'in the data'}): make them the same"
+            f"split {split!r} and the model have different lists of categories, in which names "
+            f"occur twice: {', '.join(repeated)}. Give both the same list"
         )
-    return np.asarray([places.get(name, -1) for name in names])
+    labels = {name: label for label, name in enumerate(data_names)}
+    return np.asarray([labels.get(name, -1) for name in model_names])
 
 
-def relabel(prediction: evaluation.Prediction, labels: np.ndarray) -> evaluation.Prediction:
-    """The prediction in the data's labels, without classes that the data lacks."""
-    label = labels[prediction.labels]
-    known = np.flatnonzero(label >= 0)
-    return prediction._replace(
-        boxes=prediction.boxes[known],
-        scores=prediction.scores[known],
-        labels=label[known],
-        rles=[prediction.rles[i] for i in known],
-    )
+def relabel(prediction: evaluation.Prediction, label_map: np.ndarray) -> evaluation.Prediction:
+    """Return the prediction in the data's labels, without instances of categories it lacks."""
+    labels = label_map[prediction.labels]
+    return prediction._replace(labels=labels).select(np.flatnonzero(labels >= 0))

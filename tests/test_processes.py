@@ -1,4 +1,4 @@
-"""Trainings in processes of their own: killed outright, told to stop, left by the other host."""
+"""Trainings in processes of their own: killed, stopped by signals, or left by the other process."""
 
 import os
 import random
@@ -17,13 +17,13 @@ from jaxseg import predictor
 from jaxseg.experiment import load_experiment
 from jaxseg.training.checkpoint import open_checkpoints
 from tests.conftest import ROOT
-from tests.event_files import events
+from tests.event_files import read_events
 
 STEPS, LOG_EVERY, KILLS = 120, 10, 50
 BOUND = 1e-4
 """Largest difference of a parameter after 12 steps, some of them on another number of devices.
-Runs that had nothing in common would come to 3e-3: AdamW moves each by the learning rate, which has
-warmed up to 2.4e-4."""
+Unrelated runs would differ by 3e-3: AdamW changes each parameter by about the learning rate, which
+has warmed up to 2.4e-4."""
 EXPERIMENT = f"""
 import dataclasses
 from jaxseg.commands.demo import MASK_RCNN as demo
@@ -53,9 +53,9 @@ def file(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def straight(file, tmp_path_factory):
-    """The workdir of a run that nothing happened to."""
-    workdir = tmp_path_factory.mktemp("straight")
+def uninterrupted(file, tmp_path_factory):
+    """The workdir of a run without interruptions."""
+    workdir = tmp_path_factory.mktemp("uninterrupted")
     process = start(file, workdir)
     process.communicate()
     assert process.returncode == 0
@@ -97,13 +97,15 @@ def wait_for_checkpoint(process, workdir, after):
         time.sleep(0.02)
 
 
-def curves(workdir):
-    """Metrics and learning rate by name and step, all bits of them, of all lives of a run. What
-    was shown twice was the same both times."""
+def read_scalars(workdir):
+    """Return `{(tag, step): value}` of all processes of a run, except timings and memory.
+
+    Values that two processes recorded for the same step must be equal, bit for bit.
+    """
     found = {}
-    for event in events(workdir / "tensorboard"):
+    for event in read_events(workdir / "tensorboard"):
         for value in event.summary.value:
-            if not re.search("per_second|waiting|memory", value.tag):
+            if not re.search("per_second|wait|memory", value.tag):
                 key = value.tag, event.step
                 assert found.setdefault(key, value.simple_value) == value.simple_value, key
     return found
@@ -116,25 +118,25 @@ def final_state(file, workdir):
     return jax.tree.map(np.asarray, state)
 
 
-def assert_ended_the_same(file, workdir, straight):
-    """Parameters, model state, optimiser, average, and the curves of all metrics."""
+def assert_ended_the_same(file, workdir, uninterrupted):
+    """Check that two runs have equal final states (with optimiser and EMA) and equal metrics."""
     jax.tree.map(
-        np.testing.assert_array_equal, final_state(file, workdir), final_state(file, straight)
+        np.testing.assert_array_equal, final_state(file, workdir), final_state(file, uninterrupted)
     )
-    expected = curves(straight)
+    expected = read_scalars(uninterrupted)
     assert ("train/loss", STEPS) in expected
-    # A run that is told to stop shows the step it stops at, too.
-    found = {key: value for key, value in curves(workdir).items() if key[1] % LOG_EVERY == 0}
+    # A run that is stopped by a signal also records the step it stopped at.
+    found = {key: value for key, value in read_scalars(workdir).items() if key[1] % LOG_EVERY == 0}
     assert found == expected
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_random_moments_ends_as_if_never_stopped(tmp_path, file, straight):
+def test_a_run_killed_at_random_moments_ends_as_if_never_stopped(tmp_path, file, uninterrupted):
     rng = random.Random(0)
     reached = []
-    for life in range(KILLS):
+    for kill in range(KILLS):
         process = start(file, tmp_path)
-        if life % 2:  # some moments after the next checkpoint, while another one is written
+        if kill % 2:  # just after the next checkpoint, while another one is being written
             wait_for_checkpoint(process, tmp_path, newest_checkpoint(tmp_path))
             time.sleep(rng.uniform(0, 0.2))
         else:  # any moment: imports, restoring, compiling, the first steps
@@ -149,29 +151,29 @@ def test_a_run_killed_at_random_moments_ends_as_if_never_stopped(tmp_path, file,
     assert process.returncode == 0
     if reached[-1] == STEPS:
         pytest.fail("the run ended before the last kill: make it longer")
-    assert_ended_the_same(file, tmp_path, straight)
+    assert_ended_the_same(file, tmp_path, uninterrupted)
 
 
 @pytest.mark.slow
-def test_sigterm_saves_in_time_and_the_same_command_goes_on(tmp_path, file, straight):
+def test_sigterm_saves_in_time_and_the_same_command_resumes(tmp_path, file, uninterrupted):
     process = start(file, tmp_path)
     wait_for_checkpoint(process, tmp_path, 3)
-    told = time.monotonic()
+    signalled = time.monotonic()
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=60)
-    print(f"left {time.monotonic() - told:.1f} s after SIGTERM")
-    assert time.monotonic() - told < 30
+    print(f"ended {time.monotonic() - signalled:.1f} s after SIGTERM")
+    assert time.monotonic() - signalled < 30
     assert process.returncode == 75
-    step = int(re.search(r"told to stop by SIGTERM: saved after step (\d+)", out)[1])
+    step = int(re.search(r"stopped by SIGTERM: saved after step (\d+)", out)[1])
     assert newest_checkpoint(tmp_path) == step
     process = start(file, tmp_path)
     out, _ = process.communicate()
-    assert f"going on from step {step}" in out
-    assert_ended_the_same(file, tmp_path, straight)
+    assert f"resuming from step {step}" in out
+    assert_ended_the_same(file, tmp_path, uninterrupted)
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_another_number_of_devices(tmp_path, file):
+def test_a_run_resumes_on_another_number_of_devices(tmp_path, file):
     # Rounding decides which proposals are sampled: over many steps two runs drift apart.
     moved, stayed, flags = tmp_path / "moved", tmp_path / "stayed", ["--train.steps", "12"]
     process = start(file, moved, *flags, devices=2)
@@ -182,9 +184,9 @@ def test_a_run_goes_on_with_another_number_of_devices(tmp_path, file):
         process = start(file, workdir, *flags)
         out, _ = process.communicate()
         assert process.returncode == 0, out
-        assert ("going on from step" in out) == (workdir == moved)
+        assert ("resuming from step" in out) == (workdir == moved)
     found, expected = (
-        predictor.load(workdir, average=False).variables["params"] for workdir in (moved, stayed)
+        predictor.restore(workdir, ema=False).variables["params"] for workdir in (moved, stayed)
     )
     worst = max(jax.tree.leaves(jax.tree.map(lambda a, b: np.abs(a - b).max(), found, expected)))
     print(f"largest difference of a parameter after 12 steps: {worst:.1e}")
@@ -193,35 +195,35 @@ def test_a_run_goes_on_with_another_number_of_devices(tmp_path, file):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_notice_to_all_processes_leaves_those_that_prepare_data_alone(tmp_path, file, number):
+def test_data_workers_survive_a_signal_to_the_whole_process_group(tmp_path, file, number):
     flags = ["--data.num-workers", "1"]
     process = start(file, tmp_path, *flags, start_new_session=True)
     wait_for_checkpoint(process, tmp_path, 3)
     os.killpg(process.pid, number)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 75, out
-    assert f"told to stop by {number.name}: saved after step" in out
-    assert_nobody_left(process.pid)
+    assert f"stopped by {number.name}: saved after step" in out
+    assert_group_ends(process.pid)
 
 
 @pytest.mark.slow
-def test_processes_that_prepare_data_end_with_a_training_that_was_killed(tmp_path, file):
+def test_data_workers_end_when_their_training_is_killed(tmp_path, file):
     process = start(file, tmp_path, "--data.num-workers", "1", start_new_session=True)
     wait_for_checkpoint(process, tmp_path, 3)
     assert len(members(process.pid)) > 1
     process.kill()
     process.communicate(timeout=60)
-    assert_nobody_left(process.pid)
+    assert_group_ends(process.pid)
 
 
 def members(group):
-    """The processes of a group that are alive."""
+    """Return the ids of the running processes of a process group."""
     found = subprocess.run(["ps", "-eo", "pid,pgid,stat"], capture_output=True, text=True).stdout
     rows = [line.split() for line in found.splitlines()[1:]]
-    return [int(pid) for pid, of, stat in rows if int(of) == group and not stat.startswith("Z")]
+    return [int(pid) for pid, pgid, stat in rows if int(pgid) == group and not stat.startswith("Z")]
 
 
-def assert_nobody_left(group, seconds=15):
+def assert_group_ends(group, seconds=15):
     until = time.monotonic() + seconds
     while members(group) and time.monotonic() < until:
         time.sleep(0.1)
@@ -231,93 +233,94 @@ def assert_nobody_left(group, seconds=15):
     assert not left
 
 
-def start_hosts(file, workdir, *arguments):
+def start_two(file, workdir, *arguments):
+    """Start the two processes of a run; `file` is the experiment of both, or a pair."""
     files = file if isinstance(file, tuple) else (file, file)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     flags = ["--coordinator-address", address, "--num-processes", "2", "--process-id"]
-    return [start(files[host], workdir, *flags, str(host), *arguments) for host in range(2)]
+    return [start(files[index], workdir, *flags, str(index), *arguments) for index in range(2)]
 
 
 @pytest.mark.slow
-def test_two_hosts_train_as_one(tmp_path, file):
-    hosts = start_hosts(file, tmp_path)
-    outs = [host.communicate()[0] for host in hosts]
-    assert [host.returncode for host in hosts] == [0, 0], outs
+def test_two_processes_train_one_model(tmp_path, file):
+    processes = start_two(file, tmp_path)
+    outs = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outs
     assert f"step {STEPS}/{STEPS}" in outs[0]
     assert "img/s" not in outs[1]
-    assert predictor.load(tmp_path).step == STEPS
+    assert predictor.restore(tmp_path).step == STEPS
 
 
 @pytest.mark.slow
-def test_two_hosts_evaluate_and_keep_the_best(tmp_path, file):
-    hosts = start_hosts(file, tmp_path, "--train.eval-every", "6", "--train.steps", "18")
-    outs = [host.communicate(timeout=300)[0] for host in hosts]
-    assert [host.returncode for host in hosts] == [0, 0], outs
+def test_two_processes_evaluate_and_keep_the_best(tmp_path, file):
+    processes = start_two(file, tmp_path, "--train.eval-every", "6", "--train.steps", "18")
+    outs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outs
     assert outs[0].count("evaluating step") == 3
     assert "is the best so far" in outs[0]
-    assert predictor.load(tmp_path / "best").step in (6, 12, 18)
+    assert predictor.restore(tmp_path / "best").step in (6, 12, 18)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("failing", [0, 1])
-def test_a_host_that_fails_alone_ends_at_once_and_so_does_the_other(tmp_path, file, failing):
+def test_a_process_that_fails_at_the_start_ends_the_other(tmp_path, file, failing):
     files = [file, file]
     files[failing] = tmp_path / "absent.py"
-    hosts = start_hosts(tuple(files), tmp_path / "run")
-    out, _ = hosts[failing].communicate(timeout=60)
+    processes = start_two(tuple(files), tmp_path / "run")
+    out, _ = processes[failing].communicate(timeout=60)
     failed = time.monotonic()
-    assert hosts[failing].returncode == 1
+    assert processes[failing].returncode == 1
     assert "no experiment file" in out
-    hosts[1 - failing].communicate(timeout=90)
+    processes[1 - failing].communicate(timeout=90)
     print(f"the other ended {time.monotonic() - failed:.1f} s later")
-    assert hosts[1 - failing].returncode not in (0, None)
+    assert processes[1 - failing].returncode not in (0, None)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
-def test_when_one_host_dies_the_other_ends_with_an_error(tmp_path, file, killed):
-    hosts = start_hosts(file, tmp_path)
-    wait_for_checkpoint(hosts[0], tmp_path, 3)
-    hosts[killed].kill()
+def test_when_one_process_dies_the_other_ends_with_an_error(tmp_path, file, killed):
+    processes = start_two(file, tmp_path)
+    wait_for_checkpoint(processes[0], tmp_path, 3)
+    processes[killed].kill()
     died = time.monotonic()
-    hosts[killed].communicate()
-    out, _ = hosts[1 - killed].communicate(timeout=90)
-    # Without host 0, JAX may be the first to say so.
-    told = re.findall(r"another (?:host has|task) died.*", out)
-    print(f"the other ended {time.monotonic() - died:.1f} s later: {told}")
+    processes[killed].communicate()
+    out, _ = processes[1 - killed].communicate(timeout=90)
+    # Without process 0, JAX's own message may come before jaxseg's.
+    reports = re.findall(r"another (?:process has|task) died.*", out)
+    print(f"the other ended {time.monotonic() - died:.1f} s later: {reports}")
     assert time.monotonic() - died < 60
-    assert hosts[1 - killed].returncode not in (0, None)
-    assert told
+    assert processes[1 - killed].returncode not in (0, None)
+    assert reports
     assert newest_checkpoint(tmp_path) >= 3
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_notice_to_one_of_two_hosts_ends_both(tmp_path, file, number):
-    hosts = start_hosts(file, tmp_path)
-    wait_for_checkpoint(hosts[0], tmp_path, 3)
-    hosts[1].send_signal(number)
-    outs = [host.communicate(timeout=90)[0] for host in hosts]
-    assert [host.returncode for host in hosts] == [75, 75], outs
+def test_a_signal_to_one_of_two_processes_stops_both(tmp_path, file, number):
+    processes = start_two(file, tmp_path)
+    wait_for_checkpoint(processes[0], tmp_path, 3)
+    processes[1].send_signal(number)
+    outs = [process.communicate(timeout=90)[0] for process in processes]
+    assert [process.returncode for process in processes] == [75, 75], outs
     saved = [int(re.search(r"saved after step (\d+)", out)[1]) for out in outs]
     assert saved[0] == saved[1] == newest_checkpoint(tmp_path)
 
 
 @pytest.mark.slow
-def test_a_notice_before_the_first_step_of_resumed_hosts_ends_both(tmp_path, file):
-    first = start_hosts(file, tmp_path)
+def test_a_signal_before_the_first_step_of_a_resumed_run_stops_both(tmp_path, file):
+    first = start_two(file, tmp_path)
     wait_for_checkpoint(first[0], tmp_path, 0)
-    for host in first:
-        host.kill()
-        host.communicate()
+    for process in first:
+        process.kill()
+        process.communicate()
     step = newest_checkpoint(tmp_path)
-    hosts = start_hosts(file, tmp_path)
-    for line in hosts[0].stdout:
-        if "training on" in line:  # next the state is read and the step compiled
+    processes = start_two(file, tmp_path)
+    for line in processes[0].stdout:
+        if "training on" in line:  # next, the state is restored and the step compiled
             break
-    hosts[1].send_signal(signal.SIGTERM)
-    outs = [host.communicate(timeout=90)[0] for host in hosts]
-    assert [host.returncode for host in hosts] == [75, 75], outs
+    processes[1].send_signal(signal.SIGTERM)
+    outs = [process.communicate(timeout=90)[0] for process in processes]
+    assert [process.returncode for process in processes] == [75, 75], outs
     assert f"saved after step {step + 1}" in outs[0]

@@ -1,19 +1,20 @@
-"""`jaxseg eval`: figures, predictions and overlays of a checkpoint on a split."""
+"""`jaxseg eval`: metrics, predictions and overlays of a checkpoint on a split."""
 
 import dataclasses
 import json
+import logging
 import pathlib
 import time
 from collections.abc import Sequence
 
-from jaxseg import data, evaluation, visualize
-from jaxseg.distributed import allgather_json, process_index
-from jaxseg.log import say
-from jaxseg.predictor import load, make_predict
-from jaxseg.validation import gather_results, labels_in, relabel
+from jaxseg import data, evaluation, predictor, visualize
+from jaxseg.distributed import process_index
+from jaxseg.validation import SplitEvaluator
 
 OVERLAYS = 16
-"""How many images of an evaluation are drawn."""
+"""Number of images of an evaluation that are drawn."""
+
+_LOG = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -23,41 +24,48 @@ def evaluate(
     data_folder: pathlib.Path | None = None,
     split: str = "val",
     step: int | None = None,
-    average: bool = True,
+    ema: bool = True,
 ) -> dict[str, float | None]:
-    """Box and mask AP of a checkpoint, the newest unless `step` is given; writes metrics,
-    predictions and overlays.
+    """Evaluate a checkpoint on a split; return the metrics.
 
-    Returns the metrics as written to `out/metrics.json`.
+    Writes `predictions.json` (COCO results), `metrics.json` and `overlays/` to `out`.
+
+    Args:
+        workdir: the workdir of the run.
+        out: the folder for results.
+        data_folder: COCO folder or TFDS set, None for the data of the training.
+        split: the split of the data.
+        step: the step of the checkpoint, None for the newest.
+        ema: use the EMA of the parameters where the run keeps one.
     """
-    trained = load(workdir, step, average=average)
+    trained = predictor.restore(workdir, step, ema=ema)
     config = trained.experiment.data
     if data_folder is not None:
         config = dataclasses.replace(config, source=data.folder_config(data_folder))
-    source = config.source.open(split)
-    labels = labels_in(source, trained.categories, split)
+    evaluator = SplitEvaluator(trained.model, trained.categories, config, split)
+    source = evaluator.source
 
-    say(f"evaluating step {trained.step} on {len(source)} images of split {split!r}")
+    _LOG.info("evaluating step %d on %d images of split %r", trained.step, len(source), split)
     started = time.monotonic()
-    predict = make_predict(trained.model)
-    predictions = [relabel(p, labels) for p in predict(trained.variables, source, config)]
-    say(f"predicted in {time.monotonic() - started:.0f} s")
-    results = gather_results(predictions, source)
-    metrics = None
+    predictions = evaluator.predict(trained.variables)
+    _LOG.info("predicted in %.0f s", time.monotonic() - started)
+
+    results = evaluator.gather(predictions)
     if process_index() == 0:
         out.mkdir(parents=True, exist_ok=True)
         (out / "predictions.json").write_text(json.dumps(results))
-        metrics = evaluation.evaluate(source.ground_truth(), results)
         draw_overlays(source, predictions[:OVERLAYS], out / "overlays")
+    metrics = evaluator.evaluate(results)
+    if process_index() == 0:
         evaluation.write_metrics(metrics, out / "metrics.json")
         print(evaluation.format_table(metrics))
-    return allgather_json(metrics)[0]
+    return metrics
 
 
 def draw_overlays(
     source: data.Source, predictions: Sequence[evaluation.Prediction], folder: pathlib.Path
 ) -> None:
-    """Ground truth beside predictions for each image, as `folder/<image id>.png`."""
+    """Draw each image's ground truth beside its predictions, as `folder/<image id>.png`."""
     names = [c.name for c in source.categories]
     for prediction in predictions:
         picture = visualize.beside_truth(source, prediction, names)

@@ -1,8 +1,9 @@
-"""The training behind `jaxseg train`: where an experiment, its data and the loop meet."""
+"""`jaxseg train`: an experiment's data, model and settings, passed to the training loop."""
 
+import logging
 import pathlib
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,101 +12,14 @@ import numpy as np
 from jaxseg import data, zoo
 from jaxseg.distributed import allgather_json, process_count, process_index
 from jaxseg.experiment import Experiment, from_json, to_json
-from jaxseg.log import say
-from jaxseg.model import Variables
+from jaxseg.model import Model, Variables
 from jaxseg.training import loop
 from jaxseg.training.checkpoint import Checkpoints
 from jaxseg.training.preemption import raise_on_notice
-from jaxseg.validation import make_validate
+from jaxseg.training.step import init_variables
+from jaxseg.validation import Validator
 
-
-def train(experiment: Experiment, workdir: pathlib.Path) -> None:
-    """Trains `experiment` in `workdir`, or goes on with it where it was interrupted."""
-    with raise_on_notice(step=None):
-        source = experiment.data.source.open("train")
-        check_classes(experiment, source)
-        record = run_record(experiment, source.categories) | {"data": _fingerprint(source)}
-        from_json(record["experiment"])  # a config that could not be read back is an error now
-        _check_same_run(workdir, record)
-        validate = None
-        if experiment.train.eval_every:
-            validate = make_validate(experiment, source.categories)
-    _tell_of_crowded_images(source, experiment.data.max_objects)
-    say(f"training on {len(source)} images, {jax.device_count()} device(s), in {workdir}")
-    loop.train(
-        experiment.model.build(),
-        experiment.train,
-        _train_data(experiment, source),
-        workdir,
-        record,
-        pretrained=_pretrained(experiment),
-        validate=validate,
-    )
-
-
-def check_classes(experiment: Experiment, source: data.Source) -> None:
-    """Refuses data with another number of categories than the model has classes."""
-    if experiment.model.num_classes != len(source.categories):
-        raise ValueError(
-            f"the data has {len(source.categories)} categories and the model.num_classes is "
-            f"{experiment.model.num_classes}: set it to {len(source.categories)}"
-        )
-
-
-def _tell_of_crowded_images(source: data.Source, max_objects: int) -> None:
-    """Says what the batches have no room for, where that is known without reading images."""
-    counts = source.object_counts
-    if counts is None or not len(counts) or counts.max() <= max_objects:
-        return
-    worst = int(np.argmax(counts))
-    say(
-        f"{int((counts > max_objects).sum())} images have more than {max_objects} objects, of "
-        f"which training sees the {max_objects} largest; image id {source.image_ids[worst]} has "
-        f"{counts[worst]}: --data.max-objects {counts[worst]} sees all"
-    )
-
-
-def _train_data(experiment: Experiment, source: data.Source) -> loop.TrainData:
-    """The batches of the experiment: this host's share of each."""
-    config, needs = experiment.train, experiment.model.build().needs
-    same = {"batch_size": config.batch_size, "seed": config.seed}
-    mine = {"shard_index": process_index(), "shard_count": process_count()}
-    return loop.TrainData(
-        batches=lambda start: data.train_batches(
-            source, experiment.data, needs, **same, **mine, start_step=start
-        ),
-        image_ids=data.batch_image_ids(source, experiment.data, **same),
-        image_shape=(1, *experiment.data.buckets[0], 3),
-    )
-
-
-def _pretrained(experiment: Experiment) -> Callable[[Variables], Variables] | None:
-    """Puts the experiment's file of weights into a model's random variables, if it names one."""
-    if experiment.pretrained is None:
-        return None
-    path, config = pathlib.Path(experiment.pretrained).expanduser(), experiment.model
-    return lambda variables: zoo.replace_backbone(
-        variables, zoo.load_resnet_file(path, config.backbone)
-    )
-
-
-def run_record(experiment: Experiment, categories: Sequence[data.Category]) -> dict[str, Any]:
-    """What a checkpoint says of itself, as JSON."""
-    return {
-        "experiment": to_json(experiment),
-        "categories": [{"id": c.id, "name": c.name} for c in categories],
-    }
-
-
-def _fingerprint(source: data.Source) -> dict[str, int]:
-    """What tells whether a run goes on with the images, in the order, that it began with. Their
-    annotations may have been mended."""
-    ids = np.asarray(source.image_ids, np.int64).tobytes()
-    sizes = np.ascontiguousarray(source.image_sizes, np.int32).tobytes()
-    return {"images": len(source), "checksum": zlib.crc32(ids + sizes)}
-
-
-MAY_CHANGE = (
+CHANGEABLE_ON_RESUME = (
     "data.source.path",
     "data.num_threads",
     "data.num_workers",
@@ -119,37 +33,130 @@ MAY_CHANGE = (
     "train.grad_accum_steps",
     "train.max_consecutive_nonfinite",
 )
-"""Fields that a run may be resumed with other values of: they change where and how it is computed,
-not what is learned. `pretrained` is read at the start only. On fewer devices, `pieces` and `remat`
-make the same step fit (batch norm's statistics, where it is trained, are those of a piece)."""
+"""Fields that may differ when a run is resumed: they change where and how it is computed, not what
+it learns. `pretrained` is read at the start only. `grad_accum_steps` and `remat` let the same step
+fit on fewer devices (batch norm, where it is trained, then sees smaller microbatches)."""
+
+_LOG = logging.getLogger(__name__)
 
 
-def _check_same_run(workdir: pathlib.Path, record: dict[str, Any]) -> None:
-    """Refuses to go on with a run of another experiment."""
-    # What one host alone sees must not keep it from a wait of all.
+def train(experiment: Experiment, workdir: pathlib.Path) -> None:
+    """Train `experiment` in `workdir`, or resume the run that `workdir` holds."""
+    config, model = experiment.train, experiment.model.build()
+    with raise_on_notice(step=None):
+        source = experiment.data.source.open("train")
+        check_num_classes(experiment, source)
+        metadata = run_metadata(experiment, source.categories) | {"data": _fingerprint(source)}
+        from_json(metadata["experiment"])  # fail now if the config cannot be read back later
+        check_resumable(workdir, metadata)
+        validator = Validator(experiment, source.categories) if config.eval_every else None
+    pipeline = data.TrainPipeline(
+        source,
+        experiment.data,
+        model.targets,
+        config.batch_size,
+        config.seed,
+        shard_index=process_index(),
+        shard_count=process_count(),
+    )
+    _warn_of_dropped_objects(source, experiment.data.max_objects)
+    _LOG.info(
+        "training on %d images, %d device(s), in %s", len(source), jax.device_count(), workdir
+    )
+    loop.train(
+        model,
+        config,
+        pipeline,
+        workdir,
+        metadata,
+        initial_variables=lambda: _initial_variables(experiment, model, pipeline.image_shape),
+        validate=validator,
+    )
+
+
+def check_num_classes(experiment: Experiment, source: data.Source) -> None:
+    """Raise ValueError unless the model has as many classes as the data has categories."""
+    if experiment.model.num_classes != len(source.categories):
+        raise ValueError(
+            f"the data has {len(source.categories)} categories and model.num_classes is "
+            f"{experiment.model.num_classes}: set it to {len(source.categories)}"
+        )
+
+
+def run_metadata(experiment: Experiment, categories: Sequence[data.Category]) -> dict[str, Any]:
+    """Return the JSON that is stored with a checkpoint and suffices to use it."""
+    return {
+        "experiment": to_json(experiment),
+        "categories": [{"id": c.id, "name": c.name} for c in categories],
+    }
+
+
+def check_resumable(workdir: pathlib.Path, metadata: dict[str, Any]) -> None:
+    """Raise ValueError if `workdir` holds a run of another experiment or other data."""
+    # Process 0 decides whether there is a run: the processes may see files at different times, and
+    # a process that returns early would leave the others waiting in the next collective.
     if not allgather_json((workdir / "checkpoints").is_dir())[0]:
         return
     with Checkpoints(workdir, read_only=True) as checkpoints:
         if allgather_json(checkpoints.latest_step())[0] is None:
             return
-        found = checkpoints.experiment()
-    before = _flatten({name: value for name, value in found.items() if name in record})
-    now = _flatten(record)
-    changed = [
-        f"{name.removeprefix('experiment.')} ({before.get(name)} -> {now.get(name)})"
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name) and name.removeprefix("experiment.") not in MAY_CHANGE
-    ]
+        saved = checkpoints.metadata()
+    before = _flatten({name: value for name, value in saved.items() if name in metadata})
+    now = _flatten(metadata)
+    changed = []
+    for key in sorted(before.keys() | now.keys()):
+        field = key.removeprefix("experiment.")
+        if before.get(key) != now.get(key) and field not in CHANGEABLE_ON_RESUME:
+            changed.append(f"{field} ({before.get(key)} -> {now.get(key)})")
     if changed:
         raise ValueError(
-            f"{workdir} holds a run with other choices: {', '.join(changed)}. "
-            "Give the same ones to go on with it, or another --workdir."
+            f"{workdir} holds a run with a different config: {', '.join(changed)}. "
+            "Use the same values to resume it, or another --workdir"
         )
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested JSON as `{"train.optimizer.name": "sgd", ...}`."""
+    """Return nested JSON as `{"train.optimizer.name": "sgd", ...}`."""
     if isinstance(value, dict):
         items = value.items()
         return {k: v for name, item in items for k, v in _flatten(item, f"{prefix}{name}.").items()}
     return {prefix.removesuffix("."): value}
+
+
+def _fingerprint(source: data.Source) -> dict[str, int]:
+    """Return the number of images and a checksum of their ids and sizes, in order.
+
+    A resumed run must have the same. Annotations are not included: they may have been corrected.
+    """
+    ids = np.asarray(source.image_ids, np.int64).tobytes()
+    sizes = np.ascontiguousarray(source.image_sizes, np.int32).tobytes()
+    return {"images": len(source), "checksum": zlib.crc32(ids + sizes)}
+
+
+def _warn_of_dropped_objects(source: data.Source, max_objects: int) -> None:
+    """Log how many images have more objects than a batch holds, if the source has the counts."""
+    counts = source.object_counts
+    if counts is None or not len(counts) or counts.max() <= max_objects or process_index() != 0:
+        return
+    largest = int(np.argmax(counts))
+    _LOG.warning(
+        "%d images have more than %d objects, of which training uses the %d largest; image id %d "
+        "has %d: --data.max-objects %d uses all",
+        int((counts > max_objects).sum()),
+        max_objects,
+        max_objects,
+        source.image_ids[largest],
+        counts[largest],
+        counts[largest],
+    )
+
+
+def _initial_variables(
+    experiment: Experiment, model: Model, image_shape: tuple[int, ...]
+) -> Variables:
+    """Return the variables of a new run: random, with the pretrained backbone if there is one."""
+    variables = init_variables(model, image_shape, experiment.train.seed)
+    if experiment.pretrained is None:
+        return variables
+    path, config = pathlib.Path(experiment.pretrained).expanduser(), experiment.model.backbone
+    return zoo.replace_backbone(variables, zoo.load_resnet_file(path, config))

@@ -1,2 +1,1 @@
-"""Training: optimiser, step, devices, checkpoints and the loop. It knows a model only as a
-`jaxseg.model.Model`."""
+"""Training of any `jaxseg.model.Model`: optimiser, step, loop, checkpoints, preemption."""

@@ -1,17 +1,18 @@
-"""Checkpoints of a run: its newest states and the experiment that made them.
+"""Checkpoints of a run: its newest states, each with the metadata of the run.
 
-    WORKDIR/checkpoints/<step>/state        parameters, model state, optimiser, step, average
-    WORKDIR/checkpoints/<step>/experiment   the experiment, as JSON
-    WORKDIR/checkpoints/<step>/checksum     of the state, as JSON
+    WORKDIR/checkpoints/<step>/state      parameters, model state, optimiser state, step, EMA
+    WORKDIR/checkpoints/<step>/metadata   the run's experiment, categories and data, as JSON
+    WORKDIR/checkpoints/<step>/checksum   CRC-32 of the state, as JSON
 
-Orbax writes in the background into a folder of another name and renames it when all is
-there, so a checkpoint that has its name is whole, whenever the process was killed. One that was
-damaged later fails its checksum, or cannot be read at all; it is renamed `damaged-<step>`, which
-nothing clears away, and the one before it is used.
+Orbax writes in the background into a temporary folder and renames it at the end, so a checkpoint
+with its final name is complete even if the process was killed. A checkpoint that was corrupted
+afterwards fails its checksum or cannot be read. It is renamed to `corrupt-<step>`, which is never
+deleted, and the previous checkpoint is used.
 """
 
 import errno
 import itertools
+import logging
 import pathlib
 import shutil
 import zlib
@@ -24,35 +25,43 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxseg.distributed import allgather_json, process_index
-from jaxseg.log import say
 from jaxseg.training.step import TrainState
+
+_LOG = logging.getLogger(__name__)
 
 
 class _Manager(ocp.CheckpointManager):
-    """Orbax's, which asks for notices with numbers of its own as it saves: JAX would let hosts
-    leave by those and not by ours (`jaxseg.training.preemption`)."""
+    """Orbax's manager without its own check for preemption.
+
+    Orbax would pass its step numbers to JAX's preemption service, which could then let the
+    processes stop after a step that `jaxseg.training.preemption` did not agree on.
+    """
 
     def reached_preemption(self, step: int) -> bool:
+        """Return False: the training loop handles preemption."""
         del step
         return False
 
 
 class Checkpoints:
-    """The checkpoints under one workdir. Use as a context: leaving it waits for writes.
+    """The checkpoints of one workdir, as a context manager; leaving it waits for writes.
 
-    Opened to write, it clears away what killed processes half wrote. With `read_only` nothing
-    in the folder is touched, since a training may be at work there.
+    Args:
+        workdir: the folder that holds `checkpoints`.
+        max_to_keep: number of checkpoints to keep, the newest ones.
+        read_only: change nothing in the folder, since a training may be running there. Otherwise
+            half-written checkpoints of killed processes are deleted.
     """
 
-    def __init__(self, workdir: pathlib.Path, keep: int = 3, *, read_only: bool = False):
+    def __init__(self, workdir: pathlib.Path, max_to_keep: int = 3, *, read_only: bool = False):
         self.folder, self._read_only = workdir.resolve() / "checkpoints", read_only
-        # Orbax's own `read_only` does no more than this, and warns of it each time.
+        # Orbax's own `read_only` has no further effect, and warns each time.
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, create=not read_only, cleanup_tmp_directories=not read_only
+            max_to_keep=max_to_keep, create=not read_only, cleanup_tmp_directories=not read_only
         )
-        self._failed_before = False
+        self._previous_write_failed = False
         self._manager = _Manager(
-            self.folder, options=options, item_names=("state", "experiment", "checksum")
+            self.folder, options=options, item_names=("state", "metadata", "checksum")
         )
 
     def __enter__(self) -> "Checkpoints":
@@ -65,173 +74,191 @@ class Checkpoints:
         trace: TracebackType | None,
     ) -> None:
         try:
-            failure = self._wait_for_writes()
+            failure = self._write_failure()
             if failure is not None and kind is None:
                 raise failure
-            if failure is not None:
-                say(str(failure))
+            if failure is not None:  # logged only: it must not replace the error of the body
+                _LOG.warning("%s", failure)
         finally:
             self._manager.close()
 
     def latest_step(self) -> int | None:
-        """The step of the newest finished checkpoint, or None where there is none."""
+        """Return the step of the newest complete checkpoint, or None if there is none."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: TrainState, experiment: Mapping[str, Any]) -> None:
-        """Starts writing; returns once `state` may be donated.
+    def save(self, step: int, state: TrainState, metadata: Mapping[str, Any]) -> None:
+        """Start writing a checkpoint; return as soon as `state` may be donated.
 
-        Raises OSError, before anything is written, where the disk has no room for it or a later
-        step is there. That the checkpoint before could not be written is only told, since this one
-        may do better, but two in a row are an error.
+        One failed write is logged, since the next one may succeed.
+
+        Raises:
+            OSError: two writes in a row failed; or, before anything is written, the disk has no
+                room, or a later step is saved already.
         """
         if step == self.latest_step():
             return
-        failure = self._wait_for_writes()
-        if failure is not None and self._failed_before:
+        failure = self._write_failure()
+        if failure is not None and self._previous_write_failed:
             raise failure
         if failure is not None:
-            say(str(failure))
-        self._failed_before = failure is not None
+            _LOG.warning("%s", failure)
+        self._previous_write_failed = failure is not None
         self.check_space(state)
         saved = self._manager.save(
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(state),
-                experiment=ocp.args.JsonSave(dict(experiment)),
+                metadata=ocp.args.JsonSave(dict(metadata)),
                 checksum=ocp.args.JsonSave({"crc32": _checksum(state)}),
             ),
         )
         if not saved:
             raise OSError(
                 f"step {step} was not saved: {self.folder} holds step {self.latest_step()}. "
-                "Is another run writing there? Give each its own --workdir"
+                "If another run writes there, give each run its own --workdir"
             )
 
-    def finish(self) -> None:
-        """Waits until all is on the disk; raises OSError if it could not be written."""
-        failure = self._wait_for_writes()
+    def wait_until_finished(self) -> None:
+        """Wait until everything is on the disk; raise OSError if a write failed."""
+        failure = self._write_failure()
         if failure is not None:
             raise failure
 
-    def _wait_for_writes(self) -> OSError | None:
-        """What became of the writing that was going on, where it failed."""
+    def _write_failure(self) -> OSError | None:
+        """Wait for the write in progress; return its error, or None if it succeeded."""
         try:
             self._manager.wait_until_finished()
-        except Exception as error:  # whatever Orbax and TensorStore make of a failing disk
-            told = f"a checkpoint could not be written to {self.folder}: {_first_line(error)}"
-            failure = OSError(told)
+        except Exception as error:  # Orbax and TensorStore raise many types for a failing disk
+            failure = OSError(
+                f"a checkpoint could not be written to {self.folder}: {_first_line(error)}"
+            )
             failure.__cause__ = error
             return failure
         return None
 
     def check_space(self, state: TrainState) -> None:
-        """Raises OSError if the disk has no room for one more checkpoint of this state."""
+        """Raise OSError if the disk has no room for one more checkpoint of this state."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        needed = sum(x.nbytes for x in jax.tree.leaves(state))
+        required = sum(x.nbytes for x in jax.tree.leaves(state))
         free = shutil.disk_usage(self.folder).free
-        if free < needed:
+        if free < required:
+            latest = self.latest_step()
             raise OSError(
                 errno.ENOSPC,
-                f"{self.folder} has room for {free / 1e6:.0f} MB and a checkpoint needs "
-                f"{needed / 1e6:.0f} MB. Make room; the same command then goes on from "
-                f"{_step_name(self.latest_step())}",
+                f"{self.folder} has {free / 1e6:.0f} MB free and a checkpoint needs "
+                f"{required / 1e6:.0f} MB. Free some space; the same command then resumes from "
+                f"{'the start' if latest is None else f'step {latest}'}",
             )
 
     def restore(self, like: TrainState, step: int | None = None) -> TrainState:
-        """The state at `step`, or the newest whole one, on one device; shapes and dtypes as those
-        of `like`.
+        """Return the state at `step`, or the newest intact one, on one local device.
 
-        A damaged one is named and set aside, and the one before it read. Raises ValueError if
-        `step` is damaged or, listing the steps there are, not among them.
+        A corrupt newest checkpoint is reported and renamed, and the previous one is read.
+
+        Args:
+            like: arrays or `jax.ShapeDtypeStruct`s with the shapes and dtypes of the state.
+            step: the step to read, None for the newest.
+
+        Raises:
+            ValueError: `step` is corrupt or not among the saved steps, or no checkpoint is intact.
         """
-        # Named, since the devices and hosts that wrote it need not be there.
-        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        # An explicit device, since the devices that wrote the state need not exist here.
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         abstract = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), like
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), like
         )
         steps = self._common_steps()
         if step is None:
             return self._newest_state(steps, abstract)
         if step not in steps:
-            kept = ", ".join(map(str, steps))
-            raise ValueError(f"{self.folder} holds no step {step}, only {kept}")
+            saved = ", ".join(map(str, steps))
+            raise ValueError(f"{self.folder} holds no step {step}, only {saved}")
         try:
             return self._read_state(step, abstract)
-        except Exception as error:  # whatever Orbax and TensorStore make of broken files
-            told = f"checkpoint {self.folder / str(step)} is damaged ({_first_line(error)})"
-            raise ValueError(told) from error
+        except Exception as error:  # Orbax and TensorStore raise many types for corrupt files
+            raise ValueError(
+                f"checkpoint {self.folder / str(step)} is corrupt ({_first_line(error)})"
+            ) from error
 
-    def experiment(self) -> dict[str, Any]:
-        """The experiment of the newest checkpoint in which it can be read."""
-        damaged: dict[int, str] = {}
+    def metadata(self) -> dict[str, Any]:
+        """Return the run metadata of the newest checkpoint whose metadata can be read."""
+        corrupt: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                return self._read(step, experiment=ocp.args.JsonRestore()).experiment
-            except Exception as error:  # whatever Orbax and TensorStore make of broken files
-                damaged[step] = _first_line(error)
-        raise self._unreadable(damaged)
+                return self._read(step, metadata=ocp.args.JsonRestore()).metadata
+            except Exception as error:  # Orbax and TensorStore raise many types for corrupt files
+                corrupt[step] = _first_line(error)
+        raise self._nothing_readable(corrupt)
 
     def _common_steps(self) -> list[int]:
-        """The steps that all hosts see: one may see a new one later than another."""
-        seen = allgather_json(sorted(self._manager.all_steps()))
-        return sorted(set.intersection(*map(set, seen)))
+        """Return the steps that all processes find; a shared disk may show a new one late."""
+        found = allgather_json(sorted(self._manager.all_steps()))
+        return sorted(set.intersection(*map(set, found)))
 
     def _newest_state(self, steps: list[int], like: TrainState) -> TrainState:
-        """The newest state that all hosts can read."""
-        damaged: dict[int, str] = {}
+        """Return the newest state that all processes can read."""
+        corrupt: dict[int, str] = {}
         for step in reversed(steps):
             try:
-                found, why = self._read_state(step, like), None
-            except Exception as error:  # whatever Orbax and TensorStore make of broken files
-                found, why = None, _first_line(error)
-            reasons = [reason for reason in allgather_json(why) if reason is not None]
-            if found is not None and not reasons:
-                self._set_aside(damaged)
-                return found
-            damaged[step] = reasons[0]
-        raise self._unreadable(damaged)
+                state, reason = self._read_state(step, like), None
+            except Exception as error:  # Orbax and TensorStore raise many types for corrupt files
+                state, reason = None, _first_line(error)
+            reasons = [r for r in allgather_json(reason) if r is not None]
+            if state is not None and not reasons:
+                self._set_aside(corrupt)
+                return state
+            corrupt[step] = reasons[0]
+        raise self._nothing_readable(corrupt)
 
     def _read_state(self, step: int, like: TrainState) -> TrainState:
+        """Return the state at `step`; raise ValueError if its checksum differs."""
         state, checksum = ocp.args.StandardRestore(like), ocp.args.JsonRestore()
-        found = self._read(step, state=state, checksum=checksum)
-        if _checksum(found.state) != found.checksum["crc32"]:
-            raise ValueError("its checksum is another")
-        return found.state
+        items = self._read(step, state=state, checksum=checksum)
+        if _checksum(items.state) != items.checksum["crc32"]:
+            raise ValueError("checksum mismatch")
+        return items.state
 
     def _read(self, step: int, **items: Any) -> Any:
-        """Reads without the other hosts, which would wait for ever for one that fails."""
-        alone = ocp.options.MultiprocessingOptions(
+        """Read items of a checkpoint in this process alone.
+
+        Read together, the other processes would wait forever for one that fails.
+        """
+        options = ocp.options.MultiprocessingOptions(
             primary_host=process_index(),
             active_processes={process_index()},
             barrier_sync_key_prefix=f"process{process_index()}",
         )
         with ocp.Checkpointer(
-            ocp.CompositeCheckpointHandler(), multiprocessing_options=alone
+            ocp.CompositeCheckpointHandler(), multiprocessing_options=options
         ) as reader:
             return reader.restore(self.folder / str(step), args=ocp.args.Composite(**items))
 
-    def _unreadable(self, damaged: Mapping[int, str]) -> ValueError:
-        listed = "; ".join(f"step {step}: {why}" for step, why in damaged.items())
-        return ValueError(f"no checkpoint in {self.folder} can be read: {listed}")
+    def _nothing_readable(self, corrupt: Mapping[int, str]) -> ValueError:
+        """Return the error that lists every checkpoint with the reason why it is corrupt."""
+        reasons = "; ".join(f"step {step}: {reason}" for step, reason in corrupt.items())
+        return ValueError(f"no checkpoint in {self.folder} can be read: {reasons}")
 
-    def _set_aside(self, damaged: Mapping[int, str]) -> None:
-        if self._read_only:
-            for step, why in damaged.items():
-                say(f"checkpoint {self.folder / str(step)} is damaged ({why})")
-            return
-        for step, why in damaged.items():
-            aside = self.folder / f"damaged-{step}"
-            say(f"checkpoint {self.folder / str(step)} is damaged ({why}): kept as {aside.name}")
-            if process_index() == 0:
-                shutil.rmtree(aside, ignore_errors=True)
-                (self.folder / str(step)).rename(aside)
-        if damaged:
-            ocp.multihost.sync_global_processes("jaxseg: damaged checkpoints set aside")
+    def _set_aside(self, corrupt: Mapping[int, str]) -> None:
+        """Log corrupt checkpoints and, unless `read_only`, rename them to `corrupt-<step>`."""
+        for step, reason in corrupt.items():
+            if process_index() != 0:
+                continue
+            path, renamed = self.folder / str(step), self.folder / f"corrupt-{step}"
+            result = "" if self._read_only else f": renamed to {renamed.name}"
+            _LOG.warning("checkpoint %s is corrupt (%s)%s", path, reason, result)
+            if not self._read_only:
+                shutil.rmtree(renamed, ignore_errors=True)
+                path.rename(renamed)
+        if corrupt and not self._read_only:
+            ocp.multihost.sync_global_processes("jaxseg: corrupt checkpoints renamed")
             self._manager.reload()
 
 
 def open_checkpoints(workdir: pathlib.Path) -> Checkpoints:
-    """The checkpoints of a finished or running training, to read; an error where there are none."""
+    """Open the checkpoints of a finished or running training, to read.
+
+    Raises FileNotFoundError if there are none.
+    """
     if not (workdir / "checkpoints").is_dir():
         raise FileNotFoundError(f"{workdir} holds no checkpoints: train with --workdir {workdir}")
     checkpoints = Checkpoints(workdir, read_only=True)
@@ -240,29 +267,28 @@ def open_checkpoints(workdir: pathlib.Path) -> Checkpoints:
     return checkpoints
 
 
-def set_workdir_aside(workdir: pathlib.Path) -> None:
-    """Renames a workdir, which no host has open, to the first free of `<name>-1`, `<name>-2` and so
-    on; all hosts call it and return when that is done."""
+def rename_to_backup(workdir: pathlib.Path) -> None:
+    """Rename a workdir to the first unused name of `<name>-1`, `<name>-2` and so on.
+
+    A collective: all processes call it, none may have the workdir open, and all return when it is
+    renamed.
+    """
     if process_index() == 0:
         names = (workdir.with_name(f"{workdir.name}-{n}") for n in itertools.count(1))
-        aside = next(name for name in names if not name.exists())
-        workdir.rename(aside)
-        say(f"{workdir} is kept as {aside.name}")
-    ocp.multihost.sync_global_processes("jaxseg: a workdir set aside")
+        backup = next(name for name in names if not name.exists())
+        workdir.rename(backup)
+        _LOG.info("%s is renamed to %s", workdir, backup.name)
+    ocp.multihost.sync_global_processes("jaxseg: workdir renamed to a backup")
 
 
 def _checksum(state: TrainState) -> int:
-    """CRC-32 of all numbers, in the order of the tree."""
+    """Return the CRC-32 of the bytes of all arrays, in the order of the tree."""
     checksum = 0
     for leaf in jax.tree.leaves(state):
-        numbers: Any = np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)
-        checksum = zlib.crc32(numbers, checksum)
+        data: Any = np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)
+        checksum = zlib.crc32(data, checksum)
     return checksum
 
 
 def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0][:200]
-
-
-def _step_name(step: int | None) -> str:
-    return "its start" if step is None else f"step {step}"

@@ -1,23 +1,28 @@
-"""One training at a time in a workdir."""
+"""A lock that keeps a workdir to one training at a time."""
 
 import errno
 import fcntl
+import logging
 import pathlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from jaxseg.distributed import process_index
-from jaxseg.log import say
+
+_LOG = logging.getLogger(__name__)
 
 
 @contextmanager
 def workdir_lock(workdir: pathlib.Path) -> Iterator[None]:
-    """Keeps other trainings out of a workdir until the context is left or the process ends, however
-    it ends. Of several hosts the first one holds the lock.
+    """Lock `workdir` until the context is left or the process ends, in whatever way it ends.
 
-    Raises BlockingIOError where another process holds it: two would clear away each other's
-    half-written checkpoints. A file system that has no locks is told of and trusted. The lock is
-    the process's own: it does not keep a second training in the same process out.
+    Process 0 of a run holds the lock, in the file `WORKDIR/lock`. On a file system without locks a
+    warning is logged and the run continues. POSIX locks belong to a process: two trainings inside
+    the same process do not exclude each other.
+
+    Raises:
+        BlockingIOError: another process holds the lock. Two trainings would delete each other's
+            half-written checkpoints.
     """
     if process_index() != 0:
         yield
@@ -28,8 +33,12 @@ def workdir_lock(workdir: pathlib.Path) -> Iterator[None]:
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 raise BlockingIOError(
-                    f"another training is at work in {workdir}: wait for it, or give this one "
+                    f"another training is running in {workdir}: wait until it ends, or choose "
                     "another --workdir"
                 ) from error
-            say(f"{workdir} cannot be locked ({error}): see that no other training writes there")
+            _LOG.warning(
+                "%s cannot be locked (%s): make sure that no other training writes there",
+                workdir,
+                error,
+            )
         yield

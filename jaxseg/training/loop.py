@@ -1,56 +1,62 @@
-"""The training loop: batches in, steps done, checkpoints out.
+"""The training loop: restore or start, then batch, step, log, save, evaluate until the last step.
 
-A run is a pure function of its seed: the batch, the random keys and so the state of step s
-depend on s alone. Resuming is to restore the newest state and go on from its step.
+A run is a pure function of its seed: the batch, the random keys and therefore the state of step s
+depend on s alone. To resume is to restore the newest state and continue from its step.
 """
 
 import dataclasses
+import logging
 import pathlib
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 
-from jaxseg.distributed import allgather_json
-from jaxseg.log import say
+from jaxseg.distributed import allgather_json, process_index
 from jaxseg.model import Model, Variables
 from jaxseg.parallel import check_batch_size, pmap_step, replicate, shard_map_step, to_global
-from jaxseg.training.checkpoint import Checkpoints, set_workdir_aside
+from jaxseg.training.checkpoint import Checkpoints, rename_to_backup
 from jaxseg.training.lock import workdir_lock
 from jaxseg.training.nonfinite import NonFiniteSteps
 from jaxseg.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from jaxseg.training.preemption import Preempted, handle_signals, raise_on_notice
 from jaxseg.training.progress import Progress
-from jaxseg.training.step import Metrics, TrainState, init_variables, make_step, start_state
+from jaxseg.training.step import Metrics, TrainState, init_state, make_step, start_state
 from jaxseg.types import Batch
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """How long, how much at once, and how often to look and to save."""
+    """Settings of the training loop."""
 
     steps: int = 90_000
+    """Steps of the run (Detectron2 SOLVER.MAX_ITER)."""
     batch_size: int = 16
-    """Images of a step, over all devices."""
+    """Images in each step, over all devices (Detectron2 SOLVER.IMS_PER_BATCH)."""
     optimizer: OptimizerConfig = OptimizerConfig()
     seed: int = 0
+    """Seed of the initial variables, the order of images, augmentation and sampling."""
     grad_accum_steps: int = 1
-    """A device's images of a step are computed in so many pieces, one after the other, which needs
-    less memory. The gradient is that of the whole (batch norm's statistics are of a piece)."""
+    """Microbatches per step, one after the other, to save memory; batch norm sees one at a time."""
     ema_decay: float | None = None
-    """Keeps a moving average of the parameters, which is then what is evaluated."""
+    """Decay of an exponential moving average of the parameters, then evaluated; None for none."""
     parallel: Literal["pmap", "shard_map"] = "pmap"
-    """The transform that brings a step to the devices."""
+    """JAX transform that runs a step on all devices."""
     max_consecutive_nonfinite: int = 10
-    """Steps whose loss or gradient is not finite are not applied; more in a row end the run."""
+    """Steps in a row that may be skipped because their loss or gradient is not finite."""
     log_every: int = 50
+    """Steps between progress lines and TensorBoard points."""
     eval_every: int = 0
-    """Steps between evaluations on the split `val`, the best checkpoint being kept; 0 for none."""
+    """Steps between evaluations on the split val; the best checkpoint is kept. 0 for none."""
     checkpoint_every: int = 1000
+    """Steps between checkpoints."""
     max_to_keep: int = 3
+    """Number of checkpoints to keep, the newest ones."""
 
     def __post_init__(self) -> None:
         positive = ("steps", "batch_size", "grad_accum_steps", "log_every", "checkpoint_every")
@@ -64,25 +70,44 @@ class TrainConfig:
             raise ValueError(f"train: ema_decay {self.ema_decay} must be between 0 and 1, or None")
 
 
-class TrainData(NamedTuple):
-    """The batches of a run, as the loop asks for them."""
+@runtime_checkable
+class TrainData(Protocol):
+    """The training batches of a run, such as `jaxseg.data.TrainPipeline`."""
 
-    batches: Callable[[int], Generator[Batch]]
-    """This host's share of the batches from a step on."""
-    image_ids: Callable[[int], Sequence[int]]
-    """The images of a step's global batch."""
-    image_shape: tuple[int, ...]
-    """`(1, H, W, 3)` of padded images."""
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """`(1, H, W, 3)` of a padded image, to initialise the model with."""
+        ...
+
+    def batches(self, start_step: int) -> Generator[Batch]:
+        """Yield this process's share of the batches from a step on."""
+        ...
+
+    def image_ids(self, step: int) -> Sequence[int]:
+        """Return the image ids of a step's global batch."""
+        ...
 
 
 class Validation(NamedTuple):
-    """What an evaluation in mid-training found."""
+    """The result of an evaluation during training."""
 
     score: float
-    """What the best checkpoint has most of."""
-    figures: Mapping[str, float | None]
+    """The checkpoint with the highest score is kept as the best."""
+    metrics: Mapping[str, float | None]
     pictures: Sequence[np.ndarray]
-    """Some images with what was found in them, uint8 `[h, w, 3]`."""
+    """Predictions drawn on images, uint8 `[h, w, 3]`."""
+    raw_metrics: Mapping[str, float | None] | None = None
+    """Metrics of the parameters themselves, where `metrics` are those of their EMA."""
+
+
+Validate = Callable[[TrainState, int], Validation]
+"""`(state, step) -> Validation`."""
+
+
+def abstract_state(model: Model, config: TrainConfig, image_shape: tuple[int, ...]) -> TrainState:
+    """Return the shapes and dtypes of a run's state; nothing is compiled or computed."""
+    optimizer, ema = make_optimizer(config.optimizer, config.steps), config.ema_decay is not None
+    return jax.eval_shape(lambda: init_state(model, optimizer, image_shape, config.seed, ema=ema))
 
 
 def train(
@@ -90,174 +115,202 @@ def train(
     config: TrainConfig,
     data: TrainData,
     workdir: pathlib.Path,
-    experiment: Mapping[str, Any],
+    metadata: Mapping[str, Any],
     *,
-    pretrained: Callable[[Variables], Variables] | None = None,
-    validate: Callable[[TrainState, int], Validation] | None = None,
+    initial_variables: Callable[[], Variables],
+    validate: Validate | None = None,
 ) -> TrainState:
-    """Trains to the last step, from the newest checkpoint in `workdir` if there is one.
+    """Train to the last step, from the newest checkpoint in `workdir` if there is one.
 
-    `experiment` is stored with each checkpoint. A new run starts from the seed's random variables,
-    or what `pretrained` makes of them. The checkpoint with the best score is kept as the
-    workdir `WORKDIR/best`. A run that is resumed at a step whose evaluation is due, and may have
-    been cut short, begins with it.
-    Raises `FloatingPointError` when too many steps in a row were not finite, and `Preempted` after
-    a notice; the checkpoints are good in both cases. Raises `BlockingIOError` when another training
-    is at work in `workdir`.
+    A run that is resumed at a step whose evaluation is due starts with the evaluation, since it
+    may have been aborted.
+
+    Args:
+        model: the model.
+        config: the settings of the loop.
+        data: the batches.
+        workdir: the folder for checkpoints and logs. `WORKDIR/best` is a second workdir, which
+            holds the checkpoint with the best score.
+        metadata: run metadata that is stored with each checkpoint; JSON values.
+        initial_variables: returns the variables of a new run; not called on resume.
+        validate: evaluates a state, every `config.eval_every` steps and after the last.
+
+    Raises:
+        FloatingPointError: more than `config.max_consecutive_nonfinite` steps in a row were not
+            finite. The checkpoints hold states from before them.
+        Preempted: a signal arrived; the state is saved.
+        BlockingIOError: another training is running in `workdir`.
     """
     devices = jax.device_count()
     check_batch_size(config.batch_size, devices, config.grad_accum_steps)
     workdir.mkdir(parents=True, exist_ok=True)
-    step_fn = _parallel_step(model, config, devices)
+    train_step = _parallel_step(model, config, devices)
     schedule = make_schedule(config.optimizer, config.steps)
-    with ExitStack() as opened:
-        opened.enter_context(workdir_lock(workdir))
-        notice = opened.enter_context(handle_signals())
-        checkpoints = opened.enter_context(Checkpoints(workdir, config.max_to_keep))
-        state = _first_state(model, config, data.image_shape, workdir, checkpoints, pretrained)
+    with ExitStack() as stack:
+        stack.enter_context(workdir_lock(workdir))
+        notice = stack.enter_context(handle_signals())
+        checkpoints = stack.enter_context(Checkpoints(workdir, config.max_to_keep))
+        state = _restore(checkpoints, model, config, data.image_shape)
+        if state is None:
+            state = _start(model, config, workdir, initial_variables)
         state = replicate(state, devices)
         checkpoints.check_space(state)
         start = int(state.step)
-        progress = opened.enter_context(
+        progress = stack.enter_context(
             closing(Progress(workdir, start, config.steps, config.batch_size))
         )
-        evaluations = _Evaluations(config, validate, workdir, experiment, checkpoints, progress)
-        if start > 0 and evaluations.due(start):
+        evaluator = _Evaluator(config, validate, workdir, metadata, checkpoints, progress)
+        if start > 0 and evaluator.is_due(start):
             if notice.reached():
                 raise Preempted(start, notice.reason)
-            evaluations.make(state, start)
-        stream = opened.enter_context(closing(data.batches(start)))
-        watched = NonFiniteSteps(workdir, config.max_consecutive_nonfinite, data.image_ids)
-        pending: Metrics | None = None
+            evaluator.run(state, start)
+        batches = stack.enter_context(closing(data.batches(start)))
+        nonfinite = NonFiniteSteps(workdir, config.max_consecutive_nonfinite, data.image_ids)
+        pending: Metrics | None = None  # of the previous step, perhaps still being computed
         for step in range(start, config.steps):
-            asked = time.monotonic()
-            batch = next(stream)
-            waited = time.monotonic() - asked
-            # Looking at the step before while this one runs keeps the device busy.
-            state, metrics = step_fn(state, batch)
+            wait_start = time.monotonic()
+            batch = next(batches)
+            progress.add_data_wait(time.monotonic() - wait_start)
+            state, metrics = train_step(state, batch)
+            # To read metrics is to wait for their step. Those of the previous step are read while
+            # this one runs, which keeps the device busy.
             if pending is not None:
-                watched.look(step - 1, pending)
+                nonfinite.check(step - 1, pending)
             pending, done = metrics, step + 1
-            progress.waited_for_data(waited)
-            last, leaving = done == config.steps, notice.reached()
-            to_judge = evaluations.due(done)
-            to_show = last or leaving or done % config.log_every == 0
-            # An evaluation takes time: should it be cut short, the next start makes it up.
-            to_save = last or leaving or to_judge or done % config.checkpoint_every == 0
-            if to_show or to_save:
-                values, pending = watched.look(step, metrics), None
-            if to_show:
+            last, stopping = done == config.steps, notice.reached()
+            eval_due = evaluator.is_due(done)
+            log_due = last or stopping or done % config.log_every == 0
+            # Saved before it is evaluated: if the evaluation is aborted, the next start repeats it.
+            save_due = last or stopping or eval_due or done % config.checkpoint_every == 0
+            if log_due or save_due:
+                values, pending = nonfinite.check(step, metrics), None
+            if log_due:
                 progress.show(done, values, float(schedule(step)))
-            # While steps fail, the state does not change: there is nothing to judge, and the
-            # checkpoints from before must not make room.
-            if watched.in_a_row and not (last or leaving):
+            # Skipped steps leave the state as it was: there is nothing new to evaluate, and saving
+            # it would delete the checkpoints from before.
+            if nonfinite.consecutive and not (last or stopping):
                 continue
-            if to_save:
-                checkpoints.save(done, to_global(state, devices), experiment)
-            if leaving and (to_judge or not last):
-                checkpoints.finish()
+            if save_due:
+                checkpoints.save(done, to_global(state, devices), metadata)
+            if stopping and (eval_due or not last):
+                checkpoints.wait_until_finished()
                 raise Preempted(done, notice.reason)
-            if to_judge:
-                evaluations.make(state, done)
+            if eval_due:
+                evaluator.run(state, done)
     return state
 
 
 def _parallel_step(
     model: Model, config: TrainConfig, devices: int
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    optimizer = make_optimizer(config.optimizer, config.steps)
+    """Return the step of a global batch."""
     step = make_step(
-        model, optimizer, config.seed, pieces=config.grad_accum_steps, ema_decay=config.ema_decay
+        model,
+        make_optimizer(config.optimizer, config.steps),
+        config.seed,
+        grad_accum_steps=config.grad_accum_steps,
+        ema_decay=config.ema_decay,
     )
-    spread = pmap_step if config.parallel == "pmap" else shard_map_step
-    return spread(step, devices)
+    transform = pmap_step if config.parallel == "pmap" else shard_map_step
+    return transform(step, devices)
 
 
-def _first_state(
-    model: Model,
-    config: TrainConfig,
-    image_shape: tuple[int, ...],
-    workdir: pathlib.Path,
-    checkpoints: Checkpoints,
-    pretrained: Callable[[Variables], Variables] | None,
-) -> TrainState:
-    """The newest checkpoint's state, or that of a new run."""
-    new, other_best = allgather_json(
-        (checkpoints.latest_step() is None, (workdir / "best").exists())
-    )[0]
-    if new and other_best:
-        set_workdir_aside(workdir / "best")
-    variables = init_variables(model, image_shape, config.seed)
-    if new and pretrained is not None:
-        variables = pretrained(variables)
-    optimizer = make_optimizer(config.optimizer, config.steps)
-    state = start_state(variables, optimizer, ema=config.ema_decay is not None)
-    if new:
-        return state
-    state = checkpoints.restore(state)
-    say(f"going on from step {int(state.step)} of {checkpoints.folder.parent}")
+def _restore(
+    checkpoints: Checkpoints, model: Model, config: TrainConfig, image_shape: tuple[int, ...]
+) -> TrainState | None:
+    """Return the newest saved state, or None for a new run."""
+    # Process 0 decides for all: a shared disk may show a new checkpoint to some of them late.
+    if allgather_json(checkpoints.latest_step())[0] is None:
+        return None
+    state = checkpoints.restore(abstract_state(model, config, image_shape))
+    _LOG.info("resuming from step %d of %s", int(state.step), checkpoints.folder.parent)
     return state
 
 
+def _start(
+    model: Model,
+    config: TrainConfig,
+    workdir: pathlib.Path,
+    initial_variables: Callable[[], Variables],
+) -> TrainState:
+    """Return the state of a new run; rename the best checkpoint of a previous one, if any."""
+    if allgather_json((workdir / "best").exists())[0]:
+        rename_to_backup(workdir / "best")
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    return start_state(initial_variables(), optimizer, ema=config.ema_decay is not None)
+
+
 @dataclasses.dataclass(frozen=True)
-class _Evaluations:
-    """The evaluations of a run, and the best checkpoint by them."""
+class _Evaluator:
+    """Evaluates states of a run and keeps the best checkpoint."""
 
     config: TrainConfig
-    validate: Callable[[TrainState, int], Validation] | None
+    validate: Validate | None
     workdir: pathlib.Path
-    experiment: Mapping[str, Any]
+    metadata: Mapping[str, Any]
     checkpoints: Checkpoints
     progress: Progress
 
-    def due(self, done: int) -> bool:
-        """Whether the state after `done` steps is to be evaluated."""
+    def is_due(self, done: int) -> bool:
+        """Return whether the state after `done` steps is to be evaluated."""
         every, steps = self.config.eval_every, self.config.steps
         return self.validate is not None and (done == steps or done % every == 0)
 
-    def make(self, state: TrainState, done: int) -> None:
-        """Evaluates the state after `done` steps, which is being saved, and shows the figures."""
+    def run(self, state: TrainState, done: int) -> None:
+        """Evaluate the state after `done` steps, which is being saved; record the metrics.
+
+        Raises Preempted if a signal arrives: one process aborts the evaluation, several complete
+        it first.
+        """
         assert self.validate is not None
         started = time.monotonic()
         try:
             with raise_on_notice(done):
-                found = self.validate(state, done)
+                validation = self.validate(state, done)
         except Preempted:
-            self.checkpoints.finish()
+            self.checkpoints.wait_until_finished()
             raise
-        self.progress.show_validation(done, found.figures, found.pictures)
-        # Hosts tell Orbax's writes apart by their order: two must not go on at once.
-        self.checkpoints.finish()
-        shared = to_global(state, jax.device_count())
-        _keep_if_best(self.workdir / "best", done, shared, self.experiment, found)
-        self.progress.paused(time.monotonic() - started)
+        self.progress.show_validation(
+            done, validation.metrics, validation.pictures, validation.raw_metrics
+        )
+        # The processes match Orbax's writes by their order: two at once would be mixed up.
+        self.checkpoints.wait_until_finished()
+        _save_if_best(
+            self.workdir / "best",
+            done,
+            to_global(state, jax.device_count()),
+            self.metadata,
+            validation.score,
+        )
+        self.progress.exclude_time(time.monotonic() - started)
 
 
-def _keep_if_best(
+def _save_if_best(
     folder: pathlib.Path,
     step: int,
     state: TrainState,
-    experiment: Mapping[str, Any],
-    found: Validation,
+    metadata: Mapping[str, Any],
+    score: float,
 ) -> None:
-    """Saves the state as the workdir `folder` if none before had a score as high."""
-    with Checkpoints(folder, keep=1) as best:
-        before, latest = allgather_json((_score(best), best.latest_step()))[0]
-    if before is not None and found.score <= before:
+    """Save the state in the workdir `folder` if its score is higher than all before."""
+    with Checkpoints(folder, max_to_keep=1) as best:
+        previous, latest = allgather_json((_best_score(best), best.latest_step()))[0]
+    if previous is not None and score <= previous:
         return
-    if latest is not None and (before is None or latest >= step):
-        set_workdir_aside(folder)  # Orbax saves only steps later than those that are there
-    with Checkpoints(folder, keep=1) as best:
-        best.save(step, state, {**experiment, "best": {"step": step, "score": found.score}})
-    say(f"step {step} is the best so far ({found.score:.3f}): kept in {folder}")
+    if latest is not None and (previous is None or latest >= step):
+        rename_to_backup(folder)  # Orbax saves only steps later than the existing ones
+    with Checkpoints(folder, max_to_keep=1) as best:
+        best.save(step, state, {**metadata, "best": {"step": step, "score": score}})
+    _LOG.info("step %d is the best so far (%.3f): saved in %s", step, score, folder)
 
 
-def _score(best: Checkpoints) -> float | None:
-    """The score of the best checkpoint; None where there is none, or it cannot be read."""
+def _best_score(best: Checkpoints) -> float | None:
+    """Return the score of the best checkpoint; None if there is none or it cannot be read."""
     if best.latest_step() is None:
         return None
     try:
-        return float(best.experiment()["best"]["score"])
+        return float(best.metadata()["best"]["score"])
     except (ValueError, KeyError, TypeError) as error:
-        say(f"the best checkpoint so far is given up: {error}")
+        if process_index() == 0:
+            _LOG.warning("the best checkpoint so far cannot be read and is replaced: %s", error)
         return None

@@ -1,47 +1,68 @@
-"""What happens when a loss is not finite: the step was not applied; it is told, and counted."""
+"""The check for steps whose loss or gradient is not finite, which the step itself did not apply."""
 
 import json
+import logging
 import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jaxseg.distributed import process_index
-from jaxseg.log import say
+
+_LOG = logging.getLogger(__name__)
 
 
 class NonFiniteSteps:
-    """Writes `WORKDIR/nonfinite.jsonl`: a line for each skipped step, with its images' ids.
+    """Counts skipped steps and records each one in `WORKDIR/nonfinite.jsonl`.
 
-    More than `limit` in a row end the run; the checkpoints hold only states from before.
+    Args:
+        workdir: the workdir of the run.
+        max_consecutive: more skipped steps in a row than this are an error. The checkpoints hold
+            only states from before them.
+        image_ids: returns the image ids of a step's global batch.
     """
 
     def __init__(
-        self, workdir: pathlib.Path, limit: int, image_ids: Callable[[int], Sequence[int]]
+        self,
+        workdir: pathlib.Path,
+        max_consecutive: int,
+        image_ids: Callable[[int], Sequence[int]],
     ):
-        self._path, self._limit, self._image_ids = workdir / "nonfinite.jsonl", limit, image_ids
-        self.in_a_row = 0
-        """Steps up to the last that was looked at."""
+        self._path, self._max_consecutive = workdir / "nonfinite.jsonl", max_consecutive
+        self._image_ids = image_ids
+        self.consecutive = 0
+        """Skipped steps in a row, up to the last step checked."""
 
-    def look(self, step: int, metrics: Mapping[str, Any]) -> dict[str, float]:
-        """The metrics of a step as numbers. Raises `FloatingPointError` past the limit."""
+    def check(self, step: int, metrics: Mapping[str, Any]) -> dict[str, float]:
+        """Return the metrics of a step as floats, and record the step if it was skipped.
+
+        Raises FloatingPointError if more than `max_consecutive` steps in a row were skipped.
+        """
         values = {name: float(value) for name, value in metrics.items()}
         if math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"]):
-            self.in_a_row = 0
+            self.consecutive = 0
             return values
-        self.in_a_row += 1
-        bad = {name: str(value) for name, value in values.items() if not math.isfinite(value)}
-        line = {"step": step, "image_ids": list(self._image_ids(step)), "not_finite": bad}
+        self.consecutive += 1
+        nonfinite = {n: str(value) for n, value in values.items() if not math.isfinite(value)}
+        reason = ", ".join(f"{name} = {value}" for name, value in nonfinite.items())
         if process_index() == 0:
-            self._path.parent.mkdir(parents=True, exist_ok=True)  # it may have been lost
-            with self._path.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-        named = ", ".join(f"{name} = {value}" for name, value in bad.items())
-        if self.in_a_row > self._limit:
+            self._record(step, nonfinite)
+        if self.consecutive > self._max_consecutive:
             raise FloatingPointError(
-                f"step {step}: {named}; {self.in_a_row} steps in a row were not finite. None was "
-                f"applied; their images are in {self._path}. A lower learning rate, a longer "
-                "warm-up or a smaller clip_norm, in a new --workdir, are the usual cures."
+                f"step {step}: {reason}; {self.consecutive} consecutive steps were not finite and "
+                f"were not applied; their image ids are in {self._path}. Try a lower "
+                "learning_rate, a longer warm-up or a smaller grad_clip_norm, with a new --workdir"
             )
-        say(f"step {step} is skipped: {named}; its images are in {self._path}")
+        if process_index() == 0:
+            _LOG.warning("step %d skipped: %s; image ids are in %s", step, reason, self._path)
         return values
+
+    def _record(self, step: int, nonfinite: Mapping[str, str]) -> None:
+        line = {
+            "step": step,
+            "image_ids": list(self._image_ids(step)),
+            "not_finite": dict(nonfinite),
+        }
+        self._path.parent.mkdir(parents=True, exist_ok=True)  # it may have been deleted
+        with self._path.open("a") as file:
+            file.write(json.dumps(line) + "\n")

@@ -1,4 +1,4 @@
-"""Optimiser and learning-rate schedule from one frozen config."""
+"""The optimiser and learning-rate schedule of one frozen config."""
 
 import dataclasses
 from typing import Literal
@@ -10,28 +10,30 @@ import optax
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """SGD with momentum or AdamW, linear warm-up, then a decay.
-
-    The decay is `cosine` or `linear` to zero at the last step, `steps` (times `drop` at each
-    milestone, given in steps) or `constant`.
-    """
+    """Settings of SGD with momentum or AdamW: a linear warm-up, then a schedule."""
 
     name: Literal["sgd", "adamw"] = "sgd"
+    """The optimiser."""
     learning_rate: float = 0.02
+    """Learning rate after the warm-up (Detectron2 SOLVER.BASE_LR)."""
     warmup_steps: int = 500
+    """Steps of the linear warm-up (Detectron2 SOLVER.WARMUP_ITERS)."""
     warmup_factor: float = 0.001
-    """The learning rate at step 0, as a share of `learning_rate`."""
+    """Learning rate at step 0, as a fraction of learning_rate (Detectron2 SOLVER.WARMUP_FACTOR)."""
     schedule: Literal["cosine", "linear", "step", "constant"] = "cosine"
+    """After the warm-up: cosine or linear to 0 at the last step, step (see gamma), or constant."""
     milestones: tuple[int, ...] = ()
+    """Steps at which the schedule "step" changes the learning rate (Detectron2 SOLVER.STEPS)."""
     gamma: float = 0.1
+    """Factor of the learning rate at each milestone (Detectron2 SOLVER.GAMMA)."""
     momentum: float = 0.9
+    """Momentum of SGD."""
     weight_decay: float = 1e-4
-    """For SGD it is added to the gradient (L2), for AdamW it is decoupled."""
+    """Weight decay: added to the gradient (L2) by SGD, decoupled in AdamW."""
     decay_norm_and_bias: bool = False
-    """What `weight_decay` shrinks: matrices and kernels, or biases and normalisation too, as
-    torchvision's and MMDetection's recipes do."""
+    """Decay normalisation and biases too, as the recipes of torchvision and MMDetection do."""
     grad_clip_norm: float | None = 10.0
-    """Largest global norm of the gradient; None leaves it as it is."""
+    """Largest global norm of the gradient; None does not clip."""
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "warmup_steps", "warmup_factor", "momentum", "weight_decay"):
@@ -44,15 +46,16 @@ class OptimizerConfig:
 
 
 def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """The learning rate at each step of a run of `steps` steps."""
+    """Return the schedule: from a step to its learning rate, for a run of `steps` steps."""
     after_warmup = max(steps - config.warmup_steps, 1)
     if config.schedule == "cosine":
         decay = optax.cosine_decay_schedule(config.learning_rate, after_warmup)
     elif config.schedule == "linear":
         decay = optax.linear_schedule(config.learning_rate, 0.0, after_warmup)
     elif config.schedule == "step":
-        at = {milestone - config.warmup_steps: config.gamma for milestone in config.milestones}
-        decay = optax.piecewise_constant_schedule(config.learning_rate, at)
+        # join_schedules counts the steps of each part from that part's start.
+        factors = {step - config.warmup_steps: config.gamma for step in config.milestones}
+        decay = optax.piecewise_constant_schedule(config.learning_rate, factors)
     else:
         decay = optax.constant_schedule(config.learning_rate)
     start = config.warmup_factor * config.learning_rate
@@ -61,7 +64,7 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Clip, then SGD or AdamW with the schedule of `make_schedule`."""
+    """Return gradient clipping, then SGD or AdamW with the schedule of `make_schedule`."""
     schedule = make_schedule(config, steps)
     clip = optax.identity()
     if config.grad_clip_norm is not None:
@@ -75,4 +78,5 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
 
 
 def _is_kernel(params: optax.Params) -> optax.Params:
+    """Return True for arrays of two or more axes: neither biases nor scales of normalisation."""
     return jax.tree.map(lambda x: jnp.ndim(x) > 1, params)

@@ -1,8 +1,8 @@
-"""Notices that a run is about to be stopped, and how it leaves.
+"""Preemption: a run that is about to be stopped saves its state and ends with a status of its own.
 
 A cluster that takes a machine back sends SIGTERM first (SLURM, Kubernetes, TPU VMs), or SIGUSR1
-where a SLURM job asks for it (`--signal=USR1@120`). The run then finishes its step, saves, and ends
-with `EXIT_STATUS`, after which the same command goes on.
+where a SLURM job requests it (`--signal=USR1@120`). The run then finishes its step, saves, and ends
+with `EXIT_STATUS`. The same command resumes it.
 """
 
 import os
@@ -16,35 +16,39 @@ import jax
 from jax.experimental import multihost_utils
 
 EXIT_STATUS = 75
-"""`EX_TEMPFAIL` of sysexits.h: not done, try again."""
+"""`EX_TEMPFAIL` of sysexits.h: a temporary failure, try again."""
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class Preempted(Exception):
-    """The run has saved its state after `step` steps, or made none (None), and must end."""
+    """The run must end; its state is saved after `step` steps, or it has made none (None)."""
 
     def __init__(self, step: int | None, reason: str):
         saved = "before the first step" if step is None else f"saved after step {step}"
-        super().__init__(f"{reason}: {saved}; the same command goes on from there")
+        super().__init__(f"{reason}: {saved}; run the same command to resume")
         self.step = step
 
 
 class PreemptionNotice:
-    """Whether a notice has come, and by which signal."""
+    """The notice to stop, once it has arrived, and the reason for it."""
 
     def __init__(self) -> None:
         self.reason = ""
-        self._asked = 0
+        self._checks = 0
 
     def reached(self) -> bool:
-        """Whether to save and leave. Several hosts, which get the notice at different times, all
-        ask after the same steps and leave after the same one."""
-        self._asked += 1
+        """Return whether to save and stop.
+
+        The processes of a run receive the notice at different times. All of them must call this
+        after the same steps; it then returns True on all after the same step.
+        """
+        self._checks += 1
         if jax.process_count() > 1:
-            # JAX lets all leave at the number after the highest that any has asked with, which is
-            # 0 while none has: steps, of a run that is resumed, would skip that number.
-            if multihost_utils.reached_preemption_sync_point(self._asked):
-                self.reason = self.reason or "told to stop"
+            # JAX chooses as the common stop the number after the highest that any process has
+            # passed, which is 0 at first: the steps of a resumed run would skip over it, so the
+            # calls are counted from 1.
+            if multihost_utils.reached_preemption_sync_point(self._checks):
+                self.reason = self.reason or "stopped by a preemption notice"
                 return True
             return False
         return bool(self.reason)
@@ -52,60 +56,62 @@ class PreemptionNotice:
 
 @contextmanager
 def handle_signals() -> Iterator[PreemptionNotice]:
-    """Catches the signals until the context is left. A second one of a kind acts as it did before.
+    """Turn signals into a notice within the context.
 
-    Of several hosts JAX's own service watches SIGTERM, so that they can agree; SIGUSR1 is handed
-    on to it.
+    A second signal of the same kind has its previous effect. With several processes JAX's own
+    service handles SIGTERM, so that the processes can agree; SIGUSR1 is forwarded as SIGTERM.
     """
     notice = PreemptionNotice()
-    before: dict[signal.Signals, Any] = {}
+    previous: dict[signal.Signals, Any] = {}
 
     def note(number: int, frame: FrameType | None) -> None:
         del frame
         notice.reason = _reason(number)
-        signal.signal(number, before[signal.Signals(number)])
+        signal.signal(number, previous[signal.Signals(number)])
 
-    def hand_on(number: int, frame: FrameType | None) -> None:
+    def forward(number: int, frame: FrameType | None) -> None:
         del number, frame
         os.kill(os.getpid(), signal.SIGTERM)
 
     if jax.process_count() == 1:
         handlers = dict.fromkeys(SIGNALS, note)
     else:
-        handlers = {signal.SIGUSR1: hand_on}
+        handlers = {signal.SIGUSR1: forward}
     for number, handler in handlers.items():
-        before[number] = signal.signal(number, handler)
+        previous[number] = signal.signal(number, handler)
     try:
         yield notice
     finally:
         for number in handlers:
-            signal.signal(number, before[number])
+            signal.signal(number, previous[number])
 
 
 @contextmanager
 def raise_on_notice(step: int | None) -> Iterator[None]:
-    """Within the context, which must change nothing that is kept, a notice raises
-    `Preempted(step)` where the process is. Several hosts, which could not agree, wait for its end.
+    """Raise `Preempted(step)` within the context as soon as a signal arrives.
+
+    The code within may be cut off anywhere, so it must change no file. With several processes,
+    which could not agree on the moment, nothing is raised.
     """
     if jax.process_count() > 1:
         yield
         return
-    told: list[Preempted] = []
+    raised: list[Preempted] = []
 
-    def leave(number: int, frame: FrameType | None) -> None:
+    def handler(number: int, frame: FrameType | None) -> None:
         del frame
-        told.append(Preempted(step, _reason(number)))
-        raise told[0]
+        raised.append(Preempted(step, _reason(number)))
+        raise raised[0]
 
-    before = {number: signal.signal(number, leave) for number in SIGNALS}
+    previous = {number: signal.signal(number, handler) for number in SIGNALS}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if told:  # where it was raised, exceptions are ignored
-        raise told[0]
+        for number, old in previous.items():
+            signal.signal(number, old)
+    if raised:  # the code within caught it, as callbacks and finalizers do
+        raise raised[0]
 
 
 def _reason(number: int) -> str:
-    return f"told to stop by {signal.Signals(number).name}"
+    return f"stopped by {signal.Signals(number).name}"

@@ -1,6 +1,6 @@
-"""What a run shows: one line that stays readable, and curves for TensorBoard.
+"""The progress of a run: one readable line per report, and scalars for TensorBoard.
 
-Of several hosts only the first one speaks and writes.
+Process 0 prints and writes; on the other processes all calls do nothing.
 """
 
 import math
@@ -12,71 +12,93 @@ import jax
 import numpy as np
 
 from jaxseg.distributed import process_index
-from jaxseg.training.curves import Curves
+from jaxseg.training.summary import SummaryWriter
 
 
 class Progress:
     """Prints and records the metrics of a run from step `start` to step `steps`."""
 
     def __init__(self, workdir: pathlib.Path, start: int, steps: int, batch_size: int):
-        self._speaks = process_index() == 0
-        if self._speaks:
-            self._curves = Curves(workdir / "tensorboard", start)
+        self._active = process_index() == 0
+        if self._active:
+            self._writer = SummaryWriter(workdir / "tensorboard", start)
         self._steps, self._batch_size = steps, batch_size
         self._last_step, self._last_time = start, time.monotonic()
-        self._rate = self._waited = 0.0
+        self._steps_per_second = self._data_wait = 0.0
         self._compiled = False
 
-    def waited_for_data(self, seconds: float) -> None:
-        """Notes how long a step's batch was waited for."""
-        self._waited += seconds
+    def add_data_wait(self, seconds: float) -> None:
+        """Add the time that a step waited for its batch."""
+        self._data_wait += seconds
 
-    def paused(self, seconds: float) -> None:
-        """Notes time that was spent on other things than steps."""
+    def exclude_time(self, seconds: float) -> None:
+        """Exclude time that was not spent on steps, such as an evaluation's, from the rate."""
         self._last_time += seconds
 
     def show(self, step: int, metrics: Mapping[str, float], learning_rate: float) -> None:
-        """Reports the metrics of the step just done; `step` counts finished steps."""
-        if not self._speaks:
+        """Print and record the metrics of the step just done; `step` counts finished steps."""
+        if not self._active:
             return
         now = time.monotonic()
-        passed = max(now - self._last_time, 1e-9)
-        rate = (step - self._last_step) / passed
-        if self._rate:
-            rate = 0.5 * self._rate + 0.5 * rate
-        # The first stretch holds the compilation: the moving rate starts from the second.
+        elapsed = max(now - self._last_time, 1e-9)
+        rate = (step - self._last_step) / elapsed
+        if self._steps_per_second:
+            rate = 0.5 * self._steps_per_second + 0.5 * rate
+        # The first interval includes the compilation: the moving rate starts from the second.
         if self._compiled:
-            self._rate = rate
+            self._steps_per_second = rate
         self._compiled = True
-        speed, left = rate * self._batch_size, (self._steps - step) / max(rate, 1e-9)
-        print(format_line(step, self._steps, metrics, learning_rate, speed, left), flush=True)
-        curves = {f"train/{name}": value for name, value in metrics.items()} | {
+        images_per_second = rate * self._batch_size
+        seconds_left = (self._steps - step) / max(rate, 1e-9)
+        line = format_line(
+            step, self._steps, metrics, learning_rate, images_per_second, seconds_left
+        )
+        print(line, flush=True)
+        scalars = {f"train/{name}": value for name, value in metrics.items()} | {
             "train/learning_rate": learning_rate,
-            "train/images_per_second": speed,
-            "train/share_of_time_waiting_for_data": self._waited / passed,
+            "train/images_per_second": images_per_second,
+            "train/data_wait_fraction": self._data_wait / elapsed,
         }
         memory = device_memory()
         if memory is not None:
-            curves["train/device_memory_GiB"] = memory / 2**30
-        self._curves.add(step, {k: v for k, v in curves.items() if math.isfinite(v)}, {})
-        self._last_step, self._last_time, self._waited = step, now, 0.0
+            scalars["train/device_memory_GiB"] = memory / 2**30
+        finite = {tag: value for tag, value in scalars.items() if math.isfinite(value)}
+        self._writer.write(step, finite, {})
+        self._last_step, self._last_time, self._data_wait = step, now, 0.0
 
     def show_validation(
-        self, step: int, figures: Mapping[str, float | None], pictures: Sequence[np.ndarray]
+        self,
+        step: int,
+        metrics: Mapping[str, float | None],
+        pictures: Sequence[np.ndarray],
+        raw_metrics: Mapping[str, float | None] | None = None,
     ) -> None:
-        """Records an evaluation: its figures, and uint8 pictures `[h, w, 3]`."""
-        if not self._speaks:
+        """Record an evaluation after `step` steps.
+
+        Args:
+            step: number of finished steps.
+            metrics: recorded as `val/<name>`, unless None (no objects of that size).
+            pictures: uint8 `[h, w, 3]`, recorded as `val/<number>`.
+            raw_metrics: the same metrics of the parameters beside their EMA, recorded as
+                `val_raw/<name>`.
+        """
+        if not self._active:
             return
-        known = {f"val/{name}": value for name, value in figures.items() if value is not None}
-        self._curves.add(step, known, {f"val/{n}": picture for n, picture in enumerate(pictures)})
+        tagged = {f"val/{name}": value for name, value in metrics.items()}
+        tagged |= {f"val_raw/{name}": value for name, value in (raw_metrics or {}).items()}
+        scalars = {tag: value for tag, value in tagged.items() if value is not None}
+        self._writer.write(
+            step, scalars, {f"val/{n}": picture for n, picture in enumerate(pictures)}
+        )
 
     def close(self) -> None:
-        if self._speaks:
-            self._curves.close()
+        """Close the TensorBoard file."""
+        if self._active:
+            self._writer.close()
 
 
 def device_memory() -> int | None:
-    """The most bytes that a device of this host has held so far; None where it does not tell."""
+    """Return the peak bytes in use on any device of this process; None if devices report none."""
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     peaks = [s["peak_bytes_in_use"] for s in stats if "peak_bytes_in_use" in s]
     return max(peaks) if peaks else None
@@ -90,7 +112,7 @@ def format_line(
     images_per_second: float,
     seconds_left: float,
 ) -> str:
-    """`step 120/900  loss 1.234 (mask 0.4, ...)  lr 0.01  34.5 img/s  3:21 left`."""
+    """Return `step 120/900  loss 1.234 (mask 0.4, ...)  lr 0.01  34.5 img/s  3:21 left`."""
     terms = ", ".join(
         f"{name} {value:.3f}"
         for name, value in metrics.items()

@@ -1,4 +1,4 @@
-"""The same step on any number of devices and hosts, each case in processes of its own."""
+"""The same step on any number of devices and processes, each case in processes of its own."""
 
 import os
 import socket
@@ -11,14 +11,17 @@ import pytest
 from tests.conftest import ROOT
 
 BOUND = 5e-6
-"""Largest difference of a parameter between two ways to add in float32, after a step whose largest
-change of a parameter is about 0.1."""
+"""Largest difference of a parameter between two orders of summation in float32, after a step that
+changes parameters by up to about 0.1."""
 
 
-def start(out, model, transform="pmap", devices=1, *, norm="sync_batch", pieces=1, hosts=()):
-    local = devices // (int(hosts[1]) if hosts else 1)
+def start(
+    out, model, transform="pmap", devices=1, *, norm="sync_batch", microbatches=1, cluster=()
+):
+    """Start `tests.training.one_step`; `cluster` is the address, number and index of processes."""
+    local = devices // (int(cluster[1]) if cluster else 1)
     flags = f"--xla_force_host_platform_device_count={local}"
-    arguments = [out, model, norm, transform, devices, pieces, *hosts]
+    arguments = [out, model, norm, transform, devices, microbatches, *cluster]
     return subprocess.Popen(
         [sys.executable, "-m", "tests.training.one_step", *map(str, arguments)],
         env=os.environ
@@ -45,7 +48,7 @@ def assert_close(found, expected, what):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["mask_rcnn", "solov2"])
-def test_any_number_of_devices_by_either_transform(tmp_path, model):
+def test_any_number_of_devices_with_either_transform_makes_the_same_step(tmp_path, model):
     expected = one_step(tmp_path / "one.npz", model)
     for transform in ("pmap", "shard_map"):
         for devices in (2, 4, 8):
@@ -55,13 +58,13 @@ def test_any_number_of_devices_by_either_transform(tmp_path, model):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["mask_rcnn", "solov2"])
-def test_four_pieces_make_the_step_of_a_batch_four_times_their_size(tmp_path, model):
-    # Batch norm's statistics are those of a piece.
+def test_four_microbatches_make_the_step_of_the_whole_batch(tmp_path, model):
+    # Group norm, since the statistics of batch norm are those of a microbatch.
     whole = one_step(tmp_path / "whole.npz", model, norm="group")
     for devices in (1, 2):
-        options = {"norm": "group", "pieces": 4}
-        found = one_step(tmp_path / "pieces.npz", model, "pmap", devices, **options)
-        assert_close(found, whole, f"{model}, 4 pieces on {devices} device(s)")
+        options = {"norm": "group", "microbatches": 4}
+        found = one_step(tmp_path / "microbatches.npz", model, "pmap", devices, **options)
+        assert_close(found, whole, f"{model}, 4 microbatches on {devices} device(s)")
 
 
 @pytest.mark.slow
@@ -72,8 +75,8 @@ def test_two_processes_make_the_step_of_one(tmp_path, transform):
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     processes = [
-        start(tmp_path / "two.npz", "mask_rcnn", transform, 4, hosts=(address, 2, host))
-        for host in range(2)
+        start(tmp_path / "two.npz", "mask_rcnn", transform, 4, cluster=(address, 2, index))
+        for index in range(2)
     ]
     assert [process.wait(timeout=300) for process in processes] == [0, 0]
     found = dict(np.load(tmp_path / "two.npz"))

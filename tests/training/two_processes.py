@@ -1,9 +1,10 @@
-"""One of two hosts that save, are told to stop, and read, in a process of its own.
+"""One of two processes that save checkpoints, are preempted, and restore.
 
-    python -m tests.training.two_hosts WORKDIR ADDRESS HOST
+    python -m tests.training.two_processes WORKDIR ADDRESS PROCESS
 
-A run that was resumed after step 1000 saves after steps 1002 and 1005. Host 1 gets a notice right
-after the second, cannot read the newest checkpoint that this leaves, and says what became of both.
+A run that was resumed after step 1000 saves after steps 1002 and 1005. Process 1 gets SIGTERM right
+after the second save and cannot read step 1005 afterwards. It prints the step it stopped at and the
+step it restored.
 """
 
 import json
@@ -22,8 +23,8 @@ from jaxseg.training.preemption import handle_signals
 from jaxseg.training.step import TrainState
 
 
-class HalfBlind(Checkpoints):
-    """Host 1 cannot read step 1005."""
+class PartlyReadable(Checkpoints):
+    """Checkpoints of which process 1 cannot read step 1005."""
 
     def _read(self, step, **items):
         if process_index() == 1 and step == 1005:
@@ -35,13 +36,13 @@ def state_after(step):
     return TrainState(jnp.asarray(step), {"w": jnp.ones(4)}, {}, (), None)
 
 
-def main(workdir, address, host):
-    connect(address, 2, int(host))
-    left = None
-    with handle_signals() as notice, HalfBlind(pathlib.Path(workdir)) as checkpoints:
+def main(workdir, address, process):
+    connect(address, 2, int(process))
+    stopped = None
+    with handle_signals() as notice, PartlyReadable(pathlib.Path(workdir)) as checkpoints:
         for done in range(1001, 1010):
             if notice.reached():
-                left = done
+                stopped = done
                 break
             if done in (1002, 1005):
                 checkpoints.save(done, to_global(state_after(done), 2), {})
@@ -49,10 +50,10 @@ def main(workdir, address, host):
                 os.kill(os.getpid(), signal.SIGTERM)
             if done == 1005:
                 time.sleep(1)
-        checkpoints.finish()
+        checkpoints.wait_until_finished()
         restored = int(checkpoints.restore(state_after(0)).step)
     if process_index() == 1:
-        print(json.dumps({"left": left, "restored": restored}))
+        print(json.dumps({"stopped": stopped, "restored": restored}))
 
 
 if __name__ == "__main__":

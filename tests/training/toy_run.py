@@ -1,0 +1,76 @@
+"""Trainings of the toy model by the loop."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from jaxseg.training import loop
+from jaxseg.training.loop import TrainConfig
+from jaxseg.training.optimizer import OptimizerConfig
+from jaxseg.training.step import init_variables
+from tests.tiny import make_batch, toy_model
+
+CONFIG = TrainConfig(
+    steps=12,
+    batch_size=4,
+    optimizer=OptimizerConfig(learning_rate=0.05, warmup_steps=2),
+    ema_decay=0.9,
+    log_every=100,
+    checkpoint_every=4,
+)
+METADATA = {"experiment": {"name": "toy"}}
+
+
+def batch_of(step, poisoned=()):
+    batch = make_batch([(64, 64)] * 4, [1, 2, 0, 3], seed=step)
+    images = batch.images.astype(np.float32)
+    if step in poisoned:
+        images[0, 0, 0, 0] = np.nan
+    return batch._replace(images=images)
+
+
+@dataclasses.dataclass
+class ToyData:
+    """The batches of `batch_of`; `at_step[s]` is called before the batch of step s is yielded."""
+
+    steps: int
+    poisoned: object = ()
+    at_step: dict = dataclasses.field(default_factory=dict)
+    image_shape = (1, 64, 64, 3)
+
+    def batches(self, start_step):
+        for step in range(start_step, self.steps + 1):
+            if step in self.at_step:
+                self.at_step[step]()
+            yield batch_of(step, self.poisoned)
+
+    def image_ids(self, step):
+        return [10 * step, 10 * step + 1]
+
+
+def run(workdir, config=CONFIG, poisoned=(), at_step=None, validate=None):
+    """Train the toy model and return its last state as NumPy arrays."""
+    model, data = toy_model(), ToyData(config.steps, poisoned, at_step or {})
+    state = loop.train(
+        model,
+        config,
+        data,
+        workdir,
+        METADATA,
+        initial_variables=lambda: init_variables(model, data.image_shape, config.seed),
+        validate=validate,
+    )
+    return jax.tree.map(np.asarray, state)
+
+
+def steps_in(workdir):
+    return sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
+
+
+class SimulatedCrash(Exception):
+    pass
+
+
+def crash():
+    raise SimulatedCrash
