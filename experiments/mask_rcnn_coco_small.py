@@ -1,9 +1,11 @@
-"""A small Mask R-CNN on COCO photographs: shows that the way from data to AP works.
+"""A small Mask R-CNN on COCO photographs, to check the way from data to AP.
 
-Reproduces no published figure. Data: COCO's own layout (80 classes, crowds), any subset.
     jaxseg train experiments/mask_rcnn_coco_small.py --workdir DIR --data.source.path COCO
 
-Hardware: 2 CPU cores. Time: about 5 minutes for 100 steps; no AP is expected of so few.
+Data: COCO's own layout (80 classes, crowds), any subset.
+
+Reproduces no published figure; an AP above 0 is not expected of 100 steps. Hardware: 2 CPU cores.
+Time: about 5 minutes for 100 steps.
 """
 
 from jaxseg.data import CocoFolder, DataConfig

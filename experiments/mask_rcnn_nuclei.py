@@ -1,10 +1,12 @@
 """Mask R-CNN on fluorescence micrographs of cell nuclei, from random weights.
 
-Data: a COCO-format folder with `mini_train.json`, `mini_val.json` and `images/`: 80 and 20
-images of 256x256 pixels from the 2018 Data Science Bowl (BBBC038), about 27 nuclei each.
     jaxseg train experiments/mask_rcnn_nuclei.py --workdir DIR --data.source.path NUCLEI
 
-Expected: mask AP50 of at least 0.75 on mini_val. Hardware: 2 CPU cores. Time: under 30 minutes.
+Data: a COCO-format folder with `mini_train.json`, `mini_val.json` and `images/`: 80 and 20
+images of 256x256 pixels from the 2018 Data Science Bowl (BBBC038), about 27 nuclei each.
+
+Expected: mask AP50 of at least 0.75 on mini_val (measured: docs/benchmarks.md). Hardware: 2 CPU
+cores. Time: under 30 minutes.
 """
 
 from jaxseg.data import CocoFolder, DataConfig

@@ -1,14 +1,15 @@
 """Mask R-CNN R50-FPN fine-tuned from ImageNet on fluorescence micrographs of cell nuclei.
 
-Data: a COCO-format folder with `mini_train.json`, `mini_val.json` and `images/`: 80 and 20
-images of 256x256 pixels from the 2018 Data Science Bowl (BBBC038), about 27 nuclei each.
-Weights: a Caffe-style ImageNet ResNet-50 (stride in the first 1x1, epsilon 1e-3, BGR means).
     jaxseg train experiments/mask_rcnn_nuclei_r50.py --workdir DIR --data.source.path NUCLEI \\
         --pretrained RESNET50.npz
 
-Reproduces: MMDetection 3.3.0 with the same choices reaches mask AP / AP50 0.438 / 0.811 and
-0.443 / 0.826 on mini_val after 100 steps with two seeds, 0.503 / 0.858 after 300.
-Hardware: 2 CPU cores. Measured figures: docs/benchmarks.md.
+Data: a COCO-format folder with `mini_train.json`, `mini_val.json` and `images/`: 80 and 20
+images of 256x256 pixels from the 2018 Data Science Bowl (BBBC038), about 27 nuclei each.
+Weights: a Caffe-style ImageNet ResNet-50 (stride in the first 1x1, epsilon 1e-3, BGR means).
+
+Expected: mask AP / AP50 on mini_val of 0.438 / 0.811 and 0.443 / 0.826 after 100 steps (two
+seeds), 0.503 / 0.858 after 300 (MMDetection 3.3.0 with the same settings). Measured:
+docs/benchmarks.md. Hardware: 2 CPU cores.
 """
 
 from jaxseg.data import CocoFolder, DataConfig
@@ -29,7 +30,7 @@ experiment = Experiment(
         pixels=PixelConfig((123.68, 116.779, 103.939), (1.0, 1.0, 1.0), "bgr"),
         backbone=ResNetConfig(depth=50, stride_in_1x1=True, norm_epsilon=1e-3, freeze_at=2),
         rpn=RPNConfig(
-            # Twice the stride where COCO's are eight times: most nuclei are 8 to 20 pixels across.
+            # Twice the stride (eight times for COCO): most nuclei are 8 to 20 pixels across.
             anchor_sizes=(8.0, 16.0, 32.0, 64.0, 128.0),
             min_pos_iou=0.3,
             low_quality_overrides=True,
@@ -51,7 +52,7 @@ experiment = Experiment(
         optimizer=OptimizerConfig(
             name="sgd",
             learning_rate=0.005,
-            # The learning rate of step t is (t + 1) / 50 of the whole until it is reached.
+            # Warm-up: at step t, (t + 1) / 50 of the learning rate.
             warmup_steps=49,
             warmup_factor=0.02,
             schedule="constant",

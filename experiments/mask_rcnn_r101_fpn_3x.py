@@ -1,54 +1,24 @@
 """Mask R-CNN R101-FPN on COCO, 270,000 steps ("3x"), as Detectron2 trains it.
 
-    jaxseg weights import resnet101-63fe2227.pth --arch resnet101 --out resnet101.safetensors
+    jaxseg weights import resnet101-63fe2227.pth --model resnet101 --out resnet101.safetensors
     jaxseg train experiments/mask_rcnn_r101_fpn_3x.py --workdir DIR --data.source.path COCO
 
-Expected: mask / box AP 38.6 / 42.9 on val2017 (Detectron2, mask_rcnn_R_101_FPN_3x). Not
-measured: nobody has run it to its end. Hardware of the reference: 8 GPUs, 2 images each. Where
-it differs from the reference: torchvision's backbone in place of MSRA's, mask targets from crops,
-images without objects are seen too.
+Expected: mask / box AP 38.6 / 42.9 on val2017 (Detectron2, mask_rcnn_R_101_FPN_3x). Not measured
+here: nobody has run it to its end. Hardware of the reference: 8 GPUs, 2 images each.
+
+Differences from the reference: torchvision's backbone instead of MSRA's, mask targets from crops,
+images without objects are used too.
 """
 
 import dataclasses
 
-from jaxseg.data import Augmentation, CocoFolder, DataConfig
-from jaxseg.experiment import Experiment
-from jaxseg.heads.mask_head import MaskHeadConfig
-from jaxseg.nn.pixels import PixelConfig
-from jaxseg.nn.resnet import ResNetConfig
-from jaxseg.training.loop import TrainConfig
-from jaxseg.training.optimizer import OptimizerConfig
-from jaxseg.zoo.published import DETECTRON2_R101_FPN
+from mask_rcnn_r50_fpn_1x_detectron2 import MODEL
+from mask_rcnn_r50_fpn_3x import experiment as base
 
-experiment = Experiment(
-    model=dataclasses.replace(
-        DETECTRON2_R101_FPN,
-        pixels=PixelConfig(),
-        backbone=ResNetConfig(depth=101, freeze_at=2),
-        # Masks of the whole image would be 180 MB for each image of 100 objects.
-        mask=MaskHeadConfig(),
-    ),
-    data=DataConfig(
-        source=CocoFolder("coco", train="train2017", val="val2017"),
-        buckets=((800, 1344), (1344, 800)),
-        min_size=800,
-        max_size=1333,
-        resize_backend="pillow",
-        augmentation=Augmentation(min_sizes=(640, 672, 704, 736, 768, 800)),
-        num_workers=8,
-    ),
-    train=TrainConfig(
-        steps=270_000,
-        batch_size=16,
-        optimizer=OptimizerConfig(
-            name="sgd",
-            learning_rate=0.02,
-            warmup_steps=1000,
-            schedule="step",
-            milestones=(210_000, 250_000),
-            decay_norm_and_bias=True,
-            grad_clip_norm=None,
-        ),
-    ),
+from jaxseg.nn.resnet import ResNetConfig
+
+experiment = dataclasses.replace(
+    base,
+    model=dataclasses.replace(MODEL, backbone=ResNetConfig(depth=101, freeze_at=2)),
     pretrained="resnet101.safetensors",
 )

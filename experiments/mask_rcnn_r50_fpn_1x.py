@@ -1,28 +1,25 @@
 """Mask R-CNN R50-FPN on COCO, 12 epochs ("1x"), as MMDetection trains it.
 
-    jaxseg weights import resnet50-0676ba61.pth --arch resnet50 --out resnet50.safetensors
+    jaxseg weights import resnet50-0676ba61.pth --model resnet50 --out resnet50.safetensors
     jaxseg train experiments/mask_rcnn_r50_fpn_1x.py --workdir DIR --data.source.path COCO
 
 Expected: mask / box AP 34.7 / 38.2 on val2017 (MMDetection, mask-rcnn_r50_fpn_1x_coco). Not
-measured: nobody has run it to its end. Hardware of the reference: 8 GPUs, 2 images each. Where
-it differs from the reference: mask targets from crops, images without objects are seen too.
-"""
+measured here: nobody has run it to its end. Hardware of the reference: 8 GPUs, 2 images each.
 
-import dataclasses
+Differences from the reference: mask targets from crops, images without objects are used too.
+"""
 
 from jaxseg.data import CocoFolder, DataConfig
 from jaxseg.experiment import Experiment
-from jaxseg.heads.mask_head import MaskHeadConfig
 from jaxseg.training.loop import TrainConfig
 from jaxseg.training.optimizer import OptimizerConfig
-from jaxseg.zoo.published import MMDET_R50_FPN
+from jaxseg.zoo.mask_rcnn import MMDET_R50_FPN
 
 EPOCH = 7330
-"""Steps of 16 images."""
+"""Steps of an epoch of 16 images each."""
 
 experiment = Experiment(
-    # Masks of the whole image would be 180 MB for each image of 100 objects.
-    model=dataclasses.replace(MMDET_R50_FPN, mask=MaskHeadConfig(logit_init_std=None)),
+    model=MMDET_R50_FPN,
     data=DataConfig(
         source=CocoFolder("coco", train="train2017", val="val2017"),
         buckets=((800, 1344), (1344, 800)),

@@ -2,27 +2,24 @@
 
     jaxseg train experiments/mask_rcnn_r50_lsj_100.py --workdir DIR --data.source.path COCO
 
-Expected: mask / box AP 40.3 / 44.6 on val2017 or a little more: those are Detectron2's figures
-without copy-paste (new_baselines, mask_rcnn_R_50_FPN_100ep_LSJ), to which Ghiasi et al. 2021 found
-copy-paste to add. Not measured: nobody has run it to its end. Hardware of the reference: 64 GPUs,
-one image each, in half precision; `--train.grad-accum-steps 4` makes it fit 16, batch norm's
-statistics then being those of a microbatch. Where it differs from the reference: copy-paste, mask
-targets from crops,
-images without objects are seen too, biases are not decayed.
+Expected: mask / box AP 40.3 / 44.6 on val2017 or slightly more. These are Detectron2's figures
+without copy-paste (new_baselines, mask_rcnn_R_50_FPN_100ep_LSJ), which copy-paste improves
+according to Ghiasi et al. 2021. Not measured here: nobody has run it to its end. Hardware of the
+reference: 64 GPUs, one image each, in half precision. On 16 devices use `--train.grad-accum-steps
+4`; the statistics of batch norm are then those of a microbatch.
+
+Differences from the reference: copy-paste, mask targets from crops, images without objects are
+used too, biases are not decayed.
 """
 
 import dataclasses
 
 from jaxseg.data import Augmentation, CocoFolder, CopyPaste, DataConfig, ScaleJitter
 from jaxseg.experiment import Experiment
-from jaxseg.heads.mask_head import MaskHeadConfig
 from jaxseg.nn.resnet import ResNetConfig
 from jaxseg.training.loop import TrainConfig
 from jaxseg.training.optimizer import OptimizerConfig
-from jaxseg.zoo.published import DETECTRON2_R50_FPN
-
-STEPS = 184_375
-"""Of 64 images: 100 epochs."""
+from jaxseg.zoo.mask_rcnn import DETECTRON2_R50_FPN
 
 experiment = Experiment(
     model=dataclasses.replace(
@@ -31,8 +28,6 @@ experiment = Experiment(
         head_norm="sync_batch",
         rpn=dataclasses.replace(DETECTRON2_R50_FPN.rpn, num_convs=2),
         box=dataclasses.replace(DETECTRON2_R50_FPN.box, num_convs=4, num_fc=1),
-        # Masks of the whole image would be 100 MB for each image of 100 objects.
-        mask=MaskHeadConfig(),
         compute_dtype="bfloat16",
     ),
     data=DataConfig(
@@ -45,7 +40,7 @@ experiment = Experiment(
         num_workers=8,
     ),
     train=TrainConfig(
-        steps=STEPS,
+        steps=184_375,  # 100 epochs of 64 images a step
         batch_size=64,
         optimizer=OptimizerConfig(
             name="sgd",

@@ -1,14 +1,16 @@
 """SOLOv2 on fluorescence micrographs of cell nuclei, from random weights.
 
-Data: a COCO-format folder with `mini_train.json`, `mini_val.json` and `images/`: 80 and 20
-images of 256x256 pixels from the 2018 Data Science Bowl (BBBC038), about 27 nuclei each.
     jaxseg train experiments/solov2_nuclei.py --workdir DIR --data.source.path NUCLEI
 
-Measured: mask AP50 of 0.08, 0.28 and 0.45 on mini_val after 150, 300 and 450 steps. Hardware: 2 CPU
-cores. Time: about 8 minutes.
-Small crowded objects are SOLO's weak side: a nucleus is 11 pixels across, less than three cells
-of the mask feature and hardly more than one of the finest level that classes are read from. So
-images are enlarged to 512 pixels.
+Data: a COCO-format folder with `mini_train.json`, `mini_val.json` and `images/`: 80 and 20
+images of 256x256 pixels from the 2018 Data Science Bowl (BBBC038), about 27 nuclei each.
+
+Measured: mask AP50 of 0.08, 0.28 and 0.45 on mini_val after 150, 300 and 450 steps. Hardware: 2
+CPU cores. Time: about 8 minutes.
+
+SOLO is weak on small crowded objects: a nucleus is 11 pixels across, less than three cells of the
+mask feature and little more than one cell of the finest grid. Images are therefore enlarged to 512
+pixels.
 """
 
 from jaxseg.data import CocoFolder, DataConfig

@@ -1,21 +1,22 @@
 """SOLOv2 R50-FPN on COCO, 12 epochs ("1x"), as MMDetection trains it.
 
-    jaxseg weights import resnet50-0676ba61.pth --arch resnet50 --out resnet50.safetensors
+    jaxseg weights import resnet50-0676ba61.pth --model resnet50 --out resnet50.safetensors
     jaxseg train experiments/solov2_r50_fpn_1x.py --workdir DIR --data.source.path COCO
 
-Expected: mask AP 34.8 on val2017 (MMDetection, solov2_r50_fpn_1x_coco). Not measured: nobody has
-run it to its end. Hardware of the reference: 8 GPUs, 2 images each. Where it differs from the
-reference: images without objects are seen too.
+Expected: mask AP 34.8 on val2017 (MMDetection, solov2_r50_fpn_1x_coco). Not measured here: nobody
+has run it to its end. Hardware of the reference: 8 GPUs, 2 images each.
+
+Difference from the reference: images without objects are used too.
 """
 
 from jaxseg.data import CocoFolder, DataConfig
 from jaxseg.experiment import Experiment
 from jaxseg.training.loop import TrainConfig
 from jaxseg.training.optimizer import OptimizerConfig
-from jaxseg.zoo.published import MMDET_SOLOV2_R50
+from jaxseg.zoo.solov2 import MMDET_SOLOV2_R50
 
 EPOCH = 7330
-"""Steps of 16 images."""
+"""Steps of an epoch of 16 images each."""
 
 experiment = Experiment(
     model=MMDET_SOLOV2_R50,

@@ -1,20 +1,18 @@
-"""An experiment: all choices of one result, as one frozen value.
+"""An experiment: all settings of one training run, as one frozen value.
 
-An experiment file is ordinary Python that defines `experiment = Experiment(...)`; its
-docstring says what it reproduces. Any field can be overridden on the command line
-(`--train.steps 100`). A checkpoint carries the experiment as JSON, in which every config
-names its class, so that nothing else is needed to build the model again.
+An experiment file is ordinary Python that defines `experiment = Experiment(...)`; its docstring
+states the result that it reproduces. A checkpoint stores the experiment as JSON, in which every
+config names its class, so that nothing else is needed to build the model again.
 """
 
+import contextlib
 import dataclasses
 import importlib
 import pathlib
 import runpy
-import typing
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-import tyro
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
 
 from jaxseg.data import DataConfig
 from jaxseg.model import ModelConfig
@@ -29,59 +27,44 @@ class Experiment:
     data: DataConfig
     train: TrainConfig
     pretrained: str | None = None
-    """A file with the weights of an ImageNet ResNet that the model's backbone starts from."""
+    """File with the weights of an ImageNet ResNet, which initialise the model's backbone."""
 
 
 def load_experiment(path: pathlib.Path) -> Experiment:
-    """The value `experiment` of a Python file."""
+    """Return the value `experiment` of a Python file, which may import other files of its folder.
+
+    Raises FileNotFoundError without the file and ValueError without the value.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"no experiment file {path}")
-    found = runpy.run_path(str(path)).get("experiment")
+    with _importable(path.resolve().parent):
+        found = runpy.run_path(str(path)).get("experiment")
     if not isinstance(found, Experiment):
         raise ValueError(f"{path} must define `experiment = Experiment(...)`")
     return found
 
 
-def override(experiment: Experiment, arguments: Sequence[str]) -> Experiment:
-    """The experiment with fields changed by arguments such as `--train.batch-size 8`.
+@contextlib.contextmanager
+def _importable(folder: pathlib.Path) -> Iterator[None]:
+    """Let the files of a folder be imported as modules, and forget these modules at the end.
 
-    An unknown field or a value of the wrong type ends the program with a message.
+    So files of another folder with the same names are imported anew, and a config class from such
+    a file cannot be imported by `from_json`, which reports it before a training starts.
     """
-    config = (tyro.conf.AvoidSubcommands,)
-    parsed: Any = tyro.cli(
-        _mirror(experiment), args=arguments, config=config, prog="jaxseg train FILE"
-    )
-    return _apply(experiment, parsed)
-
-
-def _mirror(value: Any) -> type:
-    """A dataclass with the fields of `value`, typed by what they hold.
-
-    Annotations such as `model: ModelConfig` name a protocol; the parser needs the class.
-    """
-    hints = typing.get_type_hints(type(value))
-    fields: list[tuple[str, Any, Any]] = []
-    for field in dataclasses.fields(value):
-        held = getattr(value, field.name)
-        if dataclasses.is_dataclass(held):
-            nested = _mirror(held)
-            fields.append((field.name, nested, dataclasses.field(default=nested())))
-        else:
-            fields.append((field.name, hints[field.name], dataclasses.field(default=held)))
-    return dataclasses.make_dataclass(type(value).__name__, fields, frozen=True)
-
-
-def _apply(value: Any, parsed: Any) -> Any:
-    """`value` with every field as in its parsed mirror."""
-    changes = {}
-    for field in dataclasses.fields(value):
-        held, new = getattr(value, field.name), getattr(parsed, field.name)
-        changes[field.name] = _apply(held, new) if dataclasses.is_dataclass(held) else new
-    return dataclasses.replace(value, **changes)
+    modules_before = set(sys.modules)
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        for name in set(sys.modules) - modules_before:
+            file = getattr(sys.modules[name], "__file__", None)
+            if file is not None and pathlib.Path(file).parent == folder:
+                del sys.modules[name]
 
 
 def to_json(value: Any) -> Any:
-    """A config as JSON values; dataclasses become `{"class": name, field: ...}`."""
+    """Return a config as JSON values; dataclasses become `{"class": name, field: ...}`."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         name = f"{type(value).__module__}:{type(value).__qualname__}"
         fields = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
@@ -94,7 +77,11 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(value: Any) -> Any:
-    """The config that `to_json` wrote. Only frozen dataclasses are ever made."""
+    """Return the config that `to_json` wrote.
+
+    Only frozen dataclasses are called, whatever class the JSON names. Raises ValueError for another
+    class and for unknown fields.
+    """
     if isinstance(value, Mapping):
         cls = _find_class(value["class"])
         known = {f.name for f in dataclasses.fields(cls)}
@@ -102,7 +89,7 @@ def from_json(value: Any) -> Any:
         if unknown:
             raise ValueError(
                 f"{value['class']} has no field {', '.join(unknown)}: "
-                "the checkpoint is from another version of jaxseg"
+                "use the version of jaxseg that wrote the checkpoint"
             )
         return cls(**{name: from_json(item) for name, item in value.items() if name != "class"})
     if isinstance(value, list):
@@ -111,6 +98,7 @@ def from_json(value: Any) -> Any:
 
 
 def _find_class(name: str) -> type:
+    """Import the frozen dataclass of a name such as "jaxseg.data.config:DataConfig"."""
     module, _, qualname = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), qualname)
@@ -121,4 +109,4 @@ def _find_class(name: str) -> type:
         ) from error
     if not (dataclasses.is_dataclass(found) and found.__dataclass_params__.frozen):  # type: ignore[union-attr]
         raise ValueError(f"{name} is not a frozen dataclass")
-    return typing.cast(type, found)
+    return cast(type, found)

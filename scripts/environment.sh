@@ -1,8 +1,8 @@
-# Sourced by the scripts here: makes .venv where it is missing or out of date, and enters it.
+# Sourced by the other scripts: creates or updates .venv, and puts it first in PATH.
 #
 #   environment EXTRAS     EXTRAS is "" or a list such as "[test]"
 #
-# The only thing a machine must bring is Python 3.11 or newer; $PYTHON names one if several.
+# Needs Python 3.11 or newer, which $PYTHON may name.
 
 find_python() {
   local candidate
@@ -12,14 +12,14 @@ find_python() {
       return
     fi
   done
-  echo "jaxseg needs Python 3.11 or newer; set PYTHON to one" >&2
+  echo "jaxseg needs Python 3.11 or newer: install it, or set PYTHON to its path" >&2
   return 1
 }
 
 environment() {
-  local extras=$1 wanted stamp python
-  wanted=$(cat pyproject.toml constraints.txt | cksum | tr ' ' '-')
-  stamp=".venv/installed$extras-$wanted"
+  local extras=$1 requirements stamp python
+  requirements=$(cat pyproject.toml constraints.txt | cksum | tr ' ' '-')
+  stamp=".venv/installed$extras-$requirements"
   if [ ! -e "$stamp" ]; then
     python=$(find_python)
     echo "== environment: installing jaxseg$extras into .venv with $($python --version)"

@@ -1,44 +1,21 @@
+"""Experiment files, and experiments as JSON."""
+
+import sys
+
 import pytest
 
-from jaxseg.commands.demo import MASK_RCNN as experiment
-from jaxseg.experiment import from_json, load_experiment, override, to_json
+from jaxseg.commands.demo import MASK_RCNN as EXPERIMENT
+from jaxseg.experiment import from_json, load_experiment, to_json
 from tests.conftest import ROOT
 
 FILES = sorted((ROOT / "experiments").glob("*.py"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
-def test_every_experiment_builds_and_survives_being_written_down(path):
+def test_every_experiment_builds_and_is_restored_from_json(path):
     loaded = load_experiment(path)
     assert from_json(to_json(loaded)) == loaded
     loaded.model.build()
-
-
-def test_fields_can_be_overridden_at_any_depth():
-    arguments = (
-        "--train.steps 7 --model.backbone.depth 34 --model.head-norm None "
-        "--data.source.size 64 --data.buckets 64 96 --data.min-size 48 --data.max-size 64"
-    )
-    changed = override(experiment, arguments.split())
-    assert changed.train.steps == 7
-    assert changed.model.backbone.depth == 34
-    assert changed.model.head_norm is None
-    assert changed.data.source.size == 64
-    assert changed.data.buckets == ((64, 96),)
-    assert changed.data.min_max_size == (48, 64)
-    assert type(changed.model) is type(experiment.model)
-    assert override(experiment, []) == experiment
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [["--train.stepz", "7"], ["--train.steps", "many"], ["--model.backbone.depth", "7"]],
-)
-def test_unknown_fields_and_wrong_values_end_the_program(arguments, capsys):
-    with pytest.raises(SystemExit) as error:
-        override(experiment, arguments)
-    assert error.value.code == 2
-    assert arguments[0].split(".")[-1][:5] in capsys.readouterr().err
 
 
 def test_an_experiment_file_must_define_one(tmp_path):
@@ -50,20 +27,40 @@ def test_an_experiment_file_must_define_one(tmp_path):
         load_experiment(tmp_path / "absent.py")
 
 
-def test_only_known_frozen_dataclasses_come_out_of_json():
-    written = to_json(experiment)
+def test_an_experiment_file_imports_from_its_own_folder_only(tmp_path, monkeypatch):
+    for steps, name in ((7, "first"), (9, "second")):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "base_experiment.py").write_text(f"STEPS = {steps}")
+        (folder / "derived.py").write_text(
+            "import dataclasses\n"
+            "from base_experiment import STEPS\n"
+            "from jaxseg.commands.demo import MASK_RCNN\n"
+            "train = dataclasses.replace(MASK_RCNN.train, steps=STEPS)\n"
+            "experiment = dataclasses.replace(MASK_RCNN, train=train)\n"
+        )
+    search_path = list(sys.path)
+    assert load_experiment(tmp_path / "first" / "derived.py").train.steps == 7
+    monkeypatch.chdir(tmp_path / "second")
+    assert load_experiment(tmp_path / "second" / "derived.py").train.steps == 9
+    assert "base_experiment" not in sys.modules
+    assert sys.path == search_path
+
+
+def test_from_json_accepts_only_frozen_dataclasses_and_known_fields():
+    written = to_json(EXPERIMENT)
     written["model"]["class"] = "os:system"
     with pytest.raises(ValueError, match="os:system is not a frozen dataclass"):
         from_json(written)
     written["model"]["class"] = "absent_module:Config"
     with pytest.raises(ValueError, match="must live in an installed module"):
         from_json(written)
-    written = to_json(experiment)
+    written = to_json(EXPERIMENT)
     written["train"]["stepz"] = 3
     with pytest.raises(ValueError, match="has no field stepz"):
         from_json(written)
 
 
-def test_what_cannot_be_written_down_is_refused():
+def test_to_json_refuses_other_values():
     with pytest.raises(TypeError, match="only dataclasses and plain values"):
         to_json(object())

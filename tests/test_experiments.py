@@ -1,4 +1,4 @@
-"""Every experiment, made small: dry-run, two steps, and what they leave is evaluated."""
+"""Every experiment, made small: a dry run, a training of two steps, and its checkpoints."""
 
 import dataclasses
 
@@ -24,14 +24,14 @@ def folder(tmp_path_factory):
     return path
 
 
-def made_small(experiment, folder):
-    """The same recipe for a model of a few channels on 128x128 pixels, without weights."""
+def shrink(experiment, folder):
+    """Return the same recipe for a model of a few channels on 128x128 pixels, without weights."""
     backbone = dataclasses.replace(
         experiment.model.backbone, depth=18, width=8, groups=1, width_per_group=64
     )
     model = dataclasses.replace(experiment.model, num_classes=5, backbone=backbone, fpn_channels=16)
     augmentation = experiment.data.augmentation
-    scales = tuple(dict.fromkeys(min(side // 8, 96) for side in augmentation.min_sizes))
+    min_sizes = tuple(dict.fromkeys(min(side // 8, 96) for side in augmentation.min_sizes))
     data = dataclasses.replace(
         experiment.data,
         source=CocoFolder(str(folder)),
@@ -39,7 +39,7 @@ def made_small(experiment, folder):
         min_size=96,
         max_size=128,
         max_objects=20,
-        augmentation=dataclasses.replace(augmentation, min_sizes=scales),
+        augmentation=dataclasses.replace(augmentation, min_sizes=min_sizes),
         num_workers=0,
     )
     train = dataclasses.replace(experiment.train, steps=2, batch_size=4, log_every=1, eval_every=2)
@@ -48,14 +48,14 @@ def made_small(experiment, folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
-def test_every_experiment_dry_runs_and_makes_two_steps(path, folder, tmp_path, capsys):
-    experiment = made_small(load_experiment(path), folder)
+def test_every_experiment_dry_runs_and_trains_two_steps(path, folder, tmp_path, capsys):
+    experiment = shrink(load_experiment(path), folder)
     dry_run(experiment)
-    told = capsys.readouterr().out
-    assert "parameters: " in told
-    assert "GiB of temporaries" in told
+    printed = capsys.readouterr().out
+    assert "parameters: " in printed
+    assert "GiB of temporaries" in printed
     train_command.train(experiment, tmp_path)
     assert "step 2/2" in capsys.readouterr().out
     assert not (tmp_path / "nonfinite.jsonl").exists()
-    assert predictor.load(tmp_path).step == predictor.load(tmp_path / "best").step == 2
+    assert predictor.restore(tmp_path).step == predictor.restore(tmp_path / "best").step == 2
     jax.clear_caches()

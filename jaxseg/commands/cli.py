@@ -1,163 +1,182 @@
-"""The command `jaxseg`: which job a command is, and what its exit status means.
+"""The program `jaxseg`: it runs one command and turns errors into messages and exit statuses.
 
-Flags are in `jaxseg.commands.flags`; the commands' modules are imported where they are used, since
-JAX takes seconds and `--help` should not.
+Flags are in `jaxseg.commands.flags`. The modules of the commands are imported where they are used,
+since JAX takes seconds and `--help` should not.
 """
 
-import argparse
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
-from jaxseg.commands.flags import make_parser
+from jaxseg.commands import flags
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command. Its exit status is 0, 1 after a message about bad input or for bad data,
-    and 75 when a training was told to stop, saved, and can go on."""
-    parser = make_parser()
-    options, fields = parser.parse_known_args(arguments)
-    name = " ".join(filter(None, (options.command, getattr(options, "job", None))))
-    if fields and name not in ("train", "weights import"):
-        parser.error(f"unrecognized arguments: {' '.join(fields)}")
-    options.fields = fields
-    several = getattr(options, "distributed", False) or bool(getattr(options, "coordinator", None))
-    numbers = (getattr(options, "hosts", None), getattr(options, "host", None))
-    if not several and numbers != (None, None):
-        parser.error(
-            "--num-processes and --process-id need --coordinator-address ADDRESS:PORT, or "
-            "--distributed"
-        )
-    if not several:
-        return _run(name, options)
+    """Run one command and return its exit status.
+
+    The status is 0 for success, 1 for bad input (after a message) or for data with errors, and 75
+    for a training that was interrupted, saved its state and can be resumed. Usage errors exit with
+    status 2.
+    """
+    command, overrides = flags.parse(sys.argv[1:] if arguments is None else arguments)
+    name, run = _COMMANDS[type(command)]
+    processes = getattr(command, "processes", flags.Processes())
+    if not processes.several:
+        if (processes.num_processes, processes.process_id) != (None, None):
+            _exit_for_usage(
+                f"{name}: --num-processes and --process-id need --coordinator-address "
+                "ADDRESS:PORT, or --distributed"
+            )
+        return _exit_status(name, lambda: run(command, overrides))
     try:
-        status = _run(name, options, several=True)
+        status = _exit_status(name, lambda: run(command, overrides), processes)
     except BaseException:
         traceback.print_exc()
         status = 1
     if status == 1:
-        # JAX's orderly end waits minutes for the other hosts, which wait for this one.
+        # JAX's regular shutdown waits minutes for the other processes, which wait for this one.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
     return status
 
 
-def _run(name: str, options: argparse.Namespace, *, several: bool = False) -> int:
-    """Does the job and turns what may go wrong into a message and an exit status."""
+def _exit_for_usage(message: str) -> NoReturn:
+    """Exit with the status of a usage error that tyro does not find."""
+    print(f"jaxseg {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _exit_status(
+    name: str, run: Callable[[], int | None], processes: flags.Processes | None = None
+) -> int:
+    """Run a command, after joining the other processes if there are several.
+
+    Prints expected errors as one message; other errors pass.
+    """
     from jaxseg.distributed import connect, is_process_failure
+    from jaxseg.log import log_to_stderr
     from jaxseg.training.preemption import EXIT_STATUS, Preempted
 
     try:
-        if several:
-            connect(options.coordinator_address, options.num_processes, options.process_id)
-        return _JOBS[name](options) or 0
+        with log_to_stderr():
+            if processes is not None:
+                connect(
+                    processes.coordinator_address, processes.num_processes, processes.process_id
+                )
+            return run() or 0
     except Preempted as notice:
         print(f"jaxseg {name}: {notice}", file=sys.stderr)
         return EXIT_STATUS
     except (ValueError, OSError, FloatingPointError) as error:
-        print(f"jaxseg {name}: {_told(error)}", file=sys.stderr)
+        print(f"jaxseg {name}: {_with_notes(error)}", file=sys.stderr)
         return 1
     except RuntimeError as error:
         if not is_process_failure(error):
             raise
         print(
-            f"jaxseg {name}: another host has died or cannot be reached ({error}). Its own "
-            "messages say why; the same command on all hosts goes on from the newest checkpoint",
+            f"jaxseg {name}: another process has died or cannot be reached ({error}). Its own "
+            "messages say why; run the same command on all processes to resume from the newest "
+            "checkpoint",
             file=sys.stderr,
         )
         return 1
 
 
-def _told(error: Exception) -> str:
-    """The message with its notes, such as the image at which it happened."""
+def _with_notes(error: Exception) -> str:
+    """Return the message with its notes, such as the image at which the error occurred."""
     return " ".join([str(error), *getattr(error, "__notes__", ())])
 
 
-def _demo(options: argparse.Namespace) -> None:
+def _demo(command: flags.Demo, _: Sequence[str]) -> None:
     from jaxseg.commands.demo import run_demo
 
-    run_demo(options.out, options.model)
+    run_demo(command.out, command.model)
 
 
-def _train(options: argparse.Namespace) -> None:
+def _train(command: flags.Train, overrides: Sequence[str]) -> None:
     from jaxseg.commands import train as train_command
     from jaxseg.commands.dry_run import dry_run
-    from jaxseg.experiment import load_experiment, override
+    from jaxseg.commands.override import override
+    from jaxseg.experiment import load_experiment
 
-    experiment = override(load_experiment(options.experiment), options.fields)
-    if options.dry_run:
+    experiment = load_experiment(command.experiment)
+    experiment = override(experiment, overrides, prog=f"jaxseg train {command.experiment}")
+    if command.dry_run:
         dry_run(experiment)
-    elif options.workdir is None:
+    elif command.workdir is None:
         raise ValueError("give --workdir DIR, a folder for checkpoints and curves (or --dry-run)")
     else:
-        train_command.train(experiment, options.workdir)
+        train_command.train(experiment, command.workdir)
 
 
-def _eval(options: argparse.Namespace) -> None:
+def _eval(command: flags.Eval, _: Sequence[str]) -> None:
     from jaxseg.commands.eval import evaluate
 
     evaluate(
-        options.workdir,
-        options.out or options.workdir / "eval",
-        data_folder=options.data,
-        split=options.split,
-        step=options.step,
-        average=not options.no_ema,
+        command.workdir,
+        command.out or command.workdir / "eval",
+        data_folder=command.data,
+        split=command.split,
+        step=command.step,
+        ema=not command.no_ema,
     )
 
 
-def _predict(options: argparse.Namespace) -> None:
+def _predict(command: flags.Predict, _: Sequence[str]) -> None:
     from jaxseg.commands.predict import predict
 
-    predict(options.workdir, options.images, options.out, options.threshold)
+    if not command.images:
+        _exit_for_usage("predict: give at least one IMAGE")
+    predict(command.workdir, command.images, command.out, command.threshold)
 
 
-def _data_check(options: argparse.Namespace) -> int:
-    from jaxseg.commands import data_check as health_report
+def _data_check(command: flags.DataCheck, _: Sequence[str]) -> int:
+    from jaxseg.commands.data_check import report
 
-    healthy = health_report.report(
-        options.path,
-        split=options.split,
-        max_objects=options.max_objects,
-        bucket=tuple(options.bucket) if options.bucket else None,
-        ignore_issues=options.ignore_issues,
-        out=options.out,
+    passed = report(
+        command.path,
+        split=command.split,
+        max_objects=command.max_objects,
+        bucket=command.bucket,
+        ignore_issues=command.ignore_issues,
+        out=command.out,
     )
-    return 0 if healthy else 1
+    return 0 if passed else 1
 
 
-def _data_build(options: argparse.Namespace) -> None:
+def _data_build(command: flags.DataBuild, _: Sequence[str]) -> None:
     from jaxseg.data.tfds import build
 
-    built = build(options.folder, options.out, options.splits, ignore_issues=options.ignore_issues)
-    print(f"{'built' if built else 'nothing to do, there is already'} {options.out}")
+    built = build(command.folder, command.out, command.splits, ignore_issues=command.ignore_issues)
+    print(f"built {command.out}" if built else f"nothing to do: {command.out} is complete")
 
 
-def _weights_import(options: argparse.Namespace) -> None:
-    from jaxseg.commands import weights
+def _weights_import(command: flags.WeightsImport, overrides: Sequence[str]) -> None:
+    from jaxseg.commands.weights import import_weights
 
-    weights.import_weights(options.file, options.model, options.out, options.fields)
-
-
-def _weights_export(options: argparse.Namespace) -> None:
-    from jaxseg.commands import weights
-
-    weights.export_weights(options.workdir, options.out)
+    import_weights(command.file, command.model, command.out, overrides)
 
 
-_JOBS: dict[str, Callable[[argparse.Namespace], Any]] = {
-    "demo": _demo,
-    "train": _train,
-    "eval": _eval,
-    "predict": _predict,
-    "data check": _data_check,
-    "data build": _data_build,
-    "weights import": _weights_import,
-    "weights export": _weights_export,
+def _weights_export(command: flags.WeightsExport, _: Sequence[str]) -> None:
+    from jaxseg.commands.weights import export_weights
+
+    export_weights(command.workdir, command.out)
+
+
+_COMMANDS: dict[type, tuple[str, Callable[[Any, Sequence[str]], int | None]]] = {
+    flags.Demo: ("demo", _demo),
+    flags.Train: ("train", _train),
+    flags.Eval: ("eval", _eval),
+    flags.Predict: ("predict", _predict),
+    flags.DataCheck: ("data check", _data_check),
+    flags.DataBuild: ("data build", _data_build),
+    flags.WeightsImport: ("weights import", _weights_import),
+    flags.WeightsExport: ("weights export", _weights_export),
 }
+"""The name and the function of each command."""
 
 
 if __name__ == "__main__":

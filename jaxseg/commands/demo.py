@@ -1,7 +1,7 @@
-"""The demo: a model learns drawn shapes from random weights in minutes, on any machine.
+"""`jaxseg demo`: training and evaluation on generated images, from random weights.
 
-Reproduces: mask AP (0.50:0.95) of at least 0.50 with Mask R-CNN and 0.30 with SOLOv2, on 200
-unseen scenes. Hardware: 2 CPU cores. Time: about 8 and 14 minutes.
+Expected: mask AP (0.50:0.95) of at least 0.50 with Mask R-CNN and 0.30 with SOLOv2, on 200 images
+that are not in the training split. Hardware: 2 CPU cores. Time: about 8 and 14 minutes.
 """
 
 import dataclasses
@@ -58,7 +58,7 @@ SMALL_SOLOV2 = SOLOv2Config(
     backbone=ResNetConfig(depth=18, width=24, norm="sync_batch"),
     fpn_channels=48,
     fpn_norm="sync_batch",
-    # Shapes are 10 to 130 pixels across when enlarged, half of them 24 to 64.
+    # In the enlarged images, shapes are 10 to 130 pixels across, half of them 24 to 64.
     num_grids=(28, 24, 16, 10, 6),
     scale_ranges=((1.0, 40.0), (28.0, 64.0), (48.0, 96.0), (80.0, 144.0), (120.0, 512.0)),
     pos_scale=0.3,
@@ -68,8 +68,8 @@ SMALL_SOLOV2 = SOLOv2Config(
     mask_feat_channels=32,
     mask_out_channels=32,
     max_positives=96,
-    # At the paper's 3, the masks' gradient drowns the classes' in a backbone that starts from
-    # random weights: they are then learned an order of magnitude later.
+    # The paper's weight is 3. With random initial weights, the gradient of the masks then dominates
+    # that of the classes, which are learned an order of magnitude later.
     mask_loss_weight=0.3,
     pre_nms_topk=200,
     min_mask_area=(2, 2, 2, 2, 2),
@@ -79,9 +79,9 @@ SMALL_SOLOV2 = SOLOv2Config(
 SOLOV2 = dataclasses.replace(
     MASK_RCNN,
     model=SMALL_SOLOV2,
-    # Classes are read from maps of stride 8, on which a shape should be a few cells across.
+    # Classes are predicted on maps of stride 8, where a shape should be a few cells across.
     data=dataclasses.replace(MASK_RCNN.data, buckets=((256, 256),), min_size=256, max_size=256),
-    # In the same time, twice as many steps of half as many images learn more.
+    # Twice the steps with half the images take the same time and reach a higher AP.
     train=dataclasses.replace(
         MASK_RCNN.train,
         steps=2900,
@@ -94,7 +94,7 @@ EXPERIMENTS = {"mask_rcnn": MASK_RCNN, "solov2": SOLOV2}
 
 
 def run_demo(out: pathlib.Path, model: str = "mask_rcnn") -> None:
-    """Trains one of `EXPERIMENTS` in `out/run-<model>`; writes `metrics.json` and `overlays`."""
+    """Train one of `EXPERIMENTS` in `out/run-<model>`; write metrics and overlays to `out`."""
     started, workdir = time.monotonic(), out / f"run-{model}"
     train_command.train(EXPERIMENTS[model], workdir)
     trained = time.monotonic()
@@ -102,5 +102,5 @@ def run_demo(out: pathlib.Path, model: str = "mask_rcnn") -> None:
     done = time.monotonic()
     print(
         f"trained in {trained - started:.0f} s, evaluated in {done - trained:.0f} s; "
-        f"look at {out / 'overlays'}"
+        f"pictures are in {out / 'overlays'}"
     )

@@ -1,202 +1,233 @@
-"""The flags of the command `jaxseg`, as `argparse` has them."""
+"""The commands of `jaxseg` and their flags: one frozen dataclass for each command.
 
-import argparse
+A docstring here is the text of `--help`. Nothing here imports JAX, which takes seconds.
+"""
+
+import dataclasses
 import pathlib
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import tyro
+from tyro.conf import Positional, arg, subcommand
+
+Folder = Annotated[pathlib.Path, arg(metavar="DIR")]
+OptionalFolder = Annotated[pathlib.Path | None, arg(metavar="DIR", help_behavior_hint="")]
+Workdir = Annotated[Positional[pathlib.Path], arg(metavar="WORKDIR", help_behavior_hint="")]
+Switch = Annotated[bool, arg(help_behavior_hint="")]
+IssueKinds = Annotated[tuple[str, ...], arg(metavar="KIND...", help_behavior_hint="")]
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Every command with its flags; `command` and, where it has several, `job` name it."""
-    parser = argparse.ArgumentParser(prog="jaxseg", description="Instance segmentation in JAX.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    path = pathlib.Path
+@dataclasses.dataclass(frozen=True)
+class Processes:
+    """The flags of a command that runs as several processes, with the same command on each."""
 
-    demo = commands.add_parser("demo", help="train, evaluate and draw on embedded data")
-    demo.add_argument(
-        "--out",
-        type=path,
-        default=path("demo-out"),
-        metavar="DIR",
-        help="folder for results (default: %(default)s)",
-    )
+    distributed: Switch = False
+    """Join the processes that SLURM or a TPU pod names."""
+    coordinator_address: Annotated[
+        str | None, arg(metavar="ADDRESS:PORT", help_behavior_hint="")
+    ] = None
+    """Join the processes that meet at this address of process 0."""
+    num_processes: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
+    """Number of processes."""
+    process_id: Annotated[int | None, arg(metavar="I", help_behavior_hint="")] = None
+    """Number of this process, from 0."""
 
-    demo.add_argument(
-        "--model",
-        choices=("mask_rcnn", "solov2"),
-        default="mask_rcnn",
-        help="what to train (default: %(default)s)",
-    )
-
-    train = commands.add_parser(
-        "train",
-        help="train an experiment; goes on by itself if interrupted",
-        usage="jaxseg train EXPERIMENT --workdir DIR [--field value ...]",
-        epilog="Any field of the experiment can be given as a flag: --train.steps 100 "
-        "--data.source.path DIR --model.backbone.depth 18. The experiment holds the defaults; "
-        "an unknown field is an error.",
-    )
-    train.add_argument(
-        "experiment", type=path, metavar="EXPERIMENT", help="a Python file that defines one"
-    )
-    train.add_argument(
-        "--workdir", type=path, metavar="DIR", help="folder for checkpoints and curves (required)"
-    )
-    train.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="print parameters, cost, memory, schedule and data, and train nothing",
-    )
-    _add_hosts(train)
-
-    evaluate = commands.add_parser("eval", help="box and mask AP of a checkpoint")
-    evaluate.add_argument("workdir", type=path, metavar="DIR", help="workdir of a training")
-    evaluate.add_argument(
-        "--data",
-        type=path,
-        metavar="DIR",
-        help="COCO folder or TFDS set (default: the data of the training)",
-    )
-    evaluate.add_argument(
-        "--split", default="val", metavar="NAME", help="split of the data (default: %(default)s)"
-    )
-    evaluate.add_argument(
-        "--step", type=int, metavar="N", help="step of the checkpoint (default: the newest)"
-    )
-    evaluate.add_argument(
-        "--no-ema",
-        action="store_true",
-        help="the parameters as they are, not their average",
-    )
-    _add_hosts(evaluate)
-    evaluate.add_argument(
-        "--out", type=path, metavar="DIR", help="folder for results (default: DIR/eval)"
-    )
-
-    predict = commands.add_parser("predict", help="overlays and COCO results for images")
-    predict.add_argument("workdir", type=path, metavar="DIR", help="workdir of a training")
-    predict.add_argument("images", type=path, nargs="+", metavar="IMAGE", help="image files")
-    predict.add_argument(
-        "--out", type=path, required=True, metavar="DIR", help="folder for results (required)"
-    )
-    predict.add_argument(
-        "--threshold",
-        type=float,
-        default=0.5,
-        metavar="SCORE",
-        help="least score of an instance that is drawn (default: %(default)s)",
-    )
-    _add_weights(commands)
-    _add_data(commands)
-    return parser
+    @property
+    def several(self) -> bool:
+        """Whether the run has several processes."""
+        return self.distributed or self.coordinator_address is not None
 
 
-def _add_hosts(command: argparse.ArgumentParser) -> None:
-    """For runs over several hosts, with the same command on each."""
-    command.add_argument(
-        "--distributed", action="store_true", help="several hosts, as SLURM or a TPU pod names them"
-    )
-    command.add_argument(
-        "--coordinator-address",
-        metavar="ADDRESS:PORT",
-        help="several hosts, of which host 0 listens here",
-    )
-    command.add_argument("--num-processes", type=int, metavar="N", help="the number of hosts")
-    command.add_argument("--process-id", type=int, metavar="I", help="this host's number, from 0")
+@dataclasses.dataclass(frozen=True)
+class Demo:
+    """Train, evaluate and draw on generated images."""
+
+    out: Folder = pathlib.Path("demo-out")
+    """Folder for results."""
+    model: Literal["mask_rcnn", "solov2"] = "mask_rcnn"
+    """Model to train."""
 
 
-def _add_data(commands: Any) -> None:
-    data = commands.add_parser("data", help="the health of a data set, and TFDS sets")
-    jobs = data.add_subparsers(dest="job", required=True, metavar="JOB")
-    _add_check(jobs)
-    _add_build(jobs)
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Train an experiment, or resume its interrupted run.
+
+    Its fields are flags too (--train.steps 100): jaxseg train EXPERIMENT --help
+    """
+
+    experiment: Annotated[
+        Positional[pathlib.Path], arg(metavar="EXPERIMENT", help_behavior_hint="")
+    ]
+    """Python file that defines the experiment."""
+    workdir: OptionalFolder = None
+    """Folder for checkpoints and curves (required)."""
+    dry_run: Switch = False
+    """Print size, cost, memory, schedule and data; train nothing."""
+    processes: Annotated[Processes, arg(name="")] = Processes()
 
 
-def _add_check(jobs: Any) -> None:
-    path = pathlib.Path
-    check = jobs.add_parser(
-        "check",
-        help="what is in a COCO folder or TFDS set, and what training would lose of it",
-        epilog="The exit status is 0 if training loses and distorts nothing but what is dropped.",
-    )
-    check.add_argument("path", type=path, metavar="DIR", help="the folder")
-    check.add_argument("--split", metavar="NAME", help="split of the data (default: all)")
-    check.add_argument(
-        "--max-objects",
-        type=int,
-        default=100,
-        metavar="N",
-        help="objects of an image that the training has room for (default: %(default)s)",
-    )
-    check.add_argument(
-        "--bucket",
-        type=int,
-        nargs=2,
-        metavar=("H", "W"),
-        help="tell what becomes smaller than a pixel there",
-    )
-    check.add_argument(
-        "--ignore-issues",
-        nargs="+",
-        default=(),
-        metavar="KIND",
-        help="kinds of defects that the training leaves out",
-    )
-    check.add_argument(
-        "--out", type=path, metavar="FILE", help="list all defects in a file, as JSON"
+@dataclasses.dataclass(frozen=True)
+class Eval:
+    """Compute the box and mask AP of a checkpoint."""
+
+    workdir: Workdir
+    """Workdir of a training."""
+    data: OptionalFolder = None
+    """COCO folder or TFDS dataset (default: the training's)."""
+    split: Annotated[str, arg(metavar="SPLIT")] = "val"
+    """Split of the data."""
+    step: Annotated[int | None, arg(metavar="STEP", help_behavior_hint="")] = None
+    """Step of the checkpoint (default: the newest)."""
+    no_ema: Switch = False
+    """Use the parameters themselves, not their EMA."""
+    out: OptionalFolder = None
+    """Folder for results (default: WORKDIR/eval)."""
+    processes: Annotated[Processes, arg(name="")] = Processes()
+
+
+@dataclasses.dataclass(frozen=True)
+class Predict:
+    """Draw the instances in image files, and write them as COCO results."""
+
+    workdir: Workdir
+    """Workdir of a training."""
+    images: Annotated[
+        Positional[tuple[pathlib.Path, ...]],
+        arg(metavar="IMAGE...", help_behavior_hint=""),
+    ]
+    """Image files."""
+    out: Folder
+    """Folder for results."""
+    threshold: Annotated[float, arg(metavar="SCORE")] = 0.5
+    """Smallest score of an instance that is drawn."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataCheck:
+    """Print the statistics and issues of a dataset.
+
+    The exit status is 1 if training would refuse the dataset.
+    """
+
+    path: Annotated[Positional[pathlib.Path], arg(metavar="DIR", help_behavior_hint="")]
+    """COCO folder or TFDS dataset."""
+    split: Annotated[str | None, arg(metavar="SPLIT", help_behavior_hint="")] = None
+    """Split of the data (default: all)."""
+    max_objects: Annotated[int, arg(metavar="N")] = 100
+    """Objects of an image that training keeps."""
+    bucket: Annotated[tuple[int, int] | None, arg(metavar="H W", help_behavior_hint="")] = None
+    """Count the objects that become smaller than a pixel at this size."""
+    ignore_issues: IssueKinds = ()
+    """Kinds of issues that training leaves out."""
+    out: Annotated[pathlib.Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """File for a list of all issues, one JSON object per line."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataBuild:
+    """Convert a COCO folder to a TFDS dataset, or resume an interrupted conversion."""
+
+    folder: Annotated[Positional[pathlib.Path], arg(metavar="FOLDER", help_behavior_hint="")]
+    """COCO folder."""
+    out: Folder
+    """Folder of the new dataset."""
+    splits: Annotated[
+        tuple[str, ...], arg(metavar="SPLIT...", help_behavior_hint="(default: all)")
+    ] = ()
+    """Splits to convert."""
+    ignore_issues: IssueKinds = ()
+    """Kinds of issues that are left out."""
+
+
+def _published_names() -> Any:
+    """Return the type of `--model`: the names of the models that can be imported."""
+    from jaxseg import zoo
+
+    return Literal[(*zoo.MODELS, *zoo.RESNETS)]
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightsImport:
+    """Convert published weights: a detector to a workdir, a ResNet to a file.
+
+    The file of a ResNet is for `jaxseg train --pretrained`.
+
+    Fields of a detector are flags too, such as --model.num-classes 3
+    """
+
+    file: Annotated[Positional[pathlib.Path], arg(metavar="FILE", help_behavior_hint="")]
+    """Weights: .pth, .pkl, .safetensors or .npz."""
+    model: Annotated[str, arg(constructor_factory=_published_names)]
+    """Name of the model."""
+    out: Annotated[pathlib.Path, arg(metavar="PATH")]
+    """The new workdir or, for a ResNet, .safetensors file."""
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightsExport:
+    """Convert a checkpoint to .safetensors with torchvision's names."""
+
+    workdir: Workdir
+    """Workdir of a training."""
+    out: Annotated[pathlib.Path, arg(metavar="FILE")]
+    """The new file."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Data:
+    """Check datasets, and convert them to TFDS."""
+
+    command: Annotated[DataCheck, subcommand("check")] | Annotated[DataBuild, subcommand("build")]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Weights:
+    """Import and export published checkpoints."""
+
+    command: (
+        Annotated[WeightsImport, subcommand("import")]
+        | Annotated[WeightsExport, subcommand("export")]
     )
 
 
-def _add_build(jobs: Any) -> None:
-    path = pathlib.Path
-    builder = jobs.add_parser(
-        "build", help="a COCO-format folder as a TFDS set; goes on by itself if interrupted"
-    )
-    builder.add_argument("folder", type=path, metavar="FOLDER", help="the COCO-format folder")
-    builder.add_argument(
-        "--out", type=path, required=True, metavar="DIR", help="the new set (required)"
-    )
-    builder.add_argument(
-        "--splits", nargs="+", default=(), metavar="NAME", help="its splits (default: all)"
-    )
-    builder.add_argument(
-        "--ignore-issues",
-        nargs="+",
-        default=(),
-        metavar="KIND",
-        help="kinds of defects that are left out",
-    )
+_COMMANDS: Any = (
+    Annotated[Demo, subcommand("demo")]
+    | Annotated[Train, subcommand("train")]
+    | Annotated[Eval, subcommand("eval")]
+    | Annotated[Predict, subcommand("predict")]
+    | Annotated[_Data, subcommand("data")]
+    | Annotated[_Weights, subcommand("weights")]
+)
+_CONFIG = (
+    tyro.conf.OmitArgPrefixes,
+    tyro.conf.OmitSubcommandPrefixes,
+    tyro.conf.FlagCreatePairsOff,
+    tyro.conf.DisallowNone,
+)
 
 
-def _add_weights(commands: Any) -> None:
-    path = pathlib.Path
-    weights = commands.add_parser("weights", help="published checkpoints in and out")
-    weights_jobs = weights.add_subparsers(dest="job", required=True, metavar="JOB")
-    importer = weights_jobs.add_parser(
-        "import",
-        help="a published model as a workdir, or a ResNet for train --pretrained",
-        usage="jaxseg weights import FILE --model NAME --out DIR [--field value ...]",
-        epilog="Names: maskrcnn_resnet50_fpn, maskrcnn_resnet50_fpn_v2 (torchvision); "
-        "detectron2_mask_rcnn_r50_fpn, _r101_fpn, _x101_32x8d_fpn; mmdet_mask_rcnn_r50_fpn. "
-        "mmdet_solov2_r50_fpn, _r101_fpn, mmdet_solov2_light_r18_fpn, _r34_fpn, _r50_fpn; "
-        "solo_solov2_r50_fpn (the authors' own); adelaidet_solov2_r50_fpn, _r101_fpn. "
-        "Fields change the architecture: --model.num-classes 3. ResNets of torchvision and timm: "
-        "resnet18, resnet34, resnet50, resnet101, resnext50_32x4d, resnext101_32x8d.",
+def parse(arguments: Sequence[str]) -> tuple[Any, list[str]]:
+    """Parse a command line to a command and the arguments that override an experiment's fields.
+
+    Only `Train` and `WeightsImport` have such arguments. A usage error ends the program with
+    status 2.
+    """
+    options: dict[str, Any] = {
+        "prog": "jaxseg",
+        "description": "Instance segmentation in JAX.",
+        "args": arguments,
+        "config": _CONFIG,
+    }
+    # After EXPERIMENT, `--help` is left for the parser of the experiment's fields.
+    experiment_given = (
+        len(arguments) > 1 and arguments[0] == "train" and not arguments[1].startswith("-")
     )
-    importer.add_argument(
-        "file", type=path, metavar="FILE", help=".pth, .pkl, .safetensors or .npz"
+    command, overrides = tyro.cli(
+        _COMMANDS, return_unknown_args=True, add_help=not experiment_given, **options
     )
-    importer.add_argument("--model", required=True, metavar="NAME", help="see below (required)")
-    importer.add_argument(
-        "--out",
-        type=path,
-        required=True,
-        metavar="PATH",
-        help="the new workdir or, for a ResNet, .safetensors file (required)",
-    )
-    exporter = weights_jobs.add_parser(
-        "export", help="a checkpoint as .safetensors under torchvision's names"
-    )
-    exporter.add_argument("workdir", type=path, metavar="DIR", help="workdir of a training")
-    exporter.add_argument(
-        "--out", type=path, required=True, metavar="FILE", help="the new file (required)"
-    )
+    if isinstance(command, _Data | _Weights):
+        command = command.command
+    if overrides and not isinstance(command, Train | WeightsImport):
+        tyro.cli(_COMMANDS, **options)  # reports the unknown arguments and exits
+    return command, overrides

@@ -1,0 +1,136 @@
+"""`jaxseg train`: interrupted, resumed and refused runs, and invalid settings."""
+
+import dataclasses
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from jaxseg.commands import train as train_command
+from jaxseg.commands.cli import main
+from jaxseg.data import Shapes
+from jaxseg.training.checkpoint import Checkpoints
+from jaxseg.training.loop import TrainConfig
+from jaxseg.training.optimizer import OptimizerConfig
+from jaxseg.training.step import TrainState
+from tests.commands.tiny_run import EXPERIMENT, EXPERIMENT_FILE, SHAPES, final_state
+from tests.tiny import tiny_config
+
+
+class SimulatedCrash(Exception):
+    pass
+
+
+def test_an_interrupted_run_resumes_and_ends_as_an_uninterrupted_one(
+    workdir, tmp_path, monkeypatch
+):
+    original = train_command.data.TrainPipeline.batches
+
+    def batches_until_a_crash(self, start_step):
+        stream = original(self, start_step)
+        for _ in range(5):
+            yield next(stream)
+        raise SimulatedCrash
+
+    monkeypatch.setattr(train_command.data.TrainPipeline, "batches", batches_until_a_crash)
+    with pytest.raises(SimulatedCrash):
+        train_command.train(EXPERIMENT, tmp_path)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest_step() == 4
+    monkeypatch.undo()
+    train_command.train(EXPERIMENT, tmp_path)
+    step, resumed = final_state(tmp_path)
+    _, uninterrupted = final_state(workdir)
+    assert step == 6
+    jax.tree.map(np.testing.assert_array_equal, resumed, uninterrupted)
+
+
+def test_a_finished_run_has_nothing_left_to_do(workdir, caplog):
+    caplog.set_level("INFO", "jaxseg")
+    train_command.train(EXPERIMENT, workdir)
+    assert "resuming from step 6" in caplog.text
+    assert list((workdir / "tensorboard").glob("events*"))
+
+
+def test_a_run_whose_data_has_changed_is_refused(workdir, monkeypatch):
+    source = SHAPES.open("train")
+    source.image_ids = list(source.image_ids)[::-1]
+    monkeypatch.setattr(Shapes, "open", lambda self, split: source)
+    with pytest.raises(ValueError, match=r"a different config: data.checksum \(\d+ -> \d+\)\."):
+        train_command.train(EXPERIMENT, workdir)
+
+
+def test_images_with_more_objects_than_max_objects_are_logged(workdir, monkeypatch, caplog):
+    source = SHAPES.open("train")
+    source.object_counts = np.arange(len(source))
+    monkeypatch.setattr(Shapes, "open", lambda self, split: source)
+    train_command.train(EXPERIMENT, workdir)
+    assert "image id 8 has 7: --data.max-objects 7 uses all" in caplog.text
+
+
+def test_a_workdir_with_a_different_config_is_refused_by_field(workdir):
+    train = dataclasses.replace(EXPERIMENT.train, seed=9, log_every=1)
+    with pytest.raises(ValueError, match=r"a different config: train.seed \(0 -> 9\)\."):
+        train_command.train(dataclasses.replace(EXPERIMENT, train=train), workdir)
+
+
+def test_num_classes_must_match_the_data(tmp_path):
+    mismatched = dataclasses.replace(EXPERIMENT, model=tiny_config())
+    with pytest.raises(ValueError, match=r"data has 5 categories and model.num_classes is 3"):
+        train_command.train(mismatched, tmp_path)
+
+
+def test_non_finite_losses_name_the_step_and_the_terms(tmp_path):
+    optimizer = OptimizerConfig(warmup_steps=0, learning_rate=1e30, grad_clip_norm=1e30)
+    train = dataclasses.replace(EXPERIMENT.train, optimizer=optimizer, max_consecutive_nonfinite=2)
+    with pytest.raises(FloatingPointError, match=r"step \d: .*rpn_class = nan"):
+        train_command.train(dataclasses.replace(EXPERIMENT, train=train), tmp_path)
+
+
+def test_fields_that_do_not_change_the_result_may_differ_on_resume(workdir):
+    train = dataclasses.replace(EXPERIMENT.train, grad_accum_steps=2, max_to_keep=1)
+    backbone = dataclasses.replace(EXPERIMENT.model.backbone, remat=True)
+    model = dataclasses.replace(EXPERIMENT.model, backbone=backbone)
+    changed = dataclasses.replace(EXPERIMENT, model=model, train=train, pretrained="absent.pth")
+    metadata = train_command.run_metadata(changed, SHAPES.open("train").categories)
+    train_command.check_resumable(
+        workdir, metadata | {"data": train_command._fingerprint(SHAPES.open("train"))}
+    )
+
+
+def test_a_run_may_be_resumed_from_its_best_checkpoint(tmp_path):
+    metadata = train_command.run_metadata(EXPERIMENT, SHAPES.open("train").categories)
+    state = TrainState(np.asarray(2), {"w": np.ones(2)}, {}, ())
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(2, state, metadata | {"best": {"step": 2, "score": 0.5}})
+    train_command.check_resumable(tmp_path, metadata)
+
+
+@pytest.mark.parametrize(
+    ("config", "field", "value", "message"),
+    [
+        (TrainConfig, "log_every", 0, "train: log_every 0 must be at least 1"),
+        (TrainConfig, "checkpoint_every", 0, "train: checkpoint_every 0 must be at least 1"),
+        (TrainConfig, "eval_every", -1, "train: eval_every -1 must not be negative"),
+        (TrainConfig, "ema_decay", 1.0, "train: ema_decay 1.0 must be between 0 and 1, or None"),
+        (OptimizerConfig, "grad_clip_norm", 0.0, "grad_clip_norm 0.0 must be above 0, or None"),
+        (OptimizerConfig, "learning_rate", -1.0, "learning_rate -1.0 must not be negative"),
+    ],
+)
+def test_invalid_settings_are_refused(config, field, value, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        config(**{field: value})
+
+
+def test_the_image_at_which_training_failed_is_named(tmp_path, capsys, monkeypatch):
+    def fail(*_, **__):
+        error = ValueError("it is broken")
+        error.add_note("(image id 7, epoch 0)")
+        raise error
+
+    path = tmp_path / "experiment.py"
+    path.write_text(EXPERIMENT_FILE)
+    monkeypatch.setattr(train_command, "train", fail)
+    assert main(["train", str(path), "--workdir", str(tmp_path)]) == 1
+    assert "it is broken (image id 7, epoch 0)" in capsys.readouterr().err
