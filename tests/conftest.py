@@ -1,10 +1,15 @@
-"""Strict numerics and checked shapes for every test; where the development data lies."""
+"""Strict numerics and checked shapes for every test, and the development data's folder."""
 
 import os
 import pathlib
 
-# Before JAX starts: tests of data parallelism need more than one device on any machine.
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+# Before JAX starts. Tests of data parallelism need more than one device on any machine. The tests'
+# time is compilation: without LLVM's optimisation it is a third. `scripts/test --slow` sets the
+# flags without it, and runs the goldens again.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0",
+)
 
 import hypothesis
 import jax
@@ -16,7 +21,7 @@ install_import_hook("jaxseg", "beartype.beartype")
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 
-# A machine that does other things as well is no failure.
+# A slow machine is no failure.
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 

@@ -9,19 +9,20 @@ from tests.conftest import ROOT
 # What each room may import of jaxseg, besides itself.
 MAY_KNOW = {
     "types": set(),
+    "files": set(),
     "model": {"types"},
     "ops": {"types"},
     "losses": {"types", "ops"},
     "nn": {"types", "model", "ops", "losses"},
     "heads": {"types", "model", "ops", "losses", "nn"},
     "models": {"types", "model", "ops", "losses", "nn", "heads"},
-    "zoo": {"types", "model", "nn", "heads", "models"},
+    "zoo": {"types", "files", "model", "nn", "heads", "models"},
     "distributed": set(),
     "log": {"distributed"},
     "parallel": {"types", "model"},
-    "data": {"types", "model"},
+    "data": {"types", "files", "model"},
     "training": {"types", "model", "distributed", "log", "parallel"},
-    "evaluation": {"types", "model"},
+    "evaluation": {"types", "files", "model", "ops", "data"},
     "visualize": {"types", "data", "evaluation"},
     "experiment": {"types", "model", "data", "training"},
 }
