@@ -1,10 +1,10 @@
-"""A small Mask R-CNN on COCO photographs, to check the way from data to AP.
+"""A small Mask R-CNN on COCO photographs, to check every stage from data to AP.
 
     jaxseg train experiments/mask_rcnn_coco_small.py --workdir DIR --data.source.path COCO
 
 Data: COCO's own layout (80 classes, crowds), any subset.
 
-Reproduces no published figure; an AP above 0 is not expected of 100 steps. Hardware: 2 CPU cores.
+Reproduces no published result; an AP above 0 is not expected of 100 steps. Hardware: 2 CPU cores.
 Time: about 5 minutes for 100 steps.
 """
 

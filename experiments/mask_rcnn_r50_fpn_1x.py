@@ -4,7 +4,7 @@
     jaxseg train experiments/mask_rcnn_r50_fpn_1x.py --workdir DIR --data.source.path COCO
 
 Expected: mask / box AP 34.7 / 38.2 on val2017 (MMDetection, mask-rcnn_r50_fpn_1x_coco). Not
-measured here: nobody has run it to its end. Hardware of the reference: 8 GPUs, 2 images each.
+measured here: no full run has been made. Hardware of the reference: 8 GPUs, 2 images each.
 
 Differences from the reference: mask targets from crops, images without objects are used too.
 """

@@ -5,7 +5,7 @@ r"""Mask R-CNN R50-FPN on COCO, 90,000 steps ("1x"), as Detectron2 trains it.
         --data.source.path COCO
 
 Expected: mask / box AP 35.2 / 38.6 on val2017 (Detectron2, mask_rcnn_R_50_FPN_1x). Not measured
-here: nobody has run it to its end. Hardware of the reference: 8 GPUs, 2 images each.
+here: no full run has been made. Hardware of the reference: 8 GPUs, 2 images each.
 
 Differences from the reference: torchvision's backbone instead of MSRA's, mask targets from crops,
 images without objects are used too.

@@ -4,7 +4,7 @@
     jaxseg train experiments/mask_rcnn_r50_fpn_3x.py --workdir DIR --data.source.path COCO
 
 Expected: mask / box AP 37.2 / 41.0 on val2017 (Detectron2, mask_rcnn_R_50_FPN_3x). Not measured
-here: nobody has run it to its end. Hardware of the reference: 8 GPUs, 2 images each.
+here: no full run has been made. Hardware of the reference: 8 GPUs, 2 images each.
 
 Differences from the reference: torchvision's backbone instead of MSRA's, mask targets from crops,
 images without objects are used too.

@@ -2,9 +2,9 @@
 
     jaxseg train experiments/mask_rcnn_r50_lsj_100.py --workdir DIR --data.source.path COCO
 
-Expected: mask / box AP 40.3 / 44.6 on val2017 or slightly more. These are Detectron2's figures
+Expected: mask / box AP 40.3 / 44.6 on val2017 or slightly more. These are Detectron2's results
 without copy-paste (new_baselines, mask_rcnn_R_50_FPN_100ep_LSJ), which copy-paste improves
-according to Ghiasi et al. 2021. Not measured here: nobody has run it to its end. Hardware of the
+according to Ghiasi et al. 2021. Not measured here: no full run has been made. Hardware of the
 reference: 64 GPUs, one image each, in half precision. On 16 devices use `--train.grad-accum-steps
 4`; the statistics of batch norm are then those of a microbatch.
 

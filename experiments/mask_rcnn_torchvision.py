@@ -4,7 +4,7 @@
     jaxseg train experiments/mask_rcnn_torchvision.py --workdir DIR --data.source.path COCO
 
 Expected: mask / box AP 34.6 / 37.9 on val2017 (torchvision, weights COCO_V1). Not measured here:
-nobody has run it to its end. Hardware of the reference: 8 GPUs, 2 images each.
+no full run has been made. Hardware of the reference: 8 GPUs, 2 images each.
 
 Differences from the reference: the 80 classes that exist instead of 90, mask targets from crops,
 images without objects are used too.

@@ -4,7 +4,7 @@
     jaxseg train experiments/mask_rcnn_torchvision_v2.py --workdir DIR --data.source.path COCO
 
 Expected: mask / box AP 41.8 / 47.4 on val2017 (torchvision, weights COCO_V1 of the v2). Not
-measured here: nobody has run it to its end.
+measured here: no full run has been made.
 
 Torchvision does not state its recipe in full. The model is exactly torchvision's, except for mask
 targets from crops and the 80 classes that exist. The training follows Li et al. 2021 (arXiv

@@ -4,7 +4,7 @@
     jaxseg train experiments/solov2_light_r50_fpn_3x.py --workdir DIR --data.source.path COCO
 
 Expected: mask AP 33.7 on val2017 (MMDetection, solov2-light_r50_fpn_ms-3x_coco). Not measured
-here: nobody has run it to its end. Hardware of the reference: 8 GPUs, 2 images each.
+here: no full run has been made. Hardware of the reference: 8 GPUs, 2 images each.
 
 Differences from the reference: shorter sides of 352 to 448 pixels (the reference uses up to 512),
 images without objects are used too.

@@ -3,8 +3,8 @@
     jaxseg weights import resnet50-0676ba61.pth --model resnet50 --out resnet50.safetensors
     jaxseg train experiments/solov2_r50_fpn_1x.py --workdir DIR --data.source.path COCO
 
-Expected: mask AP 34.8 on val2017 (MMDetection, solov2_r50_fpn_1x_coco). Not measured here: nobody
-has run it to its end. Hardware of the reference: 8 GPUs, 2 images each.
+Expected: mask AP 34.8 on val2017 (MMDetection, solov2_r50_fpn_1x_coco). Not measured here: no full
+run has been made. Hardware of the reference: 8 GPUs, 2 images each.
 
 Difference from the reference: images without objects are used too.
 """

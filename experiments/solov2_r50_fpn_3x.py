@@ -4,7 +4,7 @@
     jaxseg train experiments/solov2_r50_fpn_3x.py --workdir DIR --data.source.path COCO
 
 Expected: mask AP 37.5 on val2017 (MMDetection, solov2_r50_fpn_ms-3x_coco). Not measured here:
-nobody has run it to its end. Hardware of the reference: 8 GPUs, 2 images each.
+no full run has been made. Hardware of the reference: 8 GPUs, 2 images each.
 
 Difference from the reference: images without objects are used too.
 """

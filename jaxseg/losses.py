@@ -1,6 +1,7 @@
-"""Compute element-wise losses.
+"""Compute losses of single elements, boxes and masks.
 
-None of them reduces: models sum them and state the count to divide by (`jaxseg.types.LossTerm`).
+They are not summed over objects or images: models sum them and state the count to divide by
+(`jaxseg.types.LossTerm`).
 """
 
 import jax

@@ -1,8 +1,8 @@
-"""The protocol that every model fulfils: three pure functions and a statement of its targets.
+"""The protocol that every model implements: three pure functions and the targets that they require.
 
 `variables` is a dict of collections: `"params"`, which the optimiser changes, and the state that
-the model keeps beside it (running statistics, frozen layers). Linen modules live inside a model;
-nobody outside sees them.
+the model keeps beside it (running statistics, frozen layers). Linen modules are an implementation
+detail of a model: callers pass and receive pytrees of arrays.
 """
 
 from collections.abc import Mapping
@@ -46,7 +46,7 @@ class PredictFn(Protocol):
 
 
 class Model(NamedTuple):
-    """A model as a value, as an Optax optimiser is one; `jaxseg.models` builds them."""
+    """A model as pure functions, like `optax.GradientTransformation`; `ModelConfig`s build it."""
 
     init: InitFn
     loss: LossFn
@@ -59,14 +59,18 @@ class ModelConfig(Protocol):
     """A frozen dataclass of a model's settings. It holds no arrays and can be written as JSON."""
 
     @property
-    def num_classes(self) -> int: ...
+    def num_classes(self) -> int:
+        """Return the number of classes, without a background."""
+        ...
 
     @property
     def backbone(self) -> Any:
-        """The `jaxseg.nn.backbone.BackboneConfig` of its backbone."""
+        """Return the config of the backbone, a `jaxseg.nn.backbone.BackboneConfig`."""
         ...
 
-    def build(self) -> Model: ...
+    def build(self) -> Model:
+        """Return the model."""
+        ...
 
 
 def image_shape(batch_or_shape: Batch | tuple[int, ...]) -> tuple[int, ...]:

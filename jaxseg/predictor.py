@@ -1,4 +1,4 @@
-"""Trained models out of checkpoints, and their predictions on the images of a source."""
+"""Restore trained models from checkpoints, and predict on the images of a source."""
 
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -17,6 +17,7 @@ from jaxseg.training.loop import abstract_state
 from jaxseg.training.step import TrainState
 
 EVAL_BATCH_PER_DEVICE = 4
+"""Images that a device predicts on at once."""
 
 
 class TrainedModel(NamedTuple):

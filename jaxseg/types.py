@@ -1,7 +1,7 @@
 """The values that data, models, training and evaluation exchange, and the glossary of their axes.
 
 Axes:
-    B     images in a batch (on one device, or globally where a text says so)
+    B     images in a batch (on one device, or in the global batch where stated)
     H, W  height and width of the padded images, in pixels
     N     ground-truth slots of an image, padded; `valid` marks the used ones
     D     detection slots of an image, padded; `valid` marks the used ones
@@ -11,9 +11,8 @@ Axes:
 Units and conventions, everywhere:
     boxes       `xyxy`, float32, absolute pixels of the padded input image, half-open
                 (`x2 - x1` is the width), origin at the image's top-left corner
-    image_size  `(height, width)` of the true image inside the padding, which lies to its
-                right and below
-    labels      contiguous ints from 0, things first, then stuff; a data set's own category ids
+    image_size  `(height, width)` of the image without its padding, which is on the right and below
+    labels      contiguous ints from 0, things first, then stuff; a dataset's own category ids
                 stay in `data` and `evaluation`
 """
 
@@ -90,7 +89,7 @@ class Batch(NamedTuple):
 
     Fields that the model's `TargetSpec` does not name are None.
 
-    Masks travel to the devices as bits, 8 pixels of a row in each byte, the first in its highest
+    Masks are sent to the devices as bits, 8 pixels of a row in a byte, the first in its highest
     bit (uint8, `w8 = ceil(w / 8)`); a model unpacks them first (`unpack_masks`).
     """
 
@@ -119,7 +118,7 @@ def unpack_masks(batch: Batch, targets: TargetSpec) -> Batch:
 
 
 class EvalBatch(NamedTuple):
-    """Images to predict on (NumPy), and the sizes that bring predictions back to the originals.
+    """Images to predict on (NumPy), and the sizes that map predictions back to the originals.
 
     A batch that was filled up to its static size marks the fillers with `valid = False`.
     """
@@ -175,6 +174,6 @@ class Losses(NamedTuple):
 
     terms: dict[str, LossTerm]
     metrics: dict[str, Average]
-    """Their names differ from the terms'."""
+    """No metric has the name of a term."""
     state: Mapping[str, Any]
     """The collections of the variables other than `"params"`, such as running statistics."""

@@ -66,9 +66,9 @@ class SplitEvaluator:
 class Validator:
     """Evaluates the states of a training on the split `val`.
 
-    Where the run keeps an EMA of the parameters, its metrics count, and those of the
-    parameters themselves are returned beside them. The score is the mask AP, or the box AP of a
-    model without masks.
+    Where the run keeps an EMA of the parameters, the metrics and the score are the EMA's, and the
+    metrics of the parameters themselves are returned as `raw_metrics`. The score is the mask AP, or
+    the box AP of a model without masks.
     """
 
     def __init__(self, experiment: Experiment, categories: Sequence[data.Category]):
@@ -86,7 +86,7 @@ class Validator:
             _, raw_metrics = self._evaluate(variables_of(state, ema=False))
         names = [c.name for c in source.categories]
         drawn = predictions[:PICTURES] if process_index() == 0 else []
-        pictures = [visualize.beside_truth(source, prediction, names) for prediction in drawn]
+        pictures = [visualize.draw_comparison(source, prediction, names) for prediction in drawn]
         score = metrics["segm/AP" if "segm/AP" in metrics else "bbox/AP"] or 0.0
         return Validation(score, metrics, pictures, raw_metrics)
 

@@ -118,7 +118,7 @@ def _with_title(picture: np.ndarray, title: str) -> np.ndarray:
     return np.concatenate([bar, picture], axis=0)
 
 
-def beside_truth(
+def draw_comparison(
     source: data.Source, prediction: evaluation.Prediction, names: Sequence[str]
 ) -> np.ndarray:
     """Return a picture of an image's ground truth beside its prediction.

@@ -19,15 +19,15 @@ HEAD = """\
 # Published models
 
 AP is on COCO val2017, mask / box (SOLOv2: mask alone), as the source states it; it has not been
-measured here (no published checkpoint reaches the machines that jaxseg is developed on). Given the
-same weights and pixels the numbers are the source's: `tests/models/test_mask_rcnn_golden.py`
+measured here (the machines on which jaxseg is developed cannot download checkpoints). Given the
+same weights and pixels the outputs equal the source's: `tests/models/test_mask_rcnn_golden.py`
 compares every stage, loss and gradient with torchvision, `test_solov2_golden.py` with MMDetection.
 Parameters are counted as the source counts them (AdelaiDet counts no scales of frozen batch norms,
 MMDetection trains them) and tested against these numbers. Multiply-adds are those of one padded
 image of 800x1344 pixels (448x768 for light models), with all proposals, candidates and masks that
 fit.
 
-The configs use mask targets from box crops, which a long training can afford. The sources pool
+The configs use mask targets from box crops, whose cost suits long trainings. The sources pool
 masks of the whole image: `MaskHeadConfig(mask_targets="binary")` (Detectron2, MMDetection) or
 `"soft"` (torchvision) computes exactly theirs.
 
@@ -55,7 +55,7 @@ leaves the classifier out.
 
 
 def row(record: ZooModel) -> str:
-    """Return a record's row of the table."""
+    """Return the row of a model in the table."""
     aps = (f"{ap:.1f}" for ap in (record.mask_ap, record.box_ap) if ap is not None)
     ap = " / ".join(aps) or "not stated"
     experiment = f"`experiments/{record.experiment}.py`" if record.experiment else "none"

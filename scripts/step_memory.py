@@ -1,6 +1,6 @@
-"""Memory of one compiled training step, as XLA states it for the device this runs on.
+"""Print the memory of one compiled training step, as XLA reports it for the device in use.
 
-R50-FPN of both models, two images of 800x1344 pixels with room for 100 objects each.
+R50-FPN of both models, two images of 800x1344 pixels with 100 object slots each.
 
     python scripts/step_memory.py
 """
@@ -19,8 +19,8 @@ from jaxseg.training.step import init_state, make_step
 from jaxseg.zoo.mask_rcnn import DETECTRON2_R50_FPN
 from jaxseg.zoo.solov2 import MMDET_SOLOV2_R50
 
-IMAGES, CANVAS = 2, (800, 1344)
-DATA = DataConfig(Shapes(), buckets=(CANVAS,), max_objects=100)
+IMAGES, BUCKET = 2, (800, 1344)
+DATA = DataConfig(Shapes(), buckets=(BUCKET,), max_objects=100)
 MODELS = {
     "Mask R-CNN": dataclasses.replace(DETECTRON2_R50_FPN, mask=MaskHeadConfig()),
     "SOLOv2": MMDET_SOLOV2_R50,
@@ -37,7 +37,7 @@ def main() -> None:
             model = dataclasses.replace(config, compute_dtype=dtype).build()
             optimizer = make_optimizer(OptimizerConfig(), steps=1000)
             state = jax.eval_shape(lambda m=model, o=optimizer: init_state(m, o, (1, 64, 64, 3), 0))
-            batch = batch_shapes(model, DATA, IMAGES, CANVAS)
+            batch = batch_shapes(model, DATA, IMAGES, BUCKET)
             compiled = lower_step(make_step(model, optimizer, 0), 1, state, batch).compile()
             memory: Any = compiled.memory_analysis()
             held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))

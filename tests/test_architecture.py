@@ -1,4 +1,4 @@
-"""Holds the rule of who may know whom, by reading the imports."""
+"""Check the imports: the layers of the packages, and the packages that device code leaves out."""
 
 import ast
 
@@ -6,8 +6,8 @@ import pytest
 
 from tests.conftest import ROOT
 
-# What each room may import of jaxseg, besides itself.
-MAY_KNOW = {
+# The packages and modules of jaxseg that each one may import besides itself.
+ALLOWED_IMPORTS = {
     "types": set(),
     "files": set(),
     "model": {"types"},
@@ -32,12 +32,12 @@ def modules():
     return sorted((ROOT / "jaxseg").rglob("*.py"))
 
 
-def room(path):
+def package(path):
     relative = path.relative_to(ROOT / "jaxseg")
     return relative.parts[0].removesuffix(".py")
 
 
-def imported_rooms(path):
+def imported_packages(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -51,16 +51,16 @@ def imported_rooms(path):
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_follow_the_plan_of_the_house(path):
-    allowed = MAY_KNOW.get(room(path))
+def test_import_layers(path):
+    allowed = ALLOWED_IMPORTS.get(package(path))
     if allowed is not None:
-        stray = set(imported_rooms(path)) - allowed - {room(path)}
-        assert not stray, f"{room(path)} must not know {sorted(stray)}"
+        stray = set(imported_packages(path)) - allowed - {package(path)}
+        assert not stray, f"{package(path)} must not import {sorted(stray)}"
 
 
-def test_the_rule_is_about_rooms_that_exist():
-    assert set(MAY_KNOW) <= {room(path) for path in modules()}
-    seen = set(imported_rooms(ROOT / "jaxseg" / "heads" / "box_head.py"))
+def test_the_rule_names_existing_packages():
+    assert set(ALLOWED_IMPORTS) <= {package(path) for path in modules()}
+    seen = set(imported_packages(ROOT / "jaxseg" / "heads" / "box_head.py"))
     assert {"ops", "nn", "losses"} <= seen
 
 
@@ -73,14 +73,14 @@ def test_only_one_file_names_a_parallel_transform():
     assert named == ["parallel.py"]
 
 
-DEVICE_ROOMS = ("types", "model", "ops", "losses", "nn", "heads", "models")
+DEVICE_PACKAGES = ("types", "model", "ops", "losses", "nn", "heads", "models")
 DEVICE_FILES = ("distributed.py", "log.py", "parallel.py", "step.py")
 HOST_ONLY = {"grain", "pycocotools", "cv2", "PIL", "tyro", "tensorboardX"}
 
 
-def test_what_runs_on_devices_imports_without_the_host_packages():
+def test_device_code_imports_no_host_only_package():
     for path in modules():
-        if room(path) not in DEVICE_ROOMS and path.name not in DEVICE_FILES:
+        if package(path) not in DEVICE_PACKAGES and path.name not in DEVICE_FILES:
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):

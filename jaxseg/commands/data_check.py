@@ -12,7 +12,7 @@ import numpy as np
 from jaxseg.data.issues import Issue, check_kinds, errors
 from jaxseg.data.stats import DatasetStats, scan_folder
 
-_SHOWN = 20
+_MAX_SHOWN = 20
 """Issues of each kind, and groups of identical images, that are printed."""
 
 
@@ -66,7 +66,7 @@ def format_stats(stats: DatasetStats, max_objects: int, bucket: tuple[int, int] 
             lines.append(_row(f"  {name} height x width", size))
     lines.append(_row("  with identical pixels", sum(map(len, duplicates))))
     if duplicates:
-        groups = ", ".join("=".join(map(str, ids)) for ids in duplicates[:_SHOWN])
+        groups = ", ".join("=".join(map(str, ids)) for ids in duplicates[:_MAX_SHOWN])
         lines += _wrap(f"ids {groups}", indent="    ")
     lines.append(_row("objects", objects.sum()))
     lines += [_row(f"  {n}", c) for n, c in zip(("small", "medium", "large"), objects, strict=True)]
@@ -112,10 +112,10 @@ def _format_issues(issues: Sequence[Issue]) -> list[str]:
     for kind, found in by_kind.items():
         severity = "errors" if errors(found, ()) else "warnings"
         lines.append(f"{severity} {kind}: {len(found)} in {found[0].file}")
-        for issue in found[:_SHOWN]:
+        for issue in found[:_MAX_SHOWN]:
             lines += _wrap(str(issue), indent="  ")
-        if len(found) > _SHOWN:
-            lines.append(f"  ... and {len(found) - _SHOWN} more; --out FILE lists them all")
+        if len(found) > _MAX_SHOWN:
+            lines.append(f"  ... and {len(found) - _MAX_SHOWN} more; --out FILE lists them all")
     return lines
 
 

@@ -33,7 +33,7 @@ def evaluate(
     Args:
         workdir: the workdir of the run.
         out: the folder for results.
-        data_folder: COCO folder or TFDS set, None for the data of the training.
+        data_folder: COCO folder or TFDS dataset, None for the data of the training.
         split: the split of the data.
         step: the step of the checkpoint, None for the newest.
         ema: use the EMA of the parameters where the run keeps one.
@@ -68,5 +68,5 @@ def draw_overlays(
     """Draw each image's ground truth beside its predictions, as `folder/<image id>.png`."""
     names = [c.name for c in source.categories]
     for prediction in predictions:
-        picture = visualize.beside_truth(source, prediction, names)
+        picture = visualize.draw_comparison(source, prediction, names)
         visualize.save_png(folder / f"{prediction.image_id}.png", picture)

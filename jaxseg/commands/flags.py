@@ -23,11 +23,11 @@ class Processes:
     """The flags of a command that runs as several processes, with the same command on each."""
 
     distributed: Switch = False
-    """Join the processes that SLURM or a TPU pod names."""
+    """Join the other processes of the SLURM job or TPU pod."""
     coordinator_address: Annotated[
         str | None, arg(metavar="ADDRESS:PORT", help_behavior_hint="")
     ] = None
-    """Join the processes that meet at this address of process 0."""
+    """Join the other processes through this address of process 0."""
     num_processes: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
     """Number of processes."""
     process_id: Annotated[int | None, arg(metavar="I", help_behavior_hint="")] = None
@@ -35,7 +35,7 @@ class Processes:
 
     @property
     def several(self) -> bool:
-        """Whether the run has several processes."""
+        """Return whether the run has several processes."""
         return self.distributed or self.coordinator_address is not None
 
 
@@ -53,7 +53,8 @@ class Demo:
 class Train:
     """Train an experiment, or resume its interrupted run.
 
-    Its fields are flags too (--train.steps 100): jaxseg train EXPERIMENT --help
+    The fields of the experiment are flags too, such as --train.steps 100. List them all with
+    jaxseg train EXPERIMENT --help
     """
 
     experiment: Annotated[
@@ -69,7 +70,7 @@ class Train:
 
 @dataclasses.dataclass(frozen=True)
 class Eval:
-    """Compute the box and mask AP of a checkpoint."""
+    """Compute the COCO metrics of a checkpoint, and draw predictions."""
 
     workdir: Workdir
     """Workdir of a training."""
@@ -107,7 +108,7 @@ class Predict:
 class DataCheck:
     """Print the statistics and issues of a dataset.
 
-    The exit status is 1 if training would refuse the dataset.
+    The exit status is 1 if there are errors: training would refuse or lose data.
     """
 
     path: Annotated[Positional[pathlib.Path], arg(metavar="DIR", help_behavior_hint="")]
@@ -119,7 +120,7 @@ class DataCheck:
     bucket: Annotated[tuple[int, int] | None, arg(metavar="H W", help_behavior_hint="")] = None
     """Count the objects that become smaller than a pixel at this size."""
     ignore_issues: IssueKinds = ()
-    """Kinds of issues that training leaves out."""
+    """Kinds of issues that are not errors, as training leaves them out."""
     out: Annotated[pathlib.Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """File for a list of all issues, one JSON object per line."""
 
@@ -128,7 +129,7 @@ class DataCheck:
 class DataBuild:
     """Convert a COCO folder to a TFDS dataset, or resume an interrupted conversion."""
 
-    folder: Annotated[Positional[pathlib.Path], arg(metavar="FOLDER", help_behavior_hint="")]
+    folder: Annotated[Positional[pathlib.Path], arg(metavar="DIR", help_behavior_hint="")]
     """COCO folder."""
     out: Folder
     """Folder of the new dataset."""
@@ -153,7 +154,7 @@ class WeightsImport:
 
     The file of a ResNet is for `jaxseg train --pretrained`.
 
-    Fields of a detector are flags too, such as --model.num-classes 3
+    The fields of a detector are flags too, such as --model.num-classes 3
     """
 
     file: Annotated[Positional[pathlib.Path], arg(metavar="FILE", help_behavior_hint="")]

@@ -59,7 +59,7 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> None:
         shard_index=process_index(),
         shard_count=process_count(),
     )
-    _warn_of_dropped_objects(source, experiment.data.max_objects)
+    _warn_of_truncated_objects(source, experiment.data.max_objects)
     _LOG.info(
         "training on %d images, %d device(s), in %s", len(source), jax.device_count(), workdir
     )
@@ -133,7 +133,7 @@ def _fingerprint(source: data.Source) -> dict[str, int]:
     return {"images": len(source), "checksum": zlib.crc32(ids + sizes)}
 
 
-def _warn_of_dropped_objects(source: data.Source, max_objects: int) -> None:
+def _warn_of_truncated_objects(source: data.Source, max_objects: int) -> None:
     """Log how many images have more objects than a batch holds, if the source has the counts."""
     counts = source.object_counts
     if counts is None or not len(counts) or counts.max() <= max_objects or process_index() != 0:

@@ -1,4 +1,4 @@
-"""`jaxseg weights import` and `export`: published checkpoints in, and ours out again.
+"""`jaxseg weights import` and `export`: published checkpoints in, trained models out.
 
 A published detector becomes a workdir that `eval` and `predict` can use; an ImageNet ResNet
 becomes a checked file that a training starts from (`jaxseg train ... --pretrained FILE`).

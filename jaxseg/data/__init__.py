@@ -47,6 +47,6 @@ __all__ = [
 
 
 def folder_config(path: pathlib.Path) -> CocoFolder | TfdsFolder:
-    """A folder as what it is: a prepared TFDS set, or else COCO-format data."""
+    """Return the config of a folder: TFDS if it is a prepared dataset, else COCO format."""
     found = TfdsFolder if (path / "dataset_info.json").is_file() else CocoFolder
     return found(str(path))

@@ -1,4 +1,4 @@
-"""The settings of a data set and of the batches that are made from it."""
+"""The settings of a dataset and of the batches that are made from it."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from jaxseg.data.transforms.resize import ResizeBackend
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """A data set, the shapes of its batches and the random changes of its training images."""
+    """A dataset, the shapes of its batches and the random changes of its training images."""
 
     source: SourceConfig
     buckets: tuple[tuple[int, int], ...]

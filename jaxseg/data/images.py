@@ -1,4 +1,4 @@
-"""Decoding image files to RGB arrays.
+"""Decode image files to RGB arrays.
 
 EXIF: an image is rotated by its EXIF orientation, as browsers and annotation tools show it. The
 exception is an image whose annotated size is that of the original pixels and not of the rotated
@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 MAX_PIXELS = 89_478_485
-"""Of an image: a quarter of a gigabyte as RGB. Pillow warns above this number."""
+"""Largest number of pixels of an image, a quarter of a gigabyte as RGB. Pillow warns above it."""
 _ROTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

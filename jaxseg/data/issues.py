@@ -100,7 +100,7 @@ def check_kinds(ignore_issues: Collection[str]) -> None:
 
 
 def errors(issues: Iterable[Issue], ignore_issues: Collection[str]) -> list[Issue]:
-    """Return the issues that make training fail: neither warnings nor ignored."""
+    """Return the issues that are neither warnings nor ignored."""
     return [
         issue for issue in issues if issue.kind not in WARNINGS and issue.kind not in ignore_issues
     ]

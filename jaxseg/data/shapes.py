@@ -26,9 +26,9 @@ _SUPERSAMPLING = 4
 _MIN_VISIBLE_FRACTION = 0.25
 _MIN_PIXELS = 20
 _EMPTY_FRACTION = 0.05
-"""Of all scenes."""
+"""Fraction of scenes without shapes."""
 _NEIGHBOUR_FRACTION = 0.5
-"""Of the shapes; these are placed on or beside an earlier one, so that shapes overlap."""
+"""Fraction of shapes that are centred near an earlier one, so that shapes overlap."""
 _MIN_CONTRAST = 50
 """Largest difference over the channels between a shape's colour and its background, at least."""
 

@@ -39,22 +39,25 @@ class Source(Protocol):
 
     @property
     def categories(self) -> Sequence[Category]:
-        """The categories by label."""
+        """Return the categories by label."""
         ...
 
     @property
     def image_ids(self) -> Sequence[int]:
-        """The dataset's id of each image."""
+        """Return the dataset's id of each image."""
         ...
 
     @property
     def image_sizes(self) -> np.ndarray:
-        """int32 `[n, 2]`: `(height, width)` of each image, known without reading the images."""
+        """Return each image's `(height, width)`, int32 `[n, 2]`, without reading the images."""
         ...
 
     @property
     def object_counts(self) -> np.ndarray | None:
-        """int `[n]`: each image's objects without crowds; None if that takes reading the images."""
+        """Return each image's number of objects without crowds, int `[n]`.
+
+        None if it cannot be known without reading the images.
+        """
         ...
 
     def __len__(self) -> int: ...

@@ -31,7 +31,7 @@ def coco_results(
 ) -> list[dict[str, Any]]:
     """Return predictions as a COCO result list, ready for `json.dump`.
 
-    `category_ids[label]` is the data set's id of a label. Predictions without masks give results
+    `category_ids[label]` is the dataset's id of a label. Predictions without masks give results
     without `segmentation`.
     """
     results = []
@@ -101,7 +101,7 @@ def _load_results(truth: COCO, results: Sequence[Mapping[str, Any]], iou_type: s
 
 
 def _indexed(dataset: Mapping[str, Any], annotations: list[dict[str, Any]]) -> COCO:
-    """Return a `COCO` of a data set with other annotations."""
+    """Return a `COCO` of a dataset with other annotations."""
     coco = COCO()
     coco.dataset = {**dataset, "annotations": annotations}
     coco.createIndex()

@@ -2,7 +2,7 @@
 
 Terms:
     R     RoI slots, of all images together
-    F     the first RoI slots of an image, enough for the most positives there may be
+    F     the first RoI slots of an image, as many as there may be positives
     S     side of the head's output, twice its pooled size (28 in the paper)
 """
 
@@ -29,7 +29,7 @@ common, and rounding, which differs between batch sizes, must not decide them.""
 
 @dataclasses.dataclass(frozen=True)
 class MaskHeadConfig:
-    """Settings of a mask head: four 3x3 convolutions, one transposed, then a mask a class."""
+    """Settings of a mask head: four 3x3 convolutions, one transposed, then one mask per class."""
 
     num_convs: int = 4
     conv_dim: int = 256
@@ -51,7 +51,7 @@ class MaskHeadConfig:
 
     @property
     def gt_masks(self) -> BoxCrops | ImageMasks:
-        """The ground-truth masks that the targets are made from."""
+        """Return the ground-truth masks that the targets are made from."""
         if self.mask_targets == "box_crop":
             return BoxCrops(self.gt_mask_size)
         return ImageMasks(stride=1)

@@ -28,7 +28,7 @@ from jaxseg.types import Batch, LossTerm
 
 @dataclasses.dataclass(frozen=True)
 class RPNConfig:
-    """Settings of Lin et al. 2017, section 4.1, with the references' limits."""
+    """Settings of Lin et al. 2017, section 4.1, with Detectron2's numbers of proposals."""
 
     anchor_sizes: tuple[float, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)
     """Side in pixels, one for each level, finest first."""
@@ -41,7 +41,7 @@ class RPNConfig:
     positive_iou: float = 0.7
     negative_iou: float = 0.3
     min_pos_iou: float = 0.0
-    """Least IoU of a low-quality match: an object's best anchors are positive from it on."""
+    """Least IoU at which an object's best anchors are positive too ("low-quality matches")."""
     low_quality_overrides: bool = False
     """Match the anchor of a low-quality match with the object that it is best for, as MMDetection,
     and not with the object that it overlaps most."""
@@ -72,6 +72,8 @@ class Anchors(NamedTuple):
 
 
 class RPNOutput(NamedTuple):
+    """Objectness and box regression of all anchors."""
+
     logits: Float[Array, "B K"]
     deltas: Float[Array, "B K 4"]
 
@@ -194,9 +196,10 @@ class AnchorSamples(NamedTuple):
 def sample_anchors(
     config: RPNConfig, anchors: Anchors, batch: Batch, keys: Key[Array, " B"]
 ) -> AnchorSamples:
-    """Match anchors with objects and sample up to half positives, the rest negatives.
+    """Match anchors with objects, and sample anchors to learn from.
 
-    `keys` are the images' own random keys.
+    At most `positive_fraction` of the `batch_size_per_image` anchors are positive; negatives fill
+    the rest. `keys` are the images' own random keys.
     """
 
     def one_image(

@@ -25,7 +25,7 @@ from jaxseg.nn.norm import NormKind
 from jaxseg.nn.padding import round_up_size
 from jaxseg.nn.pixels import ComputeDtype, PixelConfig, normalize
 from jaxseg.nn.resnet import ResNetConfig
-from jaxseg.types import Batch, Detections, LossTerm, MaskFrame, TargetSpec
+from jaxseg.types import Average, Batch, Detections, LossTerm, MaskFrame, TargetSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,10 +33,6 @@ class MaskRCNNConfig:
     """Settings of a Mask R-CNN; the defaults are R50-FPN on COCO.
 
     `jaxseg.zoo` holds those of other codebases' published models.
-
-    >>> model = MaskRCNNConfig(num_classes=3).build()
-    >>> model.targets.masks
-    BoxCrops(size=112)
     """
 
     num_classes: int = 80
@@ -50,17 +46,23 @@ class MaskRCNNConfig:
     box: BoxHeadConfig = BoxHeadConfig()
     mask: MaskHeadConfig = MaskHeadConfig()
     predict_background: bool = False
-    """Give the heads an unused box and mask for the background, as torchvision's heads have:
-    its checkpoints hold their weights."""
+    """Add an unused box and mask for the background to the heads, as torchvision does; without them
+    its checkpoints do not fit."""
     size_divisibility: int = 32
-    """Each image's size is rounded up to a multiple of this, as the references pad it."""
+    """Each image's size is rounded up to a multiple of this, as other codebases pad it (torchvision
+    `size_divisible`, MMDetection `pad_size_divisor`); see `jaxseg.nn.padding`."""
     compute_dtype: ComputeDtype = "float32"
 
     def build(self) -> Model:
         """Return the model.
 
         Images are `[B, H, W, 3]` RGB, uint8 or float32 from 0 to 255, with H and W multiples of
-        32. `loss` returns the terms `rpn_class`, `rpn_box`, `box_class`, `box` and `mask`.
+        32 and of `size_divisibility`. `loss` returns the terms `rpn_class`, `rpn_box`, `box_class`,
+        `box` and `mask`.
+
+        >>> model = MaskRCNNConfig(num_classes=3).build()
+        >>> model.targets.masks
+        BoxCrops(size=112)
         """
         return build_model(
             MaskRCNN(self),
@@ -73,7 +75,7 @@ class MaskRCNNConfig:
 
 
 class MaskRCNN(nn.Module):
-    """The layers of Mask R-CNN; `_loss` and `_predict` put them together."""
+    """The layers of Mask R-CNN; `_loss` and `_predict` combine them."""
 
     config: MaskRCNNConfig
 
@@ -110,7 +112,9 @@ class MaskRCNN(nn.Module):
         self.mask_head(jnp.zeros((1, mask, mask, channels)), jnp.ones((1,), bool), train=False)
 
 
-def _loss(net: MaskRCNN, batch: Batch, key: jax.Array) -> tuple[dict[str, LossTerm], dict]:
+def _loss(
+    net: MaskRCNN, batch: Batch, key: jax.Array
+) -> tuple[dict[str, LossTerm], dict[str, Average]]:
     config = net.config
     padded_size = round_up_size(batch.image_size, config.size_divisibility)
     rpn_keys, roi_keys = rcnn.image_keys(key, batch, 2)
@@ -130,7 +134,7 @@ def _loss(net: MaskRCNN, batch: Batch, key: jax.Array) -> tuple[dict[str, LossTe
 
 
 def roi_losses(net: MaskRCNN, pyramid: Pyramid, rois: RoIs, batch: Batch) -> dict[str, LossTerm]:
-    """Compute the losses of both heads on sampled RoIs; the mask head learns the positive ones."""
+    """Compute the losses of both heads on sampled RoIs, the mask head's on positive ones alone."""
     config = net.config
     padded_size = round_up_size(batch.image_size, config.size_divisibility)
     terms = rcnn.box_stage_losses(

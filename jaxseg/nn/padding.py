@@ -1,12 +1,12 @@
 """Masks of the part of a feature map that is image, not padding.
 
 Terms:
-    padded_size  the size to which a reference pads an image that it processes alone: its true
-                 size rounded up to a multiple (32 by default). A batch pads further
+    padded_size  the size to which other codebases pad an image without a batch: its true size
+                 rounded up to a multiple (32 by default). A batch may pad it further
     extent       the padded size in cells of a feature map, `ceil(padded_size / stride)`
     mask         [B, h, w, 1] bool, true inside the extent
 
-A convolution over zeros beyond the extent computes what it would compute on an image padded to
+A convolution over zeros outside the extent gives the result of an image that is padded to
 `padded_size` alone. So every spatial operation here gets maps that are zero outside the extent,
 and a batch's padding never changes a result.
 """

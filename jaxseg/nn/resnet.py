@@ -20,9 +20,11 @@ from jaxseg.nn.norm import NormKind, make_norm
 from jaxseg.nn.padding import extent_mask, level_extent, zero_outside
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+"""Number of blocks of stages 2 to 5, by depth."""
 BOTTLENECK_DEPTHS = (50, 101)
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+"""Initial kernels of torchvision's ResNets (`fan_out`); Flax's own `he_normal` has `fan_in`."""
 
 
 @dataclasses.dataclass(frozen=True)

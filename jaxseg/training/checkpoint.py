@@ -92,8 +92,8 @@ class Checkpoints:
         One failed write is logged, since the next one may succeed.
 
         Raises:
-            OSError: two writes in a row failed; or, before anything is written, the disk has no
-                room, or a later step is saved already.
+            OSError: two writes in a row failed; or, before anything is written, the disk has too
+                little space, or a later step is saved already.
         """
         if step == self.latest_step():
             return
@@ -137,7 +137,7 @@ class Checkpoints:
         return None
 
     def check_space(self, state: TrainState) -> None:
-        """Raise OSError if the disk has no room for one more checkpoint of this state."""
+        """Raise OSError if the disk has too little space for one more checkpoint of this state."""
         self.folder.mkdir(parents=True, exist_ok=True)
         required = sum(x.nbytes for x in jax.tree.leaves(state))
         free = shutil.disk_usage(self.folder).free

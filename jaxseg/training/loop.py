@@ -44,7 +44,8 @@ class TrainConfig:
     grad_accum_steps: int = 1
     """Microbatches per step, one after the other, to save memory; batch norm sees one at a time."""
     ema_decay: float | None = None
-    """Decay of an exponential moving average of the parameters, then evaluated; None for none."""
+    """Decay of an exponential moving average (EMA) of the parameters, which is evaluated in their
+    place; None for none."""
     parallel: Literal["pmap", "shard_map"] = "pmap"
     """JAX transform that runs a step on all devices."""
     max_consecutive_nonfinite: int = 10
@@ -76,7 +77,7 @@ class TrainData(Protocol):
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """`(1, H, W, 3)` of a padded image, to initialise the model with."""
+        """Return `(1, H, W, 3)` of a padded image, to initialise the model with."""
         ...
 
     def batches(self, start_step: int) -> Generator[Batch]:

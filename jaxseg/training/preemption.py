@@ -1,4 +1,4 @@
-"""Preemption: a run that is about to be stopped saves its state and ends with a status of its own.
+"""Preemption: a run that is about to be stopped saves its state and exits with status 75.
 
 A cluster that takes a machine back sends SIGTERM first (SLURM, Kubernetes, TPU VMs), or SIGUSR1
 where a SLURM job requests it (`--signal=USR1@120`). The run then finishes its step, saves, and ends
@@ -44,9 +44,9 @@ class PreemptionNotice:
         """
         self._checks += 1
         if jax.process_count() > 1:
-            # JAX chooses as the common stop the number after the highest that any process has
-            # passed, which is 0 at first: the steps of a resumed run would skip over it, so the
-            # calls are counted from 1.
+            # JAX's common stop is one above the highest number that any process has passed, so
+            # it is 1 before the first call. The steps of a resumed run would skip over it: pass
+            # the number of this call instead, counted from 1.
             if multihost_utils.reached_preemption_sync_point(self._checks):
                 self.reason = self.reason or "stopped by a preemption notice"
                 return True

@@ -2,12 +2,12 @@
 
 Terms:
     source   the codebase that a checkpoint comes from
-    entry    one array: its name in the source, its path among our variables, and how its layout
-             changes each way
-    table    the entries of a whole model; one table for each source, written for people to read
+    entry    one array: its name in the source, its path in the model's variables, and the change
+             of its layout in each direction
+    table    the entries of a whole model, one table for each source
 
-An array that the table expects and the file lacks, one that the file has and the table does not
-know, and one of another shape than the model's are errors; the message lists all of them.
+It is an error if the file lacks an array of the table, has an array that the table lacks, or has
+one of another shape than the model's; the message lists all such arrays.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,28 +23,30 @@ Arrays = Mapping[str, np.ndarray]
 
 
 class Layout(NamedTuple):
-    """The order of an array's axes, from the source's to ours and back. Both only move numbers."""
+    """The change of an array's axes from the source's to jaxseg's, and back; values stay."""
 
     from_source: Callable[[np.ndarray], np.ndarray]
     to_source: Callable[[np.ndarray], np.ndarray]
 
 
 class Entry(NamedTuple):
+    """One array of a checkpoint."""
+
     name: str
     path: Path
     layout: Layout
 
 
-def _same(x: np.ndarray) -> np.ndarray:
+def _identity(x: np.ndarray) -> np.ndarray:
     return x
 
 
-VECTOR = Layout(_same, _same)
+VECTOR = Layout(_identity, _identity)
 CONV = Layout(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
-"""OIHW and HWIO."""
+"""OIHW in the source, HWIO in jaxseg."""
 DENSE = Layout(np.transpose, np.transpose)
 POINTWISE = Layout(lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None])
-"""A 1x1 convolution there, a dense layer here."""
+"""A 1x1 convolution in the source, a dense layer in jaxseg."""
 
 
 def chain(first: Layout, second: Layout) -> Layout:
@@ -73,15 +75,15 @@ def import_state(
     misshapen arrays.
     """
     shapes = {path: leaf.shape for path, leaf in traverse_util.flatten_dict(dict(like)).items()}
-    without = sorted(shapes.keys() - {entry.path for entry in table})
-    if without:
-        raise ValueError(f"the table has no entry for {_listed('.'.join(p) for p in without)}")
+    no_entry = sorted(shapes.keys() - {entry.path for entry in table})
+    if no_entry:
+        raise ValueError(f"the table has no entry for {_join('.'.join(p) for p in no_entry)}")
     known = {entry.name for entry in table}
     missing = [entry.name for entry in table if entry.name not in state]
     unknown = [name for name in state if name not in known and not unused(name)]
     problems = [
-        *(["missing: " + _listed(missing)] if missing else []),
-        *(["not used: " + _listed(unknown)] if unknown else []),
+        *(["missing: " + _join(missing)] if missing else []),
+        *(["not used: " + _join(unknown)] if unknown else []),
     ]
     values, misshapen = {}, []
     for entry in table:
@@ -94,14 +96,14 @@ def import_state(
         else:
             values[entry.path] = np.ascontiguousarray(entry.layout.from_source(value), np.float32)
     if misshapen:
-        problems.append("of another shape: " + _listed(misshapen))
+        problems.append("of another shape: " + _join(misshapen))
     if problems:
         raise ValueError("the checkpoint does not fit the model; " + "; ".join(problems))
     return traverse_util.unflatten_dict(values)
 
 
 def export_state(variables: Variables, table: Sequence[Entry]) -> dict[str, np.ndarray]:
-    """Convert variables to a state dict: what `import_state` read, bit for bit."""
+    """Convert variables to a state dict, the inverse of `import_state`, bit for bit."""
     flat = traverse_util.flatten_dict(dict(variables))
     return {
         entry.name: np.ascontiguousarray(entry.layout.to_source(np.asarray(flat[entry.path])))
@@ -110,10 +112,12 @@ def export_state(variables: Variables, table: Sequence[Entry]) -> dict[str, np.n
 
 
 def _source_shape(entry: Entry, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape that an array of the model's `shape` has in the source."""
     return tuple(entry.layout.to_source(np.empty(shape, np.uint8)).shape)
 
 
-def _listed(names: Any, most: int = 20) -> str:
+def _join(names: Any, most: int = 20) -> str:
+    """Return up to `most` names with commas, and the number of the others."""
     names = list(names)
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest

@@ -2,13 +2,13 @@
 
 Terms:
     state dict  flat `{name: array}`, the form in which weights are published
-    storage     the flat run of numbers that one or more torch tensors lie in; a tensor is an
+    storage     a flat array that holds the numbers of one or more torch tensors; a tensor is an
                 offset, a size and strides (all in elements) over a storage
-    record      a stand-in for a function or class that a pickle names and calls
+    call        a `_PickledCall`: a function or class that a pickle names, or a call of it
 
 Unpickling executes any code that the file names. Here nothing is imported, not even torch: the few
-names that arrays need become records, all others are refused, and the state dict's records are
-then read as data, with every number checked.
+names that arrays require become such calls, and all others are refused. The calls of the state dict
+are not executed but read as data, with every number checked.
 """
 
 import collections
@@ -67,7 +67,7 @@ def read_state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
             state = _read(file, path)
             if not state:
                 raise ValueError("it holds no arrays of numbers")
-        except Exception as error:  # a damaged file makes the parsers raise nearly anything
+        except Exception as error:  # a corrupt file makes the parsers raise nearly anything
             what = str(error) if isinstance(error, ValueError) else f"it is corrupt ({error!r})"
             raise ValueError(f"{path} cannot be read: {what}. Readable: {_READABLE}.") from error
     if all(name.startswith("module.") for name in state):
@@ -90,20 +90,20 @@ def write_safetensors(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> N
 
 
 def _read(file: Any, path: pathlib.Path) -> dict[str, np.ndarray]:
-    head = file.read(9)
+    start = file.read(9)
     file.seek(0)
-    if head[:2] == b"PK":
+    if start[:2] == b"PK":
         with zipfile.ZipFile(file) as archive:
             for name in archive.namelist():
                 if re.fullmatch(r"([^/]+/)?data\.pkl", name):
                     return _read_torch_zip(archive, name.removesuffix("data.pkl"))
         with np.load(path, allow_pickle=False) as arrays:
             return _plain_arrays(arrays)
-    if head[4:] == b"\0\0\0\0{":  # after the header's length, which is never as long as 4 GB
+    if start[4:] == b"\0\0\0\0{":  # after the header's length, which is never as long as 4 GB
         return _plain_arrays(safetensors.numpy.load_file(path))
-    if head[:1] in (b"\x80", b"(", b"}", b"c"):  # protocol 2 and later; earlier ones of a dict
+    if start[:1] in (b"\x80", b"(", b"}", b"c"):  # protocol 2 and later; earlier ones of a dict
         return _read_pickles(file)
-    raise ValueError(f"its format is unknown (it starts with {head!r})")
+    raise ValueError(f"its format is unknown (it starts with {start!r})")
 
 
 def _plain_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -118,14 +118,14 @@ def _plain_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return plain
 
 
-class _Record:
+class _PickledCall:
     """A global that a pickle names, or a call of it, which is not executed."""
 
     def __init__(self, name: str, *arguments: Any):
         self.name, self.arguments, self.state = name, arguments, None
 
-    def __call__(self, *arguments: Any) -> "_Record":
-        return _Record(self.name, *arguments)
+    def __call__(self, *arguments: Any) -> "_PickledCall":
+        return _PickledCall(self.name, *arguments)
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
@@ -142,25 +142,27 @@ class _Storage(NamedTuple):
 
 
 class _Unpickler(pickle.Unpickler):
-    """Unpickle only containers, numbers, text, records and storages; import nothing.
+    """Unpickle only containers, numbers, text, calls and storages; import nothing.
 
     `latin1` keeps the bytes of Python 2's strings, in which NumPy stored its data. Each reference
-    gets a new record, since a pickle can set attributes of the objects it receives.
+    gets a new call, since a pickle can set attributes of the objects it receives.
     """
 
     def __init__(self, file: Any, read: Callable[[str, int], bytes], order: str = "<"):
         super().__init__(file, encoding="latin1")
-        # Tensors that share a storage mostly follow each other; caching more needs too much memory.
+        # Tensors that share a storage mostly follow each other: keep the last storage alone.
         self.read, self.order = functools.lru_cache(maxsize=1)(read), order
         self.storages: dict[str, _Storage] = {}
 
     def find_class(self, module: str, name: str, /) -> Any:
-        asked = f"{module}.{name}"
-        if asked == "collections.OrderedDict":
+        global_name = f"{module}.{name}"
+        if global_name == "collections.OrderedDict":
             return collections.OrderedDict
-        if _ARRAYS.fullmatch(asked) or _PARTS_OF_ARRAYS.fullmatch(asked):
-            return _Record(asked)
-        raise ValueError(f"it names {asked}, which is no array; nothing in the file was executed")
+        if _ARRAYS.fullmatch(global_name) or _PARTS_OF_ARRAYS.fullmatch(global_name):
+            return _PickledCall(global_name)
+        raise ValueError(
+            f"it names {global_name}, which is no array; nothing in the file was executed"
+        )
 
     def persistent_load(self, pid: Any, /) -> _Storage:
         kind, storage_class, key, _, numel, *view = pid  # `view`: parts of storages, torch < 0.4
@@ -236,19 +238,19 @@ def _state_dict(content: Any) -> dict[str, np.ndarray]:
     return state
 
 
-def _to_array(record: Any) -> np.ndarray:
-    name = record.name.split(".")[-1]
+def _to_array(call: Any) -> np.ndarray:
+    name = call.name.split(".")[-1]
     if name == "_rebuild_parameter":
-        return _to_array(record.arguments[0])
+        return _to_array(call.arguments[0])
     if name.startswith("_rebuild_tensor"):
-        return _tensor(*record.arguments[:4])
+        return _tensor(*call.arguments[:4])
     layout: Any = "C"
     if name == "scalar":
-        (dtype, data), shape = record.arguments, ()
+        (dtype, data), shape = call.arguments, ()
     elif name == "_frombuffer":
-        data, dtype, shape, layout = record.arguments
+        data, dtype, shape, layout = call.arguments
     else:
-        shape, dtype, is_fortran, data = record.state[-4:]
+        shape, dtype, is_fortran, data = call.state[-4:]
         layout = "F" if is_fortran else "C"
     code = dtype.state[1] + dtype.arguments[0]
     if dtype.name != "numpy.dtype" or not _PLAIN.fullmatch(code):
@@ -283,13 +285,15 @@ def _numbers(data: bytes, code: str) -> np.ndarray:
 
 def _bytes(value: Any) -> bytes:
     """Return the bytes of NumPy's pickles: bytes, Python 2's text, or text to be encoded."""
-    if isinstance(value, _Record) and value.arguments in ((), (*value.arguments[:1], "latin1")):
-        value = "".join(value.arguments[:1])
+    if isinstance(value, _PickledCall):
+        text = value.arguments[:1]
+        if value.arguments in ((), (*text, "latin1")):
+            value = "".join(text)
     return value.encode("latin1") if isinstance(value, str) else memoryview(value).tobytes()
 
 
 def _ints(value: Any) -> tuple[int, ...]:
-    if isinstance(value, _Record) and value.name == "torch.Size":
+    if isinstance(value, _PickledCall) and value.name == "torch.Size":
         (value,) = value.arguments
     if not isinstance(value, tuple) or not all(isinstance(n, int) and n >= 0 for n in value):
         raise ValueError("a shape, strides or a count are not non-negative whole numbers")
@@ -297,4 +301,4 @@ def _ints(value: Any) -> tuple[int, ...]:
 
 
 def _is_array(value: Any) -> bool:
-    return isinstance(value, _Record) and _ARRAYS.fullmatch(value.name) is not None
+    return isinstance(value, _PickledCall) and _ARRAYS.fullmatch(value.name) is not None

@@ -29,7 +29,7 @@ from jaxseg.zoo.resnet import (
 _UNUSED = re.compile(
     r".*\.num_batches_tracked|pixel_(mean|std)|proposal_generator\.anchor_generator\..*"
 )
-"""Arrays that codebases store and no model needs: counters and constants."""
+"""Arrays in published checkpoints that no model has: counters and constants."""
 
 MODELS: dict[str, ZooModel] = {
     record.name: record for record in (*mask_rcnn.RECORDS, *solov2.RECORDS)
@@ -46,7 +46,7 @@ TABLES: dict[type[ModelConfig], Mapping[str, NameTable]] = {
 def load_torchvision(state_dict: Arrays, config: ModelConfig) -> dict[str, Any]:
     """Return variables from torchvision's state dict of NumPy arrays, with old names or new.
 
-    `config` needs `predict_background=True`, and `num_classes` without the background. Raises
+    `config` must have `predict_background=True`, and `num_classes` without the background. Raises
     ValueError that lists missing, unused and misshapen arrays, or if torchvision has no such model.
     """
     return _load(state_dict, config, "torchvision")
@@ -75,10 +75,9 @@ def load_solo(state_dict: Arrays, config: ModelConfig) -> dict[str, Any]:
 def load_checkpoint_file(path: pathlib.Path | str, config: ModelConfig) -> dict[str, Any]:
     """Return variables from a `.pth`, `.pkl`, `.safetensors` or `.npz` of any codebase.
 
-    The names in the file tell the codebase. Nothing in the file is executed (see
+    The codebase is recognised by the names of the arrays. Nothing in the file is executed (see
     `jaxseg.zoo.files`). Errors, which name the file, are those of `load_torchvision`.
     """
-
     return _read(path, lambda state: _load(state, config, _codebase(state, config)))
 
 

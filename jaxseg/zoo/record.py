@@ -1,4 +1,4 @@
-"""The record of a published model; `weights import`, `--help` and docs/models.md read it."""
+"""The record of a published model, the source of `weights import --model` and docs/models.md."""
 
 import dataclasses
 from collections.abc import Callable, Iterator

@@ -1,7 +1,7 @@
 """SOLOv2 in MMDetection, AdelaiDet and its authors' repository: published models and names.
 
-The layers are the same everywhere. A tower is named by its convolutions and normalisations in
-turn, and so is the path from a level of the pyramid to the mask feature.
+The layers are the same in all three. `_Heads` has the names in the towers, and in the branches from
+each level of the pyramid to the mask feature, layer by layer.
 """
 
 import dataclasses
@@ -153,6 +153,8 @@ Pair = tuple[str, str]
 
 
 class _Heads(NamedTuple):
+    """The names of the heads' layers in one codebase."""
+
     class_layer: Callable[[int], Pair]
     """From the number of a layer of the class tower, from 0, to its names."""
     kernel_layer: Callable[[int], Pair]

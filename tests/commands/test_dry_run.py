@@ -1,4 +1,4 @@
-"""`jaxseg train --dry-run`: the figures that it prints."""
+"""`jaxseg train --dry-run`: the numbers that it prints."""
 
 import dataclasses
 

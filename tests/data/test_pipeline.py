@@ -217,7 +217,7 @@ def test_masks_are_packed_and_unpacked_without_loss(targets):
     assert unpack_masks(unpacked, targets) is unpacked
 
 
-def test_a_batch_larger_than_the_data_set():
+def test_a_batch_larger_than_the_dataset():
     assert take_batches(1, batch_size=24)[0].images.shape == (24, 64, 64, 3)
 
 

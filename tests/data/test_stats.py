@@ -1,4 +1,5 @@
 import json
+import re
 
 import cv2
 import numpy as np
@@ -90,6 +91,7 @@ def test_the_check_lists_all_issues(tmp_path, capsys):
     for kind, count in FOUND.items():
         severity = "warnings" if kind in WARNINGS else "errors"
         assert f"{severity} {kind}: {count} in " in text.out
+    assert re.search(r"warnings box-zero: 1 in \S*train\.json", unwrap(text.out))
     assert "  annotation id 2 (segmentation): the RLE's counts do not add up" in text.out
     assert "image id 9 (file_name): " in unwrap(text.out)
     assert "... and 5 more; --out FILE lists them all" in text.out

@@ -209,14 +209,14 @@ def test_a_second_build_of_the_same_dataset_is_refused(folder, tmp_path, monkeyp
 
 
 def test_a_build_stops_at_an_undecodable_image_and_resumes_once_it_is_fixed(folder, tmp_path):
-    damaged = folder / "images" / "train_00000004.png"
-    good = damaged.read_bytes()
-    damaged.write_bytes(good[:-60])
+    truncated = folder / "images" / "train_00000004.png"
+    good = truncated.read_bytes()
+    truncated.write_bytes(good[:-60])
     with pytest.raises(ValueError, match=r"train_00000004.png cannot be decoded"):
         build(folder, tmp_path / "set", images_per_shard=2)
     names = [path.name for path in (tmp_path / "set.incomplete").iterdir()]
     assert sorted(names) == ["build.json", "coco_instances-train.array_record-00000-of-00004"]
-    damaged.write_bytes(good)
+    truncated.write_bytes(good)
     assert build(folder, tmp_path / "set", images_per_shard=2)
 
 

@@ -172,7 +172,7 @@ def copy(built, to):
     return to
 
 
-def test_a_damaged_dataset_is_an_error(pair, tmp_path):
+def test_a_corrupt_dataset_is_an_error(pair, tmp_path):
     path = copy(pair[1], tmp_path / "set")
     shard = path / "coco_instances-train.array_record-00001-of-00003"
     data = shard.read_bytes()
@@ -186,11 +186,11 @@ def test_a_damaged_dataset_is_an_error(pair, tmp_path):
         TfdsFolder(str(path)).open("train")
 
 
-def test_a_damaged_index_is_an_error(pair, tmp_path):
+def test_a_corrupt_index_is_an_error(pair, tmp_path):
     path = copy(pair[1], tmp_path / "set")
     index = path / "val.images.npy"
     index.write_bytes(b"no array")
-    with pytest.raises(ValueError, match=r"val.images.npy is damaged"):
+    with pytest.raises(ValueError, match=r"val.images.npy is corrupt"):
         TfdsFolder(str(path)).open("val")
     np.save(index, np.zeros((2, 3), np.int64))
     with pytest.raises(ValueError, match=r"val.images.npy does not match the 3 images"):

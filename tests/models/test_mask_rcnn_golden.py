@@ -24,12 +24,14 @@ from jaxseg.nn.resnet import ResNetConfig
 from jaxseg.types import Batch, MaskFrame
 from tests.goldens import difference, load_model, nchw
 
+pytestmark = pytest.mark.golden
+
 R18 = "maskrcnn_r18mini"
 R50 = pytest.param("maskrcnn_r50", marks=pytest.mark.slow)
 
 
 def golden_config(meta) -> MaskRCNNConfig:
-    """Our config for a golden's settings."""
+    """Return the config of a golden's settings."""
     c = meta["config"]
     small = "r18" in c["kind"]
     return MaskRCNNConfig(
@@ -295,7 +297,7 @@ def test_losses_and_gradients(golden, mode):
     assert worst < 1e-3
 
 
-def test_weights_go_out_as_they_came_in(golden):
+def test_weights_are_exported_as_they_were_imported(golden):
     exported = zoo.to_torchvision(golden.variables, golden.config)
     assert exported.keys() == golden.state.keys()
     for name, array in golden.state.items():
@@ -316,7 +318,7 @@ def test_names_are_strict(golden):
 
 
 def test_a_frozen_backbone_predicts_the_same(golden):
-    """Freezing moves parameters out of the optimiser's sight and changes no number."""
+    """Frozen layers move to the collection `frozen`, and the predictions stay the same."""
     config = dataclasses.replace(
         golden.config, backbone=dataclasses.replace(golden.config.backbone, freeze_at=2)
     )

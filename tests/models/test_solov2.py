@@ -132,7 +132,7 @@ def test_channels_that_do_not_divide_into_groups_are_refused():
         jax.eval_shape(lambda: config.build().init(jax.random.key(0), (1, 64, 64, 3)))
 
 
-def test_objects_of_one_size_in_one_place_are_told_apart_whatever_their_order():
+def test_the_order_of_objects_with_the_same_box_does_not_matter():
     batch = make_batch([(64, 64)], [2], targets=TARGETS)
     twins = batch._replace(
         boxes=np.repeat(batch.boxes[:, :1], 6, 1),

@@ -22,11 +22,13 @@ from jaxseg.zoo.solov2 import mmdet_table
 from tests.goldens import difference, load_model, nchw
 from tests.oracles.solo import centre_of_mass
 
+pytestmark = pytest.mark.golden
+
 R50 = pytest.param("solov2_r50", marks=pytest.mark.slow)
 
 
 def golden_config(meta, padded_size) -> SOLOv2Config:
-    """Our config for a golden's settings."""
+    """Return the config of a golden's settings."""
     backbone, head, test = (meta["config"][k] for k in ("backbone", "mask_head", "test_cfg"))
     feature = head["mask_feature_head"]
     return SOLOv2Config(

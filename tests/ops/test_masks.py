@@ -206,7 +206,7 @@ def golden_bitmap_targets(shared, size, aligned):
     gt_index=strategies.integers(4, 0, 1),
 )
 def test_targets_from_crops_agree_with_the_loop(masks, frames, rois, gt_index):
-    # Off the frame's rim, where the value jumps.
+    # Off the frame's border, where the value jumps.
     rois = rois + np.float32(2**-8)
     targets = mask_targets(masks, frames, rois, gt_index, size=4)
     for target, roi, i in zip(targets, rois, gt_index, strict=True):

@@ -53,7 +53,7 @@ def test_no_boxes():
 MAP, OUT, SCALE = (6, 7, 2), (2, 4), 0.25
 OPTIONS = [(ratio, aligned) for ratio in range(4) for aligned in (False, True)]
 OFFSET = np.float32(2**-8)
-"""Added to boxes in quarters of a pixel, it keeps samples off the map's rim, where RoIAlign is
+"""Added to boxes in quarters of a pixel, it keeps samples off the map's border, where RoIAlign is
 discontinuous, and sizes off those where the number of adaptive samples changes: there, rounding
 would decide the result."""
 
@@ -112,7 +112,7 @@ def test_values_and_gradients_agree_with_the_loops(
 @pytest.mark.parametrize("aligned", [False, True])
 @settings(max_examples=20, deadline=None)
 @given(features=maps(MAP), corner=strategies.integers((4, 2), -9, 8))
-def test_samples_on_the_rim_count(aligned, features, corner):
+def test_samples_on_the_border_count(aligned, features, corner):
     """Bins of 2 by 2 cells with their samples exactly on whole cells, -1 and the last included."""
     corner = (corner + (0 if aligned else 0.5)) / SCALE
     boxes = np.concatenate([corner, corner + np.asarray([[8, 4]]) / SCALE], axis=1)

@@ -26,10 +26,10 @@ def paste(mask: np.ndarray, box: np.ndarray, image_size: tuple[int, int]) -> np.
 
 
 def paste_integer(mask: np.ndarray, box: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
-    """Resize the mask with a rim of zeros to the grown box of whole pixels, and put it there."""
+    """Resize the mask with a border of zeros to the grown box of whole pixels, and put it there."""
     side = len(mask)
-    rimmed = np.zeros((side + 2, side + 2))
-    rimmed[1:-1, 1:-1] = mask
+    padded = np.zeros((side + 2, side + 2))
+    padded[1:-1, 1:-1] = mask
     x1, y1, x2, y2 = (float(value) for value in box)
     grown = (side + 2) / side
     left, right = grow(x1, x2, grown)
@@ -42,9 +42,9 @@ def paste_integer(mask: np.ndarray, box: np.ndarray, image_size: tuple[int, int]
             if 0 <= y < image_size[0] and 0 <= x < image_size[1]:
                 row = (i + 0.5) * (side + 2) / height - 0.5
                 column = (j + 0.5) * (side + 2) / width - 0.5
-                # Beyond the centres of the rim's cells, these are repeated.
+                # Beyond the centres of the border's cells, these are repeated.
                 row, column = min(max(row, 0), side + 1), min(max(column, 0), side + 1)
-                out[y, x] = interpolate(rimmed, row, column)
+                out[y, x] = interpolate(padded, row, column)
     return out
 
 

@@ -1,11 +1,10 @@
-r"""One step of a tiny model from a fixed state on a fixed global batch of 8 images, in a process of
-its own: on so many devices, by either transform, in pieces, on several hosts.
+r"""Make one step of a tiny model from a fixed state on a fixed global batch of 8 images.
 
-    python -m tests.training.one_step OUT.npz MODEL NORM TRANSFORM DEVICES PIECES \
-        [ADDRESS HOSTS HOST]
+    python -m tests.training.one_step OUT.npz MODEL NORM TRANSFORM DEVICES MICROBATCHES \
+        [ADDRESS NUM_PROCESSES PROCESS_ID]
 
 Images hold 6, 0, 1, 0, 0, 3, 2 and 0 objects, so that devices have unequal numbers and some none.
-Host 0 writes the new parameters and the metrics.
+Process 0 writes the new parameters and the metrics.
 """
 
 import dataclasses

@@ -165,7 +165,7 @@ def fail_writes(monkeypatch, errors):
 
 
 def test_a_failing_disk_does_not_hide_another_error(tmp_path, monkeypatch, log):
-    fail_writes(monkeypatch, [OSError("the disk is gone")])
+    fail_writes(monkeypatch, [OSError("the disk failed")])
     with pytest.raises(SimulatedCrash), Checkpoints(tmp_path):
         raise SimulatedCrash
     assert "could not be written" in log()
@@ -173,12 +173,12 @@ def test_a_failing_disk_does_not_hide_another_error(tmp_path, monkeypatch, log):
 
 def test_two_failed_writes_in_a_row_end_the_run(tmp_path, uninterrupted, monkeypatch, log):
     # `save` waits before step 1, Orbax waits as it saves step 1, `save` waits before step 2.
-    errors = [OSError("the disk is gone"), None, OSError("the disk is still gone")]
+    errors = [OSError("the disk failed"), None, OSError("the disk failed again")]
     fail_writes(monkeypatch, errors)
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, uninterrupted, METADATA)
         assert "could not be written" in log()
-        with pytest.raises(OSError, match=r"could not be written to .*: the disk is still gone"):
+        with pytest.raises(OSError, match=r"could not be written to .*: the disk failed again"):
             checkpoints.save(2, uninterrupted, METADATA)
         monkeypatch.undo()
 
@@ -267,10 +267,10 @@ def test_a_signal_skips_the_evaluation(tmp_path, step):
 
 def test_a_failed_save_is_not_reported_as_saved(tmp_path, monkeypatch):
     def fail(self):
-        raise OSError("the disk is gone")
+        raise OSError("the disk failed")
 
     monkeypatch.setattr(Checkpoints, "wait_until_finished", fail)
-    with pytest.raises(OSError, match="the disk is gone"):
+    with pytest.raises(OSError, match="the disk failed"):
         run(tmp_path, at_step={5: lambda: os.kill(os.getpid(), signal.SIGTERM)})
 
 

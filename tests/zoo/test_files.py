@@ -350,7 +350,7 @@ def test_tensors_that_reach_outside_their_storage(tmp_path, write, size, stride,
         read_state_dict(path)
 
 
-def test_a_storage_shorter_than_said(tmp_path):
+def test_a_storage_shorter_than_declared(tmp_path):
     path = torch_zip(tmp_path / "w.pth", {"a": whole("Float", "0", np.ones(5, np.float32))})
     short = tmp_path / "short.pth"
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(short, "w") as new:
@@ -366,7 +366,7 @@ def test_storages_that_numpy_has_no_numbers_for(tmp_path):
         read_state_dict(path)
 
 
-# Damaged and other files
+# Corrupt and other files
 
 
 @pytest.mark.parametrize("kind", ["npz", "safetensors", "zip", "legacy", "pickle"])

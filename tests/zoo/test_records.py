@@ -53,7 +53,7 @@ def test_preprocessing_and_experiment_exist(name):
         assert (ROOT / "experiments" / f"{file}.py").is_file()
 
 
-def test_the_document_is_the_one_that_the_records_make():
+def test_docs_models_is_up_to_date():
     spec = importlib.util.spec_from_file_location("model_table", ROOT / "scripts/model_table.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)

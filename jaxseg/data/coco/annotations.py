@@ -13,7 +13,7 @@ from jaxseg.data.ragged import flatten_numbers
 from jaxseg.data.source import Category
 
 _MIN_BOX_MASK_IOU = 0.5
-"""Of a box and its mask's tight box, where their sides are more than a pixel apart."""
+"""Least IoU of a box and its mask's tight box, unless all sides are within a pixel."""
 
 
 class Images(NamedTuple):

@@ -1,4 +1,4 @@
-"""Writing a source as COCO-format data."""
+"""Write a source as COCO-format data."""
 
 import json
 import pathlib

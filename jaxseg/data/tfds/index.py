@@ -30,7 +30,7 @@ def write_index(folder: pathlib.Path, split: str, index: np.ndarray) -> None:
 def read_index(folder: pathlib.Path, split: str, count: int) -> np.ndarray | None:
     """Read the index of a split of `count` images; None if there is none.
 
-    Raises ValueError if the file is damaged or belongs to other data.
+    Raises ValueError if the file is corrupt or belongs to other data.
     """
     path = _path(folder, split)
     if not path.is_file():
@@ -38,7 +38,7 @@ def read_index(folder: pathlib.Path, split: str, count: int) -> np.ndarray | Non
     try:
         index = np.load(path, allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise ValueError(f"{path} is damaged, delete it: {error}") from error
+        raise ValueError(f"{path} is corrupt, delete it: {error}") from error
     if index.shape != (count, 3) or index.dtype != np.int64:
         raise ValueError(f"{path} does not match the {count} images of the split, delete it")
     return index

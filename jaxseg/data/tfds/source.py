@@ -113,7 +113,7 @@ class TfdsSource:
         except Exception as error:  # ArrayRecord and TFDS raise many types
             raise ValueError(
                 f"{self.path}, split {self.split}: record {index} cannot be read, the dataset is "
-                f"damaged: {error}"
+                f"corrupt: {error}"
             ) from error
 
     def _build_index(self) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Writing a COCO-format folder as a TFDS dataset in ArrayRecord, shard by shard.
+"""Write a COCO-format folder as a TFDS dataset in ArrayRecord, shard by shard.
 
 An unfinished dataset has the name `<out>.incomplete`. Each shard is written atomically, and the
 folder is renamed when all shards are on the disk. So the same call resumes an interrupted build at
