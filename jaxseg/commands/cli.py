@@ -32,10 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _exit_status(name, lambda: run(command, overrides))
     try:
         status = _exit_status(name, lambda: run(command, overrides), processes)
+    except SystemExit as stop:  # a usage error that tyro has printed
+        status = stop.code if isinstance(stop.code, int) else 1
     except BaseException:
         traceback.print_exc()
         status = 1
-    if status == 1:
+    if status in (1, 2):
         # JAX's regular shutdown waits minutes for the other processes, which wait for this one.
         sys.stdout.flush()
         sys.stderr.flush()
