@@ -26,6 +26,7 @@ hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
@@ -36,3 +37,11 @@ def shared() -> pathlib.Path:
     if not SHARED.is_dir():
         pytest.skip(f"development data not found at {SHARED}")
     return SHARED
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep a module's tests on one worker, and those of the commands, which share a training."""
+    for item in items:
+        module = item.path.relative_to(ROOT / "tests")
+        group = module.parts[0] if module.parts[0] == "commands" else str(module)
+        item.add_marker(pytest.mark.xdist_group(group))

@@ -29,12 +29,13 @@ class TinyBackboneConfig:
     width: int = 8
     norm: NormKind = "group"
     remat: bool = False
+    freeze_at: int = 0
 
     def build(self) -> nn.Module:
         return TinyBackbone(self)
 
     def is_frozen(self, layer: str) -> bool:
-        return False
+        return int(layer.removeprefix("stage")[0]) <= self.freeze_at
 
 
 class TinyBackbone(nn.Module):
@@ -57,7 +58,9 @@ class TinyBackbone(nn.Module):
                 name=f"stage{stage}_conv",
             )(x)
             mask = extent_mask(level_extent(padded_size, stride), *x.shape[1:3])
-            x = make_norm(self.config.norm, name=f"stage{stage}_norm")(x, mask, train)
+            x = make_norm(self.config.norm, name=f"stage{stage}_norm")(
+                x, mask, train and self.config.freeze_at < stage
+            )
             x = zero_outside(nn.relu(x), mask)
             maps[stride] = x
         return maps
@@ -110,7 +113,7 @@ def tiny_solov2_config(norm="group") -> SOLOv2Config:
 
 
 def toy_model():
-    """One weight, two losses: a weighted sum of pixels, noisy by index, and an unweighted one."""
+    """Return a model of one weight and two loss terms, of which the first is noisy by index."""
 
     def loss(variables, batch, key):
         w, count = variables["params"]["w"], batch.valid.sum(1).astype(jnp.float32)
@@ -129,8 +132,10 @@ def toy_model():
 
 
 def make_batch(sizes, objects, bucket=(64, 64), slots=SLOTS, seed=0, targets=CROPS):
-    """Random images of true `sizes` with `objects[i]` objects each; the same image and
-    objects for the same seed and size whatever the bucket and the slots."""
+    """Return a batch of random images of true `sizes` with `objects[i]` objects each.
+
+    The images and objects depend on the seed and the sizes, not on the bucket and the slots.
+    """
     count = len(sizes)
     images = np.zeros((count, *bucket, 3), np.uint8)
     boxes = np.zeros((count, slots, 4), np.float32)

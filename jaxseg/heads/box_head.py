@@ -54,8 +54,8 @@ class BoxHeadConfig:
     """Detections with a shorter side are dropped, in pixels; 0.01 in torchvision."""
     nms_threshold: float = 0.5
     pre_nms_topk: int = 2000
-    """Best (box, class) pairs that NMS receives. It is exact unless these keep fewer than
-    `detections_per_image` while more pairs pass the score threshold."""
+    """Best (box, class) pairs that NMS receives. The result is exact unless NMS keeps fewer than
+    `detections_per_image` of them while more pairs pass the score threshold."""
     detections_per_image: int = 100
 
 
@@ -88,7 +88,7 @@ class BoxHead(nn.Module):
             return nn.Dense(features, kernel_init=init, dtype=x.dtype, name=name)(x)
 
         for number in range(1, config.num_fc + 1):
-            x = nn.relu(dense(x, config.fc_dim, xavier, f"fc{number}"))
+            x = nn.relu(dense(x, config.fc_dim, xavier, f"hidden{number}"))
         logits = dense(x, self.num_classes + 1, normal(0.01), "logit").astype(jnp.float32)
         deltas = dense(x, 4 * self.outputs, normal(0.001), "delta").astype(jnp.float32)
         return logits, deltas.reshape(-1, self.outputs, 4)

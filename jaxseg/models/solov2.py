@@ -4,15 +4,15 @@
                               -> one mask feature for the whole image
     kernel * mask feature -> a mask for each cell that holds an object -> Matrix NMS
 
-There are no boxes and no RoIs: the cells around an object's centre of mass learn its class and a
-kernel that draws its mask.
+There are no boxes and no RoIs: the cells around an object's centre of mass predict its class and a
+kernel, and the convolution of the mask feature with the kernel is its mask.
 
 Terms:
     grid  the S x S cells that a level of the pyramid is resized to, whatever its shape
     K     cells of all grids of an image, in the order (level, y, x)
     Q     candidates: the best (cell, class) pairs of an image, padded
     P     (cell, object) pairs of an image whose masks are learned, padded
-    E     numbers of a kernel: channels of the mask feature times its `kernel_size` squared
+    E     length of a kernel: channels of the mask feature times `kernel_size` squared
 """
 
 import dataclasses
@@ -55,7 +55,7 @@ CLASS_PRIOR = 0.01
 
 @dataclasses.dataclass(frozen=True)
 class SOLOv2Config:
-    """Settings of a SOLOv2; the defaults are R50-FPN on COCO, as the paper and MMDetection train.
+    """Settings of a SOLOv2; the defaults are those of the paper and MMDetection (R50-FPN).
 
     `jaxseg.zoo` holds those of other codebases' published models.
     """
@@ -93,8 +93,8 @@ class SOLOv2Config:
     mask_loss_weight: float = 3.0
     score_threshold: float = 0.1
     pre_nms_topk: int = 500
-    """Best (cell, class) pairs whose masks are computed: memory grows with it and with nothing
-    else. Exact unless more of them pass the score threshold."""
+    """Best (cell, class) pairs whose masks are computed; no other setting of the prediction grows
+    its memory. The result is exact unless more pairs pass the score threshold."""
     min_mask_area: tuple[int, ...] = (8, 8, 16, 32, 32)
     """For each grid, masks of no more cells than this are dropped."""
     matrix_nms_kernel: Literal["gaussian", "linear"] = "gaussian"
@@ -103,14 +103,16 @@ class SOLOv2Config:
     """Least score after Matrix NMS."""
     detections_per_image: int = 100
     size_divisibility: int | tuple[int, int] = 32
-    """Each image's size is rounded up to a multiple of this, as the references pad it."""
+    """Each image's size is rounded up to a multiple of this, as other codebases pad it (torchvision
+    `size_divisible`, MMDetection `pad_size_divisor`); see `jaxseg.nn.padding`."""
     compute_dtype: ComputeDtype = "float32"
 
     def build(self) -> Model:
         """Return the model.
 
         Images are `[B, H, W, 3]` RGB, uint8 or float32 from 0 to 255, with H and W multiples of
-        32. `loss` returns the terms `class` and `mask` and the metric `positives_dropped`.
+        32 and of `size_divisibility`. `loss` returns the terms `class` and `mask` and the metric
+        `positives_dropped`.
         """
         if not len(self.num_grids) == len(self.scale_ranges) == len(self.min_mask_area) == 5:
             raise ValueError(
@@ -216,7 +218,7 @@ class MaskFeatureHead(nn.Module):
 
 
 class SOLOv2(nn.Module):
-    """The layers of SOLOv2; `_loss` and `_predict` put them together."""
+    """The layers of SOLOv2; `_loss` and `_predict` combine them."""
 
     config: SOLOv2Config
 
@@ -261,10 +263,10 @@ def mask_logits(
 def make_targets(
     config: SOLOv2Config, batch: Batch, padded_size: Int[Array, "B 2"]
 ) -> ops.GridTargets:
-    """Assign the cells of each image to its objects, whatever the objects' order.
+    """Assign the cells of each image to its objects, independently of the objects' order.
 
-    A cell that two objects share belongs to the smaller one; of two as large, to the one of the
-    lower label, then of the lower centre.
+    A cell that two objects share belongs to the smaller one. Of two objects with boxes of the same
+    area, it belongs to the one with the higher label, then with the larger x, then y of the centre.
     """
     if batch.centers is None:
         raise ValueError("SOLOv2 learns from the masks' centres: the batch must have `centers`")
@@ -294,7 +296,9 @@ def make_targets(
     )
 
 
-def _loss(net: Any, batch: Batch, key: jax.Array) -> tuple[dict[str, LossTerm], dict[str, Average]]:
+def _loss(
+    net: SOLOv2, batch: Batch, key: jax.Array
+) -> tuple[dict[str, LossTerm], dict[str, Average]]:
     del key  # nothing is sampled
     padded_size = round_up_size(batch.image_size, net.config.size_divisibility)
     logits, kernels, feature = net(batch.images, batch.image_size, padded_size, train=True)
@@ -319,14 +323,14 @@ def solo_losses(
     class_loss = losses.sigmoid_focal_loss(logits, truth.astype(logits.dtype)).sum()
     inside = extent_mask(level_extent(padded_size, MASK_STRIDE), *feature.shape[1:3])[..., 0]
 
-    # The masks of all pairs are the largest arrays: they are computed again for the gradient.
+    # The masks of all pairs are the largest arrays: the backward pass computes them again.
     @jax.checkpoint
     def image_dice(
         kernels: Array, feature: Array, inside: Array, masks: Array, targets: ops.GridTargets
     ) -> Array:
         probability = nn.sigmoid(mask_logits(feature, kernels[targets.cell]))  # [P, h, w]
         truth = masks[targets.gt_index].astype(feature.dtype)
-        dice = losses.dice_loss(probability * inside[None], truth)
+        dice = losses.dice_loss(jnp.where(inside[None], probability, 0), truth)
         return jnp.where(targets.valid, dice, 0).sum()
 
     dice = jax.vmap(image_dice)(kernels, feature, inside, batch.masks, targets).sum()
@@ -349,7 +353,7 @@ def _count_cells(targets: ops.GridTargets, cells: int) -> Int[Array, ""]:
     return jax.vmap(one_image)(targets.cell, targets.valid).sum()
 
 
-def _predict(net: Any, images: jax.Array, image_size: jax.Array) -> Detections:
+def _predict(net: SOLOv2, images: Array, image_size: Int[Array, "B 2"]) -> Detections:
     config = net.config
     padded_size = round_up_size(image_size, config.size_divisibility)
     logits, kernels, feature = net(images, image_size, padded_size, train=False)
@@ -377,13 +381,15 @@ def select_instances(
 
     extent = level_extent(padded_size, MASK_STRIDE)
     inside = extent_mask(extent[None], *feature.shape[:2])[..., 0]
-    probability = nn.sigmoid(mask_logits(feature, kernels[cell])) * inside  # [Q, h, w]
+    probability = nn.sigmoid(mask_logits(feature, kernels[cell]))
+    probability = jnp.where(inside, probability, 0)  # [Q, h, w]
     binary = probability > 0.5
     area = binary.sum((1, 2))
     cells_per_grid = [grid * grid for grid in config.num_grids]
     min_area = jnp.asarray(np.repeat(config.min_mask_area, cells_per_grid))  # [K]
     usable = (top > config.score_threshold) & (area > min_area[cell])
-    maskness = (probability * binary).sum((1, 2)) / jnp.maximum(area, 1)
+    inside_sum = jnp.where(binary, probability, 0).sum((1, 2))
+    maskness = inside_sum / jnp.maximum(area, 1).astype(probability.dtype)
     decayed = ops.matrix_nms(
         binary,
         label,

@@ -1,8 +1,9 @@
 """Normalisation layers that exclude padding from their statistics.
 
 Each computes in float32 and returns the dtype of its input. It is called as
-`norm(x, mask, train)`: `x [B, h, w, C]`, `mask [B, h, w, 1]` (true where `x` is data;
-statistics are taken over those cells alone) and whether this is a training step. The kinds:
+`norm(x, mask, train)`: `x [B, h, w, C]`, `mask [B, h, w, 1]` (false in the padding;
+statistics are taken over the other cells, the "data cells") and `train`, true in a training step.
+The kinds:
 
     frozen      batch norm with fixed statistics, scale and bias, as detectors are fine-tuned
                 from ImageNet (He et al. 2017, arXiv 1703.06870, section 3.1)
@@ -111,7 +112,8 @@ class GroupNorm(nn.Module):
         grouped = x.astype(jnp.float32)
         grouped = grouped.reshape(batch, height, width, groups, channels // groups)
         inside = mask[..., None]  # [B, h, w, 1, 1]
-        count = jnp.maximum(inside.sum((1, 2, 3, 4), keepdims=True), 1) * (channels // groups)
+        cells = inside.sum((1, 2, 3, 4), keepdims=True, dtype=jnp.float32)
+        count = jnp.maximum(cells, 1) * (channels // groups)
         mean = jnp.where(inside, grouped, 0).sum((1, 2, 4), keepdims=True) / count
         centred = jnp.where(inside, grouped - mean, 0)
         var = (centred * centred).sum((1, 2, 4), keepdims=True) / count

@@ -23,7 +23,7 @@ def resize(
     highest = jax.lax.Precision.HIGHEST
     rows = _weights(extent[:, 0], new_extent[:, 0], x.shape[1], shape[0])  # [B, H, h]
     columns = _weights(extent[:, 1], new_extent[:, 1], x.shape[2], shape[1])  # [B, W, w]
-    resized = jnp.einsum("bHh,bhwc->bHwc", rows, x, precision=highest)
+    resized = jnp.einsum("bHh,bhwc->bHwc", rows, x.astype(jnp.float32), precision=highest)
     resized = jnp.einsum("bWw,bHwc->bHWc", columns, resized, precision=highest)
     return resized.astype(x.dtype)
 
@@ -31,11 +31,14 @@ def resize(
 def _weights(
     size: Int[Array, " B"], new_size: Int[Array, " B"], cells: int, new_cells: int
 ) -> Float[Array, "B new_cells cells"]:
-    scale = size.astype(jnp.float32) / new_size.astype(jnp.float32)
+    """Return the weights of a map's cells in each new cell, along one axis."""
+    size, new_size = size.astype(jnp.float32), new_size.astype(jnp.float32)
+    scale = size / new_size
     new = jnp.arange(new_cells, dtype=jnp.float32)[None, :]
     position = jnp.clip((new + 0.5) * scale[:, None] - 0.5, 0, (size - 1)[:, None])
     weights = bilinear_weights(position, cells)  # [B, new_cells, cells]
-    return weights * (new < new_size[:, None])[..., None]
+    inside = (new < new_size[:, None])[..., None]  # [B, new_cells, 1]
+    return jnp.where(inside, weights, 0)
 
 
 def upsample2x(

@@ -1,4 +1,4 @@
-"""Pure array functions for ONE image, without Flax; `jax.vmap` makes them batched."""
+"""Pure array functions for one image, without Flax; `jax.vmap` batches them."""
 
 from jaxseg.ops.anchors import cell_anchors, grid_anchors
 from jaxseg.ops.boxes import (

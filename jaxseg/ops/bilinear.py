@@ -20,7 +20,7 @@ Paste = Literal["grid_sample", "integer"]
 """The way that a mask is laid over its box.
 
 `grid_sample` samples the mask at pixel centres, with zeros around it, as Detectron2's and
-MMDetection's `grid_sample` do. `integer` puts a rim of zeros around the mask, grows the box by one
+MMDetection's `grid_sample` do. `integer` pads the mask with a border of zeros, grows the box by one
 cell on every side, cuts it to whole pixels and resizes the mask to it, as torchvision's
 `paste_masks_in_image` does.
 """
@@ -90,6 +90,6 @@ def paste_weights(
         offset = pixels[None, :] - first[:, None]
         covered = (offset >= 0) & (offset < (stop - first)[:, None])  # [N, P]
         position = (offset + 0.5) * ((cells + 2) / (stop - first))[:, None] - 0.5
-        # The rim's cells are 0 and `cells + 1`; they hold zeros and need no weights.
+        # The border's cells are 0 and `cells + 1`; they hold zeros and get no weights.
         position = xp.clip(position, 0, cells + 1) - 1
     return bilinear_weights(xp.where(covered, position, _NO_CELL), cells)

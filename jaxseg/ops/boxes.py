@@ -71,7 +71,7 @@ def clip_boxes(
     >>> clip_boxes(jnp.asarray([[-2.0, 1.0, 9.0, 9.0]]), (6, 8)).tolist()
     [[0.0, 1.0, 8.0, 6.0]]
     """
-    height, width = image_size[0], image_size[1]
+    height, width = (jnp.asarray(side, boxes.dtype) for side in (image_size[0], image_size[1]))
     x = jnp.clip(boxes[..., 0::2], 0, width)
     y = jnp.clip(boxes[..., 1::2], 0, height)
     return jnp.stack([x[..., 0], y[..., 0], x[..., 1], y[..., 1]], axis=-1)

@@ -110,7 +110,7 @@ def bitmap_targets(
     size: int,
     aligned: bool,
 ) -> Float[Array, "R size size"]:
-    """Return the references' targets: adaptive RoIAlign of the masks of the whole image, soft.
+    """Return other codebases' targets: adaptive RoIAlign of the masks of the whole image, soft.
 
     The masks may be padded; `image_size` is the image's true `(height, width)`.
     Torchvision pools without `aligned`, half a pixel further to the right and below, and
@@ -152,7 +152,7 @@ def _target_weights(
     point = (start - frame_start)[:, None] + fraction[None, :] * (end - start)[:, None]
     point = point * scale[:, None]  # in cells from the frame's start; [R, samples]
     inside = (point >= 0) & (point <= cells) & (length > 0)[:, None]
-    # Cell centres are at halves; within half a cell of the rim the outer cell is repeated.
+    # Cell centres are at halves; within half a cell of the border the outer cell is repeated.
     weights = bilinear_weights(jnp.clip(point - 0.5, 0, cells - 1), cells)
-    weights = weights * inside[..., None]  # [R, samples, cells]
+    weights = jnp.where(inside[..., None], weights, 0)  # [R, samples, cells]
     return weights.reshape(-1, bins, _SAMPLES_PER_BIN, cells).mean(axis=2)

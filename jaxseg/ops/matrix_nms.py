@@ -57,9 +57,9 @@ def matrix_nms(
     # From here on, all arrays are in descending order of score.
     order = jnp.argsort(jnp.where(valid, -scores, jnp.inf), stable=True)
     labels, valid = labels[order], valid[order]
-    iou = _mask_iou(masks[order], scores.dtype)  # [N, N]
+    iou = _mask_iou(masks[order], scores.dtype)  # [N, N]: mask i in rows, mask j in columns
     rank = jnp.arange(count)
-    decays = (rank[:, None] < rank[None, :]) & (labels[:, None] == labels[None, :])  # row: i
+    decays = (rank[:, None] < rank[None, :]) & (labels[:, None] == labels[None, :])
     iou = jnp.where(decays & valid[:, None] & valid[None, :], iou, 0)
     compensation = iou.max(axis=0, initial=0)  # c(i), [N]
     if kernel == "gaussian":

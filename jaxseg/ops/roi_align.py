@@ -7,7 +7,7 @@ Terms:
              the mean of its samples
     S        samples of a bin along one axis
     tap      one of the two cells, along one axis, that a sample is interpolated from
-    extent   the `(h, w)` part of a feature map that is image; beyond it lies padding
+    extent   the `(h, w)` part of a feature map that is image; the rest is padding
     K        cells of all maps, in one list
 
 Bilinear interpolation is separable, so each axis has its own taps: cells of the map and
@@ -205,7 +205,8 @@ def _taps(
 
     `start` and `end` are in cells, `bins` is the number of bins.
     """
-    last = (jnp.broadcast_to(jnp.asarray(size), start.shape) - 1)[:, None, None]  # index of a cell
+    size = jnp.broadcast_to(jnp.asarray(size, start.dtype), start.shape)
+    last = (size - 1)[:, None, None]  # index of the last cell
     if aligned:
         start, length = start - 0.5, end - start
     else:
@@ -219,12 +220,14 @@ def _taps(
     counted = (jnp.arange(max_samples, dtype=start.dtype)[None, :] < count[:, None])[:, None, :]
     counted &= (position >= -1) & (position <= last + 1) & (last >= 0)
     last = jnp.maximum(last, 0)
-    position = jnp.clip(position, 0, last.astype(start.dtype))
-    low = jnp.floor(position).astype(jnp.int32)
+    position = jnp.clip(position, 0, last)
+    low = jnp.floor(position)
     fraction = position - low
-    share = counted / jnp.maximum(count, 1)[:, None, None]  # of the bin's mean, [R, bins, S]
+    share = (
+        counted.astype(start.dtype) / jnp.maximum(count, 1)[:, None, None]
+    )  # of the bin's mean, [R, bins, S]
     return Taps(
-        jnp.stack([low, jnp.minimum(low + 1, last)], axis=-1),  # [R, bins, S, 2]
+        jnp.stack([low, jnp.minimum(low + 1, last)], axis=-1).astype(jnp.int32),  # [R, bins, S, 2]
         jnp.stack([(1 - fraction) * share, fraction * share], axis=-1),
         count.max(initial=0).astype(jnp.int32),
     )
@@ -236,7 +239,8 @@ def _adaptive_samples(
     """Return `ceil(length / bins)`, the number of samples of a bin of each RoI."""
     count = jnp.ceil(length / bins)
     # A compiled quotient can be slightly above its true value, so that the count for 21 / 7 is 4.
-    return jnp.clip(count - ((count - 1) * bins >= length), 0, max_samples)
+    is_above = ((count - 1) * bins >= length).astype(count.dtype)
+    return jnp.clip(count - is_above, 0, max_samples)
 
 
 def _sample_positions(

@@ -6,7 +6,8 @@ that a device with few objects has no more influence than it should.
 Terms:
     microbatch  a part of a device's images that is computed at once. With several, the gradients
                 of all are added before the parameters change (gradient accumulation)
-    share       the part of a global mean that one microbatch contributes; shares add up to it
+    contribution
+                one microbatch's part of a global mean; the contributions add up to it
     ema         exponential moving average of the parameters
 """
 
@@ -34,7 +35,7 @@ class TrainState(NamedTuple):
     """The model's other collections, such as running statistics."""
     opt_state: optax.OptState
     ema: Any = None
-    """The moving average of `params`, where the run keeps one."""
+    """The EMA of `params`, where the run keeps one."""
 
 
 def init_variables(model: Model, image_shape: tuple[int, ...], seed: int) -> Variables:
@@ -88,57 +89,58 @@ def make_step(
         losses = model.loss({"params": params, **model_state}, batch, key)
         if counts is None:
             counts = _psum(_counts(losses))
-        # Each microbatch differentiates its own share of the global mean; the shares add up.
-        terms = {name: _loss_share(term, counts[name]) for name, term in losses.terms.items()}
-        metrics = {name: _share(m, counts[name]) for name, m in losses.metrics.items()}
+        # Each microbatch differentiates its contribution to the global mean.
+        terms = {n: _loss_contribution(term, counts[n]) for n, term in losses.terms.items()}
+        metrics = {n: _contribution(metric, counts[n]) for n, metric in losses.metrics.items()}
         loss = sum(terms.values(), jnp.zeros(()))
         return loss, (terms | metrics | {"loss": loss}, losses.state)
 
     gradient = jax.grad(objective, has_aux=True)
 
     def accumulate(state: TrainState, batch: Batch, key: Array) -> tuple[Any, tuple]:
-        """Return gradients, shares and model state over all microbatches.
+        """Return the sums of gradients and metric contributions, and the model state after all.
 
-        The counts are computed first, since each share is divided by those of all microbatches.
-        XLA drops everything that no count depends on from that pass.
+        The counts are computed first, since each contribution is divided by those of all
+        microbatches. XLA removes everything that no count depends on from that pass.
         """
-        parts = jax.tree.map(lambda x: x.reshape(grad_accum_steps, -1, *x.shape[1:]), batch)
+        microbatches = jax.tree.map(lambda x: x.reshape(grad_accum_steps, -1, *x.shape[1:]), batch)
 
-        def count(part: Batch) -> Counts:
-            losses = model.loss({"params": state.params, **state.model_state}, part, key)
+        def count(microbatch: Batch) -> Counts:
+            losses = model.loss({"params": state.params, **state.model_state}, microbatch, key)
             return _counts(losses)
 
-        counts = _psum(jax.tree.map(jnp.sum, jax.lax.map(count, parts)))
+        counts = _psum(jax.tree.map(jnp.sum, jax.lax.map(count, microbatches)))
 
-        def add(carry: tuple, part: Batch) -> tuple[tuple, None]:
-            grads, shares, model_state = carry
-            more, (more_shares, model_state) = gradient(
-                state.params, model_state, part, key, counts
+        def add(carry: tuple, microbatch: Batch) -> tuple[tuple, None]:
+            grads, metrics, model_state = carry
+            more, (more_metrics, model_state) = gradient(
+                state.params, model_state, microbatch, key, counts
             )
-            sums = jax.tree.map(jnp.add, (grads, shares), (more, more_shares))
+            sums = jax.tree.map(jnp.add, (grads, metrics), (more, more_metrics))
             return (*sums, model_state), None
 
-        first = jax.tree.map(lambda x: x[0], parts)
+        first = jax.tree.map(lambda x: x[0], microbatches)
         shapes = jax.eval_shape(gradient, state.params, state.model_state, first, key, counts)
-        grads, shares = jax.tree.map(
+        grads, metrics = jax.tree.map(
             lambda x: jnp.zeros(x.shape, x.dtype), (shapes[0], shapes[1][0])
         )
-        (grads, shares, model_state), _ = jax.lax.scan(
-            add, (grads, shares, state.model_state), parts
+        (grads, metrics, model_state), _ = jax.lax.scan(
+            add, (grads, metrics, state.model_state), microbatches
         )
-        return grads, (shares, model_state)
+        return grads, (metrics, model_state)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         if grad_accum_steps > 1:
-            grads, (shares, model_state) = accumulate(state, batch, key)
+            grads, (metrics, model_state) = accumulate(state, batch, key)
         else:
-            grads, (shares, model_state) = gradient(
+            grads, (metrics, model_state) = gradient(
                 state.params, state.model_state, batch, key, None
             )
-        grads, metrics = _psum((grads, shares))
+        grads, metrics = _psum((grads, metrics))
         metrics = metrics | {"grad_norm": optax.tree.norm(grads)}
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        with jax.numpy_dtype_promotion("standard"):  # Optax mixes integer counts with floats
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         new = state._replace(params=params, model_state=model_state, opt_state=opt_state)
         if ema_decay is not None:
@@ -163,21 +165,21 @@ def _counts(losses: Losses) -> Counts:
     return {name: value.count for name, value in both.items()}
 
 
-def _share(value: LossTerm | Average, count: Float[Array, ""]) -> Float[Array, ""]:
+def _contribution(value: LossTerm | Average, count: Float[Array, ""]) -> Float[Array, ""]:
     """Divide this microbatch's total by the global count; 0 where nothing was counted."""
     return value.total / jnp.where(count > 0, count, 1)
 
 
-def _loss_share(term: LossTerm, count: Float[Array, ""]) -> Float[Array, ""]:
-    """Return this microbatch's share of the weighted term."""
-    return term.weight * _share(term, jax.lax.stop_gradient(count) + term.offset)
+def _loss_contribution(term: LossTerm, count: Float[Array, ""]) -> Float[Array, ""]:
+    """Return this microbatch's contribution to the weighted term."""
+    return term.weight * _contribution(term, jax.lax.stop_gradient(count) + term.offset)
 
 
 def update_ema(ema_params: Any, params: Any, decay: float, step: Int[Array, ""]) -> Any:
-    """Move the average towards `params` by one step.
+    """Return the EMA after one step: `decay * ema_params + (1 - decay) * params`.
 
-    Early in a run the average is short, so that the random start is soon forgotten (TensorFlow's
-    ExponentialMovingAverage with `num_updates`).
+    Early in a run the decay is lower, so that the initial parameters soon lose their weight
+    (TensorFlow's ExponentialMovingAverage with `num_updates`).
     """
     kept = jnp.minimum(decay, (1 + step) / (10 + step)).astype(jnp.float32)
     return jax.tree.map(

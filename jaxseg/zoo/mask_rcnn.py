@@ -159,7 +159,7 @@ UPSAMPLE = Layout(
 
 
 def _flattened(pool_size: int) -> Layout:
-    """Return the layout of a dense layer on flattened maps: channels first there, last here."""
+    """Return the layout of a dense layer on flattened maps: CHW in the source, HWC in jaxseg."""
 
     def from_source(x: np.ndarray) -> np.ndarray:
         cells = x.reshape(x.shape[0], -1, pool_size, pool_size)
@@ -333,7 +333,7 @@ def _fc_layers(config: MaskRCNNConfig, names: list[str]) -> Iterator[Entry]:
     """Yield the box head's fully connected layers; the first one reads flattened maps."""
     for number, name in enumerate(names, start=1):
         layout = _flattened(config.box.pooler_resolution) if number == 1 else DENSE
-        yield from layer_entries(name, ("box_head", f"fc{number}"), layout)
+        yield from layer_entries(name, ("box_head", f"hidden{number}"), layout)
 
 
 TABLES = {

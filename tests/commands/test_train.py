@@ -81,6 +81,7 @@ def test_num_classes_must_match_the_data(tmp_path):
         train_command.train(mismatched, tmp_path)
 
 
+@pytest.mark.slow
 def test_non_finite_losses_name_the_step_and_the_terms(tmp_path):
     optimizer = OptimizerConfig(warmup_steps=0, learning_rate=1e30, grad_clip_norm=1e30)
     train = dataclasses.replace(EXPERIMENT.train, optimizer=optimizer, max_consecutive_nonfinite=2)

@@ -1,14 +1,18 @@
-"""The promises of every model. A new model is one more line in MODELS."""
+"""Test the protocol of `jaxseg.model` on every model. A new model is one more line in MODELS."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxseg.nn.resnet import ResNetConfig
 from jaxseg.types import Batch, MaskFrame
 from tests.tiny import make_batch, tiny_config, tiny_solov2_config
 
 MODELS = {"mask_rcnn": tiny_config, "solov2": tiny_solov2_config}
+RESNET = ResNetConfig(depth=18, width=8, norm="group")
 SIZES = [(64, 64), (40, 52)]
 KEY = jax.random.key(7)
 
@@ -16,7 +20,8 @@ KEY = jax.random.key(7)
 class ModelUnderTest:
     """A model with its jitted functions, compiled once for all tests."""
 
-    def __init__(self, model):
+    def __init__(self, config):
+        self.config, model = config, config.build()
         self.model = model
         self.variables = jax.jit(model.init, static_argnums=1)(jax.random.key(0), (1, 64, 64, 3))
         self.predict = jax.jit(model.predict)
@@ -44,9 +49,14 @@ class ModelUnderTest:
         return make_batch(SIZES, objects, bucket, slots, targets=self.model.targets)
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(
+    scope="module",
+    params=[*MODELS, *(pytest.param(f"{name}, ResNet", marks=pytest.mark.slow) for name in MODELS)],
+)
 def subject(request):
-    return ModelUnderTest(MODELS[request.param]().build())
+    name, _, resnet = request.param.partition(", ")
+    config = MODELS[name]()
+    return ModelUnderTest(dataclasses.replace(config, backbone=RESNET) if resnet else config)
 
 
 def assert_same_losses(a, b, rtol=1e-4):
@@ -136,7 +146,7 @@ def test_weights_add_up_over_images(subject):
     assert_same_losses(whole, total)
 
 
-def test_a_data_set_of_mixed_images_compiles_once(subject):
+def test_images_of_mixed_sizes_compile_once(subject):
     def run(sizes, objects, seed):
         batch = make_batch(sizes, objects, seed=seed, targets=subject.model.targets)
         subject.losses(batch)
@@ -149,3 +159,35 @@ def test_a_data_set_of_mixed_images_compiles_once(subject):
     for seed in range(4):
         sizes = [(int(h), int(w)) for h, w in rng.integers(8, 65, (2, 2))]
         assert run(sizes, rng.integers(0, 7, 2).tolist(), seed) == compiled
+
+
+def test_bfloat16_computes_the_same_but_for_rounding(subject):
+    """Layers compute in bfloat16; parameters, boxes, losses and gradients stay float32."""
+    rounded = dataclasses.replace(subject.config, compute_dtype="bfloat16").build()
+    batch = jax.tree.map(jnp.asarray, subject.batch())
+    terms = jax.jit(lambda variables, batch: rounded.loss(variables, batch, KEY).terms)
+    exact = subject.terms(subject.variables, batch)
+    for name, term in terms(subject.variables, batch).items():
+        assert term.total.dtype == jnp.float32
+        means = [t.total / (t.count + t.offset) for t in (term, exact[name])]
+        np.testing.assert_allclose(*means, rtol=0.05, atol=0.02, err_msg=name)
+
+    def total(params):
+        terms = rounded.loss({**subject.variables, "params": params}, batch, KEY).terms
+        return sum(t.weight * t.total for t in terms.values())
+
+    # Compiling the gradient in bfloat16 takes a minute.
+    grads = jax.eval_shape(jax.grad(total), subject.variables["params"])
+    assert {g.dtype for g in jax.tree.leaves(grads)} == {jnp.dtype("float32")}
+
+    arguments = subject.variables, batch.images, batch.image_size
+    found = jax.eval_shape(rounded.predict, *arguments)
+    floats = jax.tree.leaves((found.boxes, found.scores, found.masks))
+    assert {x.dtype for x in floats} == {jnp.dtype("float32")}
+    program = str(jax.make_jaxpr(rounded.predict)(*arguments))
+    kinds = [
+        line.split(":")[1].split("[")[0]
+        for line in program.splitlines()
+        if "= conv_general_dilated" in line
+    ]
+    assert set(kinds) == {"bf16"}, kinds

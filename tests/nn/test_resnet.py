@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxseg.nn.resnet import ResNetConfig
+from tests.tiny import tiny_config
 
 SIZE = jnp.asarray([[64, 64], [64, 32]])
 
@@ -49,3 +50,36 @@ def test_remat_changes_nothing_and_bfloat16_only_rounds():
         assert rounded[stride].dtype == jnp.bfloat16
         error = np.linalg.norm(np.asarray(rounded[stride], np.float32) - np.asarray(x))
         assert error < 0.05 * np.linalg.norm(x)
+
+
+def test_frozen_stages_are_in_a_collection_of_their_own():
+    config = dataclasses.replace(
+        tiny_config(), backbone=ResNetConfig(depth=18, width=8, freeze_at=2)
+    )
+    init = config.build().init
+    variables = jax.eval_shape(lambda: init(jax.random.key(0), (1, 64, 64, 3)))
+    frozen = {"stem_conv", "stage2_block0", "stage2_block1"}
+    assert set(variables["frozen"]["backbone"]) == frozen
+    assert not frozen & set(variables["params"]["backbone"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["group", "frozen"])
+def test_neither_remat_nor_padding_changes_a_gradient(norm):
+    config = ResNetConfig(depth=18, width=8, norm=norm)
+    variables, _ = features(config, images())
+
+    def gradient(config, x):
+        def total(params):
+            maps = config.build().apply({**variables, "params": params}, x, SIZE, True)
+            return sum((m**2).sum() for m in maps.values())
+
+        return jax.jit(jax.grad(total))(variables["params"])
+
+    expected = gradient(config, images())
+    for found in (
+        gradient(dataclasses.replace(config, remat=True), images()),
+        gradient(config, images(96, 128)),
+    ):
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            assert np.abs(a - b).max() <= 1e-4 * np.abs(b).max()

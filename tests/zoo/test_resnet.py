@@ -86,7 +86,7 @@ def small_resnet(norm="frozen", seed=0):
 
 
 @pytest.mark.parametrize("norm", ["frozen", "sync_batch"])
-def test_a_resnet_goes_out_and_comes_in_the_same(norm):
+def test_a_resnet_is_exported_and_imported_unchanged(norm):
     config, variables = small_resnet(norm)
     state = zoo.resnet_to_torchvision(variables, config)
     classifier = {"fc.weight": np.zeros((10, 64)), "fc.bias": np.zeros(10)}
@@ -133,6 +133,7 @@ FLAGS = """
 """
 
 
+@pytest.mark.slow
 def test_training_starts_from_an_imported_resnet(tmp_path, monkeypatch, capsys):
     config, backbone = small_resnet(seed=7)
     monkeypatch.setitem(RESNETS, "resnet18", config)
