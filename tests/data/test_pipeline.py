@@ -24,9 +24,9 @@ from jaxseg.data import (
     train_batches,
     write_coco,
 )
-from jaxseg.data.masks.rasterize import fill_box_crop
 from jaxseg.data.order import Order
 from jaxseg.data.transforms.objects import view_objects
+from jaxseg.data.transforms.rasterize import fill_box_crop
 from jaxseg.data.transforms.sample import make_sample, train_sample
 from jaxseg.data.transforms.view import full_view
 from jaxseg.types import Batch, BoxCrops, ImageMasks, TargetSpec, unpack_masks

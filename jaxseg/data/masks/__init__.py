@@ -1,1 +1,1 @@
-"""Masks as run lengths and polygons, and their rasterisation."""
+"""Masks as run lengths and polygons."""

@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 
 from jaxseg.data.config import DataConfig
-from jaxseg.data.masks.rasterize import rasterize
 from jaxseg.data.source import Example, Source
 from jaxseg.data.transforms.color import random_color_matrix, transform_colors
 from jaxseg.data.transforms.copy_paste import paste_objects, random_subset
 from jaxseg.data.transforms.objects import ViewedObject, center_of_mass, view_objects
+from jaxseg.data.transforms.rasterize import rasterize
 from jaxseg.data.transforms.resize import ResizeBackend
 from jaxseg.data.transforms.view import full_view, random_view
 from jaxseg.types import TargetSpec

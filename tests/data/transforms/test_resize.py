@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from pycocotools import mask as mask_api
 
 from jaxseg.data import DataConfig, Shapes, eval_batches, train_batches
-from jaxseg.data.masks.rasterize import fill_image_mask
 from jaxseg.data.transforms.objects import ViewedObject
+from jaxseg.data.transforms.rasterize import fill_image_mask
 from jaxseg.data.transforms.resize import choose_buckets, fit_image, scaled_size
 from jaxseg.data.transforms.view import View
 from jaxseg.types import BoxCrops, TargetSpec

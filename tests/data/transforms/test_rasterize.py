@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as mask_api
 
-from jaxseg.data.masks.rasterize import fill_box_crop, fill_image_mask
 from jaxseg.data.source import Example
 from jaxseg.data.transforms.objects import (
     bucket_bounds,
@@ -15,6 +14,7 @@ from jaxseg.data.transforms.objects import (
     view_objects,
     visible_pixels,
 )
+from jaxseg.data.transforms.rasterize import fill_box_crop, fill_image_mask
 from jaxseg.data.transforms.sample import make_sample
 from jaxseg.data.transforms.view import View, full_view
 from jaxseg.types import BoxCrops, ImageMasks, TargetSpec
