@@ -39,6 +39,7 @@ def shared() -> pathlib.Path:
     return SHARED
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep a module's tests on one worker, and those of the commands, which share a training."""
     for item in items:

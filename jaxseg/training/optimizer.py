@@ -72,9 +72,24 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     mask = None if config.decay_norm_and_bias else _is_kernel
     if config.name == "adamw":
         adamw = optax.adamw(schedule, weight_decay=config.weight_decay, mask=mask)
-        return optax.chain(clip, adamw)
+        return _with_standard_promotion(optax.chain(clip, adamw))
     decay = optax.add_decayed_weights(config.weight_decay, mask=mask)
-    return optax.chain(clip, decay, optax.sgd(schedule, momentum=config.momentum))
+    sgd = optax.sgd(schedule, momentum=config.momentum)
+    return _with_standard_promotion(optax.chain(clip, decay, sgd))
+
+
+def _with_standard_promotion(
+    optimizer: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+    """Let Optax mix integer counts with floats where JAX's dtype promotion is strict."""
+
+    def update(
+        grads: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
+        with jax.numpy_dtype_promotion("standard"):
+            return optimizer.update(grads, state, params)
+
+    return optax.GradientTransformation(optimizer.init, update)
 
 
 def _is_kernel(params: optax.Params) -> optax.Params:

@@ -139,8 +139,7 @@ def make_step(
             )
         grads, metrics = _psum((grads, metrics))
         metrics = metrics | {"grad_norm": optax.tree.norm(grads)}
-        with jax.numpy_dtype_promotion("standard"):  # Optax mixes integer counts with floats
-            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         new = state._replace(params=params, model_state=model_state, opt_state=opt_state)
         if ema_decay is not None:
