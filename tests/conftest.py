@@ -39,16 +39,13 @@ def shared() -> pathlib.Path:
     return SHARED
 
 
-LONGEST_GROUPS = ("commands", "training/test_step.py", "models/test_conformance.py")
-"""The groups of tests that take longest: they start first, so that no worker ends alone."""
+LONGEST = ("training/test_step.py", "commands/", "models/")
+"""The modules that take longest: they start first, so that no worker ends alone."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a module's tests on one worker, and those of the commands, which share a training."""
-    groups = {}
-    for item in items:
-        module = item.path.relative_to(ROOT / "tests")
-        groups[item] = module.parts[0] if module.parts[0] == "commands" else module.as_posix()
-        item.add_marker(pytest.mark.xdist_group(groups[item]))
-    items.sort(key=lambda item: groups[item] not in LONGEST_GROUPS)
+    def rank(item: pytest.Item) -> int:
+        module = item.path.relative_to(ROOT / "tests").as_posix()
+        return [module.startswith(prefix) for prefix in (*LONGEST, "")].index(True)
+
+    items.sort(key=rank)
