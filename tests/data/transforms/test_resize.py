@@ -90,9 +90,13 @@ def test_pillow_averages_when_shrinking():
 def test_batches_have_the_dtype_and_size_of_the_resize_backend(resize_backend, dtype):
     source = Shapes(size=40, train_images=2, val_images=2)
     config = DataConfig(source, ((64, 64),), 48, 64, resize_backend=resize_backend)
-    evaluated = next(eval_batches(source.open("val"), config, batch_size=2))
-    trained = next(train_batches(source.open("train"), config, TARGETS, batch_size=2, seed=0))
-    for batch in (evaluated, trained):
+    streams = (
+        eval_batches(source.open("val"), config, batch_size=2),
+        train_batches(source.open("train"), config, TARGETS, batch_size=2, seed=0),
+    )
+    for stream in streams:
+        batch = next(stream)
+        stream.close()  # Hypothesis refuses threads that use `random` during the next test
         assert batch.images.dtype == dtype
         assert batch.image_size.tolist() == [[48, 48]] * 2
 
