@@ -19,6 +19,7 @@ from jaxseg.heads.roi_pooler import RoIAlignConfig
 from jaxseg.heads.rpn import AnchorSamples, RPNConfig
 from jaxseg.models import mask_rcnn as module
 from jaxseg.models.mask_rcnn import MaskRCNN, MaskRCNNConfig
+from jaxseg.nn.freezing import merge_frozen
 from jaxseg.nn.padding import round_up_size
 from jaxseg.nn.resnet import ResNetConfig
 from jaxseg.types import Batch, MaskFrame
@@ -186,24 +187,27 @@ def golden_batch(golden):
     return Batch(golden.images, golden.sizes, boxes, labels, valid, index, masks)
 
 
-def recorded_anchors(golden, mode, batch, gt_of_anchor):
+MODES = ("train_all", "train_sampled")
+"""The two recorded trainings: on all anchors and RoIs, and on sampled ones. Their arrays are padded
+to the same shapes, so that one compilation serves both."""
+
+
+def sampled_anchors(golden, mode, image):
+    """The indices of positive and negative anchors that torchvision sampled."""
+    if mode == "train_all":
+        label = golden[f"{mode}__rpn_labels{image}"]
+        return np.flatnonzero(label == 1), np.flatnonzero(label == 0)
+    return golden[f"{mode}__rpn_pos{image}"], golden[f"{mode}__rpn_neg{image}"]
+
+
+def recorded_anchors(golden, mode, gt_of_anchor):
     """The anchors that torchvision sampled, as ours: positives first, padded."""
-    chosen = []
-    for i in range(len(golden.images)):
-        label = golden[f"{mode}__rpn_labels{i}"]
-        if mode == "train_all":
-            positive, negative = np.flatnonzero(label == 1), np.flatnonzero(label == 0)
-        else:
-            positive, negative = golden[f"{mode}__rpn_pos{i}"], golden[f"{mode}__rpn_neg{i}"]
-        chosen.append((positive, negative))
-    most = max(len(p) + len(n) for p, n in chosen)
-    shape = (len(chosen), most)
-    anchor, valid, positive = (
-        np.zeros(shape, np.int32),
-        np.zeros(shape, bool),
-        np.zeros(shape, bool),
-    )
-    for i, (p, n) in enumerate(chosen):
+    images = range(len(golden.images))
+    slots = max(sum(map(len, sampled_anchors(golden, m, i))) for m in MODES for i in images)
+    anchor = np.zeros((len(images), slots), np.int32)
+    valid, positive = np.zeros(anchor.shape, bool), np.zeros(anchor.shape, bool)
+    for i in images:
+        p, n = sampled_anchors(golden, mode, i)
         anchor[i, : len(p) + len(n)] = np.concatenate([p, n])
         valid[i, : len(p) + len(n)] = True
         positive[i, : len(p)] = True
@@ -212,18 +216,61 @@ def recorded_anchors(golden, mode, batch, gt_of_anchor):
 
 
 def recorded_rois(golden, mode):
-    count = len(golden.images)
-    most = max(len(golden[f"{mode}__roi{i}"]) for i in range(count))
-    boxes, gt = np.zeros((count, most, 4), np.float32), np.zeros((count, most), np.int32)
-    valid, positive = np.zeros((count, most), bool), np.zeros((count, most), bool)
-    for i in range(count):
+    """The RoIs that torchvision sampled, as ours: positives first, padded."""
+    images = range(len(golden.images))
+    slots = max(len(golden[f"{m}__roi{i}"]) for m in MODES for i in images)
+    boxes, gt = np.zeros((len(images), slots, 4), np.float32), np.zeros((len(images), slots), int)
+    valid, positive = np.zeros(gt.shape, bool), np.zeros(gt.shape, bool)
+    for i in images:
         is_positive = golden[f"{mode}__roi_labels{i}"] > 0
         order = np.argsort(~is_positive, kind="stable")
         n = len(order)
         boxes[i, :n] = golden[f"{mode}__roi{i}"][order]
         gt[i, :n] = golden[f"{mode}__roi_matched{i}"][order]
         valid[i, :n], positive[i, :n] = True, is_positive[order]
-    return RoIs(boxes, valid, positive, gt)
+    return RoIs(boxes, valid, positive, gt.astype(np.int32))
+
+
+def features_and_anchors(net, batch):
+    config = net.config
+    padded_size = round_up_size(batch.image_size, config.size_divisibility)
+    pyramid = net.features(batch.images, batch.image_size, padded_size, train=True)
+    return pyramid, rpn.make_anchors(config.rpn, pyramid, padded_size)
+
+
+def match_anchors(net, batch):
+    _, anchors = features_and_anchors(net, batch)
+    return jax.vmap(
+        lambda boxes, gt, valid: ops.match(
+            ops.box_iou(boxes, gt), valid, high=0.7, low=0.3, min_pos_iou=0.0
+        )
+    )(anchors.boxes, batch.boxes, batch.valid)
+
+
+def losses_of_samples(net, batch, samples, rois):
+    pyramid, anchors = features_and_anchors(net, batch)
+    output = net.rpn_head(pyramid)
+    terms = rpn.rpn_losses(net.config.rpn, output, anchors, samples, batch)
+    return terms | module.roi_losses(net, pyramid, rois, batch)
+
+
+@pytest.fixture(scope="module")
+def training(golden):
+    """The ground truth, the anchors' matches, and the gradient on given samples, compiled once."""
+    batch = jax.tree.map(jnp.asarray, golden_batch(golden))
+    slots = recorded_rois(golden, "train_all").valid.shape[1]
+    box = dataclasses.replace(golden.config.box, batch_size_per_image=slots)
+    net = MaskRCNN(dataclasses.replace(golden.config, box=box))
+    matches = jax.jit(nn.apply(match_anchors, net))(golden.variables, batch)
+
+    # All arrays are arguments: XLA would compute layers of constants with another rounding.
+    def total(params, batch_stats, batch, samples, rois):
+        variables = {"params": params, "batch_stats": batch_stats}
+        terms = nn.apply(losses_of_samples, net)(variables, batch, samples, rois)
+        means = {name: t.weight * t.total / t.count for name, t in terms.items()}
+        return sum(means.values()), means
+
+    return batch, matches, jax.jit(jax.grad(total, has_aux=True))
 
 
 LOSSES = {
@@ -235,52 +282,21 @@ LOSSES = {
 }
 
 
-@pytest.mark.parametrize("mode", ["train_all", "train_sampled"])
-def test_losses_and_gradients(golden, mode):
-    batch = golden_batch(golden)
-    config = golden.config
-    most = int(recorded_rois(golden, mode).valid.sum(1).max())
-    box = dataclasses.replace(config.box, batch_size_per_image=most)
-    net = MaskRCNN(dataclasses.replace(config, box=box))
-    rois = recorded_rois(golden, mode)
-
-    def match(net, batch):
-        padded_size = round_up_size(batch.image_size, config.size_divisibility)
-        pyramid = net.features(batch.images, batch.image_size, padded_size, train=True)
-        anchors = rpn.make_anchors(config.rpn, pyramid, padded_size)
-        matched = jax.vmap(
-            lambda boxes, gt, valid: ops.match(
-                ops.box_iou(boxes, gt), valid, high=0.7, low=0.3, min_pos_iou=0.0
-            )
-        )(anchors.boxes, batch.boxes, batch.valid)
-        return pyramid, anchors, matched
-
-    matched = jax.jit(lambda v, b: nn.apply(match, net)(v, b)[2])(golden.variables, batch)
+@pytest.mark.parametrize("mode", MODES)
+def test_losses_and_gradients(golden, training, mode):
+    batch, matches, gradient = training
     for i in range(len(golden.images)):
         label = golden[f"{mode}__rpn_labels{i}"]
-        np.testing.assert_array_equal(matched.positive[i], label == 1)
-        np.testing.assert_array_equal(matched.negative[i], label == 0)
-    samples = recorded_anchors(golden, mode, batch, np.asarray(matched.gt_index))
-
-    def losses(net, batch, samples, rois):
-        pyramid, anchors, _ = match(net, batch)
-        output = net.rpn_head(pyramid)
-        terms = rpn.rpn_losses(config.rpn, output, anchors, samples, batch)
-        return terms | module.roi_losses(net, pyramid, rois, batch)
-
-    def total(params, state, *arguments):
-        terms = nn.apply(losses, net)({**state, "params": params}, *arguments)
-        means = {name: t.weight * t.total / t.count for name, t in terms.items()}
-        return sum(means.values()), means
-
-    state = {"batch_stats": golden.variables["batch_stats"]}
-    gradient = jax.jit(jax.grad(total, has_aux=True))
-    grads, means = gradient(golden.variables["params"], state, batch, samples, rois)
+        np.testing.assert_array_equal(matches.positive[i], label == 1)
+        np.testing.assert_array_equal(matches.negative[i], label == 0)
+    samples = recorded_anchors(golden, mode, np.asarray(matches.gt_index))
+    params, batch_stats = golden.variables["params"], golden.variables["batch_stats"]
+    grads, means = gradient(params, batch_stats, batch, samples, recorded_rois(golden, mode))
     for ours, theirs in LOSSES.items():
         expected = golden[f"{mode}__{theirs}"]
         np.testing.assert_allclose(means[ours], expected, rtol=1e-4, err_msg=ours)
 
-    exported = zoo.to_torchvision({**state, "params": grads}, config)
+    exported = zoo.to_torchvision({**golden.variables, "params": grads}, golden.config)
     names = golden.meta["train"]["all"]["grad_names"]
     norms = np.asarray([np.linalg.norm(exported[name].astype(np.float64)) for name in names])
     expected = golden[f"{mode}__grad_l2"]
@@ -317,18 +333,27 @@ def test_names_are_strict(golden):
     )
 
 
-def test_a_frozen_backbone_predicts_the_same(golden):
-    """Frozen layers move to the collection `frozen`, and the predictions stay the same."""
-    config = dataclasses.replace(
-        golden.config, backbone=dataclasses.replace(golden.config.backbone, freeze_at=2)
-    )
-    variables = zoo.load_torchvision(golden.state, config)
+def frozen_config(golden):
+    backbone = dataclasses.replace(golden.config.backbone, freeze_at=2)
+    return dataclasses.replace(golden.config, backbone=backbone)
+
+
+def test_frozen_layers_keep_their_values(golden):
+    """Frozen layers move to the collection `frozen`, and hold what they hold in `params`."""
+    variables = zoo.load_torchvision(golden.state, frozen_config(golden))
     layers = {path[1] for path in traverse_util.flatten_dict(variables["frozen"])}
     assert "stem_conv" in layers
     assert layers == {n for n in golden.variables["params"]["backbone"] if n[:6] in FROZEN_LAYERS}
+    jax.tree.map(np.testing.assert_array_equal, merge_frozen(variables), golden.variables)
+    assert zoo.to_torchvision(variables, golden.config).keys() == golden.state.keys()
+
+
+@pytest.mark.slow
+def test_a_frozen_backbone_predicts_the_same(golden):
+    config = frozen_config(golden)
+    variables = zoo.load_torchvision(golden.state, config)
     found = jax.jit(config.build().predict)(variables, golden.images, golden.sizes)
     np.testing.assert_allclose(found.scores, golden.prediction[0].scores, atol=1e-6)
-    assert zoo.to_torchvision(variables, config).keys() == golden.state.keys()
 
 
 FROZEN_LAYERS = ("stem_c", "stage2")

@@ -347,14 +347,16 @@ def test_golden_with_gradient(shared):
         gradients = golden[f"{case['key']}__grad_feat"].transpose(0, 2, 3, 1)
 
         @jax.jit
-        def pool_with_gradients(feature, weight, pool=pool, rois=rois):
-            pooled, pullback = jax.vjp(lambda f: pool(f, jnp.asarray(rois[:, 1:])), feature)
+        def pool_with_gradients(feature, boxes, weight, pool=pool):
+            pooled, pullback = jax.vjp(lambda f: pool(f, boxes), feature)
             return pooled, pullback(weight)[0]
 
         for image, feature in enumerate(features):
             in_image = rois[:, 0] == image
             image_weight = jnp.asarray(weight * in_image[:, None, None, None])
-            pooled, gradient = pool_with_gradients(jnp.asarray(feature), image_weight)
+            pooled, gradient = pool_with_gradients(
+                jnp.asarray(feature), jnp.asarray(rois[:, 1:]), image_weight
+            )
             np.testing.assert_allclose(
                 pooled[in_image], expected[in_image], rtol=1e-5, atol=1e-5, err_msg=case["key"]
             )
