@@ -4,11 +4,12 @@ import os
 import pathlib
 
 # Before JAX starts. Tests of data parallelism need more than one device on any machine. The tests'
-# time is compilation: without LLVM's optimisation it is a third. `scripts/test --slow` sets the
-# flags without it, and runs the goldens again.
+# time is compilation: without LLVM's optimisation it is a third, and without XLA's fusion emitters
+# half of that. `scripts/test --slow` leaves both as users have them, and runs the goldens again.
 os.environ.setdefault(
     "XLA_FLAGS",
-    "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0",
+    "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0 "
+    "--xla_cpu_use_fusion_emitters=false",
 )
 
 import hypothesis
