@@ -55,10 +55,10 @@ class Checkpoints:
 
     def __init__(self, workdir: pathlib.Path, max_to_keep: int = 3, *, read_only: bool = False):
         self.folder, self._read_only = workdir.resolve() / "checkpoints", read_only
+        if not read_only:
+            self._delete_half_written()
         # Orbax's own `read_only` has no further effect, and warns each time.
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=max_to_keep, create=not read_only, cleanup_tmp_directories=not read_only
-        )
+        options = ocp.CheckpointManagerOptions(max_to_keep=max_to_keep, create=not read_only)
         self._previous_write_failed = False
         self._manager = _Manager(
             self.folder, options=options, item_names=("state", "metadata", "checksum")
@@ -81,6 +81,17 @@ class Checkpoints:
                 _LOG.warning("%s", failure)
         finally:
             self._manager.close()
+
+    def _delete_half_written(self) -> None:
+        """Delete what killed processes left half-written.
+
+        Orbax can do it too, in a thread that may outlive its manager and then deletes what the next
+        manager of the same folder is writing.
+        """
+        if process_index() == 0 and self.folder.is_dir():
+            for path in list(self.folder.iterdir()):
+                if path.is_dir() and ocp.utils.is_tmp_checkpoint(path):
+                    shutil.rmtree(path)
 
     def latest_step(self) -> int | None:
         """Return the step of the newest complete checkpoint, or None if there is none."""

@@ -328,6 +328,14 @@ def test_a_step_before_the_newest_cannot_be_saved(tmp_path):
         checkpoints.save(6, state, METADATA)
 
 
+def test_half_written_checkpoints_are_deleted_before_anything_is_written(tmp_path):
+    half_written = [tmp_path / "checkpoints" / f"{n}.orbax-checkpoint-tmp" for n in range(500)]
+    for folder in half_written:
+        (folder / "state").mkdir(parents=True)
+    with Checkpoints(tmp_path):
+        assert not [folder for folder in half_written if folder.exists()]
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's own loops
 def test_readers_change_nothing_in_a_workdir(tmp_path, log):
     state = run(tmp_path)
