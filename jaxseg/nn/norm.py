@@ -50,7 +50,9 @@ class FrozenBatchNorm(nn.Module):
 class BatchNorm(nn.Module):
     """Batch norm with training statistics over the global batch, unless they are `fixed`.
 
-    Training calls must run where the axis `BATCH_AXIS` is mapped, as the training step does.
+    Training calls must run where the axis `BATCH_AXIS` is mapped, as the training step does. The
+    running statistics move by `1 - momentum` however few data cells there are, as in PyTorch; with
+    one or none, which have no variance, they stay as they are.
     """
 
     epsilon: float = 1e-5
@@ -70,7 +72,7 @@ class BatchNorm(nn.Module):
         if train and not self.fixed:
             mean, var, count = _global_statistics(x, mask)
             unbiased = var * count / jnp.maximum(count - 1, 1)
-            keep = self.momentum
+            keep = jnp.where(count > 1, self.momentum, 1.0)
             running_mean.value = keep * running_mean.value + (1 - keep) * mean
             running_var.value = keep * running_var.value + (1 - keep) * unbiased
         factor = scale * jax.lax.rsqrt(var + self.epsilon)
