@@ -32,8 +32,17 @@ class RoIs(NamedTuple):
     gt_index: Int[Array, "*B R"]  # the object that a positive RoI is matched with
 
 
-_GT_IDS = 1 << 20
-"""Ids of the ground-truth boxes begin here; those of proposals are their ranks."""
+def candidate_ids(candidates: Float[Array, "K 4"], num_proposals: int) -> Int[Array, " K"]:
+    """Return a number for each proposal and, after them, each ground-truth box of an image.
+
+    Random draws use it. A proposal's is its rank. A ground-truth box's is made of its coordinates,
+    so that it depends neither on the order of the objects nor on padding; identical boxes share
+    one.
+    """
+    boxes = candidates[num_proposals:] + 0.0  # no negative zeros
+    x1, y1, x2, y2 = jax.lax.bitcast_convert_type(boxes, jnp.int32).T
+    hashed = ((x1 * 1000003 ^ y1) * 1000003 ^ x2) * 1000003 ^ y2  # wraps around
+    return jnp.concatenate([jnp.arange(num_proposals), hashed | 1 << 30])
 
 
 def add_gt_boxes(proposals: Proposals, batch: Batch) -> Proposals:
@@ -74,16 +83,16 @@ def sample_rois(
     """Sample RoIs among the proposals and the ground-truth boxes of each image.
 
     At most `positive_fraction` of the `batch_size_per_image` RoIs are positive; negatives fill the
-    rest. `keys` are the images' own random keys.
+    rest. `keys` are the images' own random keys. The order of the objects matters in one case only:
+    a proposal that overlaps two of them by exactly the same IoU is matched with the first, as in
+    torchvision and Detectron2.
     """
 
     def one_image(candidates: Proposals, gt_boxes: Array, gt_valid: Array, key: Array) -> RoIs:
         matches = match_proposals(candidates, gt_boxes, gt_valid, positive_iou=positive_iou)
-        num_gt = gt_boxes.shape[0]
-        num_proposals = candidates.boxes.shape[0] - num_gt
-        ids = jnp.concatenate([jnp.arange(num_proposals), _GT_IDS + jnp.arange(num_gt)])
+        num_proposals = candidates.boxes.shape[0] - gt_boxes.shape[0]
         sample = ops.sample_balanced(
-            ops.random_priority(key, ids),
+            ops.random_priority(key, candidate_ids(candidates.boxes, num_proposals)),
             matches.positive,
             matches.negative,
             size=batch_size_per_image,

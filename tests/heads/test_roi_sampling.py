@@ -1,0 +1,54 @@
+"""RoI sampling, with more candidates than samples."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxseg.heads.roi_sampling import Proposals, sample_rois
+from tests.tiny import make_batch
+
+
+def sampled(order, slots, seed):
+    """The sampled boxes, with the box of the object that each positive is matched with."""
+    batch = make_batch([(64, 64)], [5], slots=slots)
+    used = np.arange(5)[list(order)]
+    for values in (batch.boxes, batch.labels):
+        values[0, :5] = values[0, used]
+    batch = jax.tree.map(jnp.asarray, batch)
+    rng = np.random.default_rng(3)
+    corner = rng.uniform(0, 40, (1, 30, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(5, 24, (1, 30, 2))], axis=2)
+    proposals = Proposals(jnp.asarray(boxes, jnp.float32), jnp.ones((1, 30), bool))
+    rois = sample_rois(
+        proposals,
+        batch,
+        jax.random.split(jax.random.key(seed), 1),
+        batch_size_per_image=8,
+        positive_fraction=0.25,
+        positive_iou=0.5,
+    )
+    matched = jnp.where(rois.positive[0][:, None], batch.boxes[0, rois.gt_index[0]], 0)
+    return np.asarray(rois.boxes[0]), np.asarray(matched), np.asarray(rois.positive[0])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_neither_order_nor_padding_changes_the_sample(seed):
+    boxes, matched, positive = sampled(range(5), slots=5, seed=seed)
+    assert positive.sum() == 2  # fewer than the five boxes of the objects alone
+    for order, slots in (([4, 2, 0, 1, 3], 5), ([1, 0, 4, 3, 2], 5), (range(5), 9)):
+        other_boxes, other_matched, _ = sampled(order, slots, seed)
+        np.testing.assert_array_equal(other_boxes, boxes)
+        np.testing.assert_array_equal(other_matched, matched)
+
+
+def test_other_keys_sample_other_rois():
+    assert len({sampled(range(5), 5, seed)[0].tobytes() for seed in range(5)}) == 5
+
+
+def test_the_objects_own_boxes_are_sampled():
+    own = 0
+    for seed in range(5):
+        boxes, matched, positive = sampled(range(5), 5, seed)
+        own += int((boxes[positive] == matched[positive]).all(axis=1).sum())
+    assert own >= 5  # of ten positives; no random proposal equals an object's box
