@@ -1,11 +1,13 @@
 """The optimiser and learning-rate schedule of one frozen config."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
+from jaxtyping import Int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,33 +65,44 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     return optax.join_schedules([warmup, decay], [config.warmup_steps])
 
 
-def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Return gradient clipping, then SGD or AdamW with the schedule of `make_schedule`."""
-    schedule = make_schedule(config, steps)
+def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformationExtraArgs:
+    """Return gradient clipping, then SGD or AdamW with the schedule of `make_schedule`.
+
+    Its `update` takes the number of the step as `step`. Optax's own schedules count their updates,
+    and so would lag behind after a step that is not applied.
+    """
     clip = optax.identity()
     if config.grad_clip_norm is not None:
         clip = optax.clip_by_global_norm(config.grad_clip_norm)
     mask = None if config.decay_norm_and_bias else _is_kernel
     if config.name == "adamw":
-        adamw = optax.adamw(schedule, weight_decay=config.weight_decay, mask=mask)
-        return _with_standard_promotion(optax.chain(clip, adamw))
-    decay = optax.add_decayed_weights(config.weight_decay, mask=mask)
-    sgd = optax.sgd(schedule, momentum=config.momentum)
-    return _with_standard_promotion(optax.chain(clip, decay, sgd))
+        rule = optax.adamw(1.0, weight_decay=config.weight_decay, mask=mask)
+    else:
+        decay = optax.add_decayed_weights(config.weight_decay, mask=mask)
+        rule = optax.chain(decay, optax.sgd(1.0, momentum=config.momentum))
+    return _scheduled(optax.chain(clip, rule), make_schedule(config, steps))
 
 
-def _with_standard_promotion(
-    optimizer: optax.GradientTransformation,
-) -> optax.GradientTransformation:
-    """Let Optax mix integer counts with floats where JAX's dtype promotion is strict."""
+def _scheduled(
+    optimizer: optax.GradientTransformation, schedule: optax.Schedule
+) -> optax.GradientTransformationExtraArgs:
+    """Multiply the updates of an optimiser with a learning rate of 1 by that of the step."""
 
     def update(
-        grads: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+        grads: optax.Updates,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+        *,
+        step: Int[ArrayLike, ""],
+        **_: Any,
     ) -> tuple[optax.Updates, optax.OptState]:
+        # Optax mixes integer counts with floats, which strict dtype promotion refuses.
         with jax.numpy_dtype_promotion("standard"):
-            return optimizer.update(grads, state, params)
+            updates, state = optimizer.update(grads, state, params)
+            rate = schedule(step)
+            return jax.tree.map(lambda u: (rate * u).astype(u.dtype), updates), state
 
-    return optax.GradientTransformation(optimizer.init, update)
+    return optax.GradientTransformationExtraArgs(optimizer.init, update)
 
 
 def _is_kernel(params: optax.Params) -> optax.Params:

@@ -96,6 +96,7 @@ def make_step(
         return loss, (terms | metrics | {"loss": loss}, losses.state)
 
     gradient = jax.grad(objective, has_aux=True)
+    update = optax.with_extra_args_support(optimizer).update
 
     def accumulate(state: TrainState, batch: Batch, key: Array) -> tuple[Any, tuple]:
         """Return the sums of gradients and metric contributions, and the model state after all.
@@ -139,7 +140,7 @@ def make_step(
             )
         grads, metrics = _psum((grads, metrics))
         metrics = metrics | {"grad_norm": optax.tree.norm(grads)}
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        updates, opt_state = update(grads, state.opt_state, state.params, step=state.step)
         params = optax.apply_updates(state.params, updates)
         new = state._replace(params=params, model_state=model_state, opt_state=opt_state)
         if ema_decay is not None:

@@ -124,7 +124,7 @@ def test_weight_decay_excludes_vectors_by_default(kind, decayed):
     params = {"kernel": np.ones((2, 2), np.float32), "bias": np.ones(2, np.float32)}
     optimizer = make_optimizer(config, 10)
     zero = jax.tree.map(np.zeros_like, params)
-    updates, _ = optimizer.update(zero, optimizer.init(params), params)
+    updates, _ = optimizer.update(zero, optimizer.init(params), params, step=0)
     assert (np.asarray(updates["kernel"]) < 0).all()
     assert np.asarray(updates["bias"]).any() == (decayed)
 
@@ -191,6 +191,33 @@ def test_a_step_that_is_not_finite_is_not_applied(grad_accum_steps):
     jax.tree.map(np.testing.assert_array_equal, state._replace(step=before.step), before)
 
 
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_the_learning_rate_goes_by_the_step_after_one_that_is_not_applied(name):
+    """With clipped constant gradients and no momentum, a change is the learning rate."""
+    config = OptimizerConfig(
+        name=name, learning_rate=1.0, warmup_steps=0, schedule="linear", momentum=0.0,
+        weight_decay=0.0, grad_clip_norm=1.0,
+    )  # fmt: skip
+
+    def loss(variables, batch, key):
+        w = variables["params"]["w"]
+        total = 5 * w + jnp.asarray(batch.images, jnp.float32).sum()
+        return Losses({"linear": LossTerm(total, jnp.ones(()))}, {}, {})
+
+    model = Model(lambda key, _: {"params": {"w": jnp.zeros(())}}, loss, None, TargetSpec())
+    optimizer, schedule = make_optimizer(config, 10), make_schedule(config, 10)
+    step = pmap_step(make_step(model, optimizer, seed=0), 1)
+    state = replicate(init_state(model, optimizer, (1, 64, 64, 3), seed=0), 1)
+    for number in range(5):
+        batch = make_batch([(8, 8)], [1])
+        images = batch.images.astype(np.float32)
+        images[0, 0, 0, 0] = np.nan if number in (1, 2) else 0
+        before = float(state.params["w"])
+        state, _ = step(state, batch._replace(images=images))
+        expected = 0.0 if number in (1, 2) else -float(schedule(number))
+        np.testing.assert_allclose(float(state.params["w"]) - before, expected, rtol=1e-4)
+
+
 def test_a_term_with_an_offset_and_a_metric():
     def loss(variables, batch, key):
         w = variables["params"]["w"]
@@ -219,10 +246,25 @@ def test_a_large_gradient_is_clipped_by_its_norm():
     params = {"a": jnp.zeros(1), "b": jnp.zeros(1)}
     for grads in ({"a": [3.0], "b": [4.0]}, {"a": [0.03], "b": [0.04]}):
         grads = jax.tree.map(jnp.asarray, {name: np.asarray(g) for name, g in grads.items()})
-        updates, _ = optimizer.update(grads, optimizer.init(params), params)
+        updates, _ = optimizer.update(grads, optimizer.init(params), params, step=0)
         norm = float(optax.tree.norm(grads))
         for name, update in updates.items():
             np.testing.assert_allclose(update, -grads[name] * min(1, 0.5 / norm), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_weights_decay_by_more_than_the_clipped_gradient_allows(name):
+    """The gradient alone is clipped, as in Detectron2 and MMDetection, not the decay with it."""
+    config = OptimizerConfig(
+        name=name, learning_rate=1.0, warmup_steps=0, schedule="constant", weight_decay=0.5,
+        grad_clip_norm=1e-3,
+    )  # fmt: skip
+    optimizer = make_optimizer(config, 10)
+    params = {"kernel": jnp.full((2, 2), 8.0)}
+    updates, _ = optimizer.update(
+        {"kernel": jnp.zeros((2, 2))}, optimizer.init(params), params, step=0
+    )
+    np.testing.assert_allclose(updates["kernel"], -4.0, rtol=1e-5)
 
 
 def test_frozen_stages_stay_as_they_are_and_the_rest_learns():
