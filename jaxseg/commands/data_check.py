@@ -50,7 +50,10 @@ def report(
         print(f"\n{len(issues)} issues are listed in {out}")
     found = errors(issues, ignore_issues)
     note = ", not counting ignored issues" if ignore_issues else ""
-    print(f"\nerrors: {len(found) or 'none'}{note}")
+    lost = sum(issue.kind == "box-zero" for issue in issues)
+    lines = [f"errors: {len(found) or 'none'}{note}"]
+    lines += [f"objects that training skips, with boxes without area: {lost}"] if lost else []
+    print("\n" + "\n".join(lines))
     return not found
 
 

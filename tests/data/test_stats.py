@@ -106,7 +106,9 @@ def test_the_status_is_0_without_errors(tmp_path, capsys):
     write(tmp_path, content())  # its box without area is a warning
     check = ["data", "check", str(tmp_path)]
     assert main(check) == 0
-    assert "errors: none\n" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "errors: none\nobjects that training skips, with boxes without area: 1\n" in out
+    assert "has no area: training skips the object, whatever its mask is" in unwrap(out)
     assert main([*check, "--max-objects", "1", "--bucket", "64", "64"]) == 1
     out = capsys.readouterr().out
     assert "set max_objects to 2 or more" in unwrap(out)

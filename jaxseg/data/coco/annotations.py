@@ -117,7 +117,7 @@ def _check_boxes(
         (given & ~numeric, "box-numbers", "is not four finite numbers (x, y, width, height)"),
         (negative, "box-negative", "has a negative width or height"),
         (far, "box-far", "extends beyond the image by more than the image's size"),
-        (zero, "box-zero", "has no area"),
+        (zero, "box-zero", "has no area: training skips the object, whatever its mask is"),
     ):
         table.add_all(np.flatnonzero(rows), kind, "bbox", f"bbox {{}} {message}")
     return boxes, numeric & ~(negative | far | zero)
