@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxseg.data.masks.regions import bitmap_bounds, decode_part, mask_bounds
 from jaxseg.data.source import RLE, Example
+from jaxseg.data.transforms.resize import nearest_pixels
 from jaxseg.data.transforms.view import View
 
 Bounds = tuple[int, int, int, int]
@@ -35,9 +36,9 @@ class ViewedObject(NamedTuple):
 def view_objects(example: Example, view: View) -> list[ViewedObject]:
     """Return the objects of an example that are inside a view, without crowds.
 
-    Boxes are the annotated ones, except where the view cuts a mask: there the box is that of the
-    mask's pixels inside the region, and the object is left out if there are none. Boxes are
-    clipped to the region unless it is the whole image.
+    Boxes are the annotated ones, clipped to the region as detections are to the image, except where
+    the view cuts a mask: there the box is that of the mask's pixels inside the region. Objects
+    whose boxes are left without area are left out.
     """
     kept = np.flatnonzero(~example.iscrowd).tolist()
     rles = [example.rles[i] for i in kept]
@@ -46,10 +47,12 @@ def view_objects(example: Example, view: View) -> list[ViewedObject]:
     objects = []
     for i, rle, box, mask_box in zip(kept, rles, boxes, mask_boxes, strict=True):
         bounds = _clip_bounds(mask_box, view)
-        if not view.is_full_image:
+        if view.is_full_image:
+            box = _clip_box(box, view)
+        else:
             box, bounds = _crop_object(rle, box, mask_box, bounds, view)
-            if not (box[2:] > box[:2]).all():
-                continue
+        if not (box[2:] > box[:2]).all():
+            continue
         bucket_box = np.asarray(box * view.scale_factor, np.float32)
         objects.append(ViewedObject(bucket_box, box, int(example.labels[i]), rle, bounds, view))
     return objects
@@ -62,6 +65,12 @@ def _clip_bounds(mask_box: list[int], view: View) -> Bounds:
     return (top, left, bottom, right) if top < bottom and left < right else _EMPTY
 
 
+def _clip_box(box: np.ndarray, view: View) -> np.ndarray:
+    """Return an `xyxy` box `[4]` in region coordinates, clipped to the region."""
+    height, width = view.region_size
+    return np.clip(box, 0, np.asarray([width, height, width, height], box.dtype))
+
+
 def _crop_object(
     rle: RLE, box: np.ndarray, mask_box: list[int], bounds: Bounds, view: View
 ) -> tuple[np.ndarray, Bounds]:
@@ -70,11 +79,10 @@ def _crop_object(
     All are in region coordinates; `bounds` are those of `mask_box` clipped to the region. The box
     has no area if nothing of the object is inside.
     """
-    height, width = view.region_size
     top, left, bottom, right = bounds
     empty = mask_box[2] <= mask_box[0]
     if empty or [left, top, right, bottom] == mask_box:  # the region cuts nothing off the mask
-        return np.clip(box, 0, np.asarray([width, height, width, height], box.dtype)), bounds
+        return _clip_box(box, view), bounds
     bounds = _tighten(rle, view, bounds)
     return np.asarray([bounds[1], bounds[0], bounds[3], bounds[2]], box.dtype), bounds
 
@@ -103,7 +111,7 @@ def region_bitmap(rle: RLE, view: View, bounds: Bounds) -> np.ndarray:
 def bucket_bounds(item: ViewedObject) -> Bounds:
     """Return bounds in bucket coordinates outside of which the mask has no pixels.
 
-    They exceed the tight bounds by up to two pixels, which covers the rounding of `_nearest`.
+    They exceed the tight bounds by up to two pixels, which covers the rounding of `nearest_pixels`.
     """
     top, left, bottom, right = item.bounds
     (height, width), (rows, columns) = item.view.size, item.view.region_size
@@ -121,25 +129,21 @@ def visible_pixels(item: ViewedObject, rows: np.ndarray, columns: np.ndarray) ->
     """Return the object's mask without its occluded pixels at bucket `rows` and `columns`.
 
     The result is uint8 `[r, c]`, 0 and 1. `rows` `[r]` and `columns` `[c]` ascend and are inside
-    the image, not its padding. A pixel takes the nearest one of the mask, as OpenCV's and
-    PyTorch's `nearest` do.
+    the image, not its padding. A pixel takes the nearest one of the mask, as `nearest` of the
+    view's backend does.
     """
     if not len(rows) or not len(columns):
         return np.zeros((len(rows), len(columns)), np.uint8)
-    v = _nearest(rows, item.view.size[0], item.view.region_size[0])  # [r], region coordinates
-    u = _nearest(columns, item.view.size[1], item.view.region_size[1])  # [c]
+    (height, width), (region_height, region_width) = item.view.size, item.view.region_size
+    backend = item.view.resize_backend
+    v = nearest_pixels(rows, height, region_height, backend)  # [r], region coordinates
+    u = nearest_pixels(columns, width, region_width, backend)  # [c]
     bounds = int(v[0]), int(u[0]), int(v[-1]) + 1, int(u[-1]) + 1
     bitmap = region_bitmap(item.rle, item.view, bounds)
     pixels = bitmap[v - v[0]][:, u - u[0]]  # [r, c]
     if item.occluded is not None:
         pixels &= item.occluded[rows][:, columns] ^ 1
     return pixels
-
-
-def _nearest(pixels: np.ndarray, resized: int, side: int) -> np.ndarray:
-    """Return the source pixel of each pixel `[n]` after resizing `side` to `resized`, int `[n]`."""
-    step = 1 / (resized / side)  # not side / resized: OpenCV inverts the rounded scale factor
-    return np.minimum(np.floor(pixels * step).astype(np.int64), side - 1)
 
 
 def center_of_mass(item: ViewedObject) -> np.ndarray:

@@ -107,3 +107,22 @@ def resize_and_pad(
     padded = np.zeros((*bucket, 3), image.dtype)  # [H, W, 3]
     padded[:height, :width] = image
     return padded
+
+
+def nearest_pixels(
+    pixels: np.ndarray, resized: int, side: int, resize_backend: ResizeBackend
+) -> np.ndarray:
+    """Return the source pixel of each pixel `[n]` after resizing `side` to `resized`, int `[n]`.
+
+    It is the one that the backend's own `nearest` takes, rounding included.
+    """
+    if resize_backend == "pillow":
+        # Pillow takes the pixel under the centre, and gets there by adding up steps.
+        steps = np.full(resized, side / resized)
+        steps[0] /= 2
+        position = np.cumsum(steps)[pixels]
+    elif resize_backend == "torch":
+        position = pixels.astype(np.float32) * np.float32(np.float32(side) / np.float32(resized))
+    else:
+        position = pixels * (1 / (resized / side))  # OpenCV inverts the rounded scale factor
+    return np.minimum(np.floor(position).astype(np.int64), side - 1)

@@ -80,7 +80,7 @@ def make_sample(
     view = full_view(
         (height, width), bucket, min_max_size, flipped=flipped, resize_backend=resize_backend
     )
-    image = view.render(example.image, bucket, resize_backend)
+    image = view.render(example.image, bucket)
     return _build_sample(image, view.size, view_objects(example, view), max_objects, targets)
 
 
@@ -91,7 +91,7 @@ def _random_view(
     height, width = example.image.shape[:2]
     view = random_view((height, width), rng, config, bucket)
     return (
-        view.render(example.image, bucket, config.resize_backend),
+        view.render(example.image, bucket),
         view.size,
         view_objects(example, view),
     )

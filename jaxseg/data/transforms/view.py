@@ -27,12 +27,13 @@ _Region = tuple[int, int, int, int]
 
 
 class View(NamedTuple):
-    """A region of an image, whether it is mirrored, and its resized `(height, width)`."""
+    """A region of an image, whether it is mirrored, and how it is resized."""
 
     original_size: tuple[int, int]  # (height, width)
     region: _Region  # (top, left, bottom, right), original coordinates, half-open
     flipped: bool
     size: tuple[int, int]  # (height, width) in the bucket
+    resize_backend: ResizeBackend = "cv2"
 
     @property
     def region_size(self) -> tuple[int, int]:
@@ -61,15 +62,13 @@ class View(NamedTuple):
         mirrored[:, 0], mirrored[:, 2] = right - boxes[:, 2], right - boxes[:, 0]
         return mirrored
 
-    def render(
-        self, image: np.ndarray, bucket: tuple[int, int], resize_backend: ResizeBackend
-    ) -> np.ndarray:
+    def render(self, image: np.ndarray, bucket: tuple[int, int]) -> np.ndarray:
         """Return the view of a uint8 image `[h, w, 3]`, padded with zeros as `fit_image` does."""
         top, left, bottom, right = self.region
         cropped = image[top:bottom, left:right]  # [region height, region width, 3]
         if self.flipped:
             cropped = cv2.flip(cropped, 1)
-        return resize_and_pad(cropped, self.size, bucket, resize_backend)
+        return resize_and_pad(cropped, self.size, bucket, self.resize_backend)
 
 
 def full_view(
@@ -82,7 +81,7 @@ def full_view(
 ) -> View:
     """Return a view of the whole image, resized as `scaled_size` defines."""
     size = scaled_size(original_size, bucket, min_max_size, resize_backend)
-    return View(original_size, (0, 0, *original_size), flipped, size)
+    return View(original_size, (0, 0, *original_size), flipped, size, resize_backend)
 
 
 def random_view(
@@ -103,13 +102,13 @@ def random_view(
         region, size = _random_scale(
             region, augmentation.lsj, size_rng, bucket, config.resize_backend
         )
-        return View(original_size, region, flipped, size)
+        return View(original_size, region, flipped, size, config.resize_backend)
     min_max_size = config.min_max_size
     if augmentation.min_sizes and min_max_size is not None:
         min_max_size = int(size_rng.choice(augmentation.min_sizes)), min_max_size[1]
     region_size = region[2] - region[0], region[3] - region[1]
     size = scaled_size(region_size, bucket, min_max_size, config.resize_backend)
-    return View(original_size, region, flipped, size)
+    return View(original_size, region, flipped, size, config.resize_backend)
 
 
 def _random_crop(

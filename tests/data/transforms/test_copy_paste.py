@@ -20,7 +20,7 @@ def view_scene(bitmaps, seed):
     """Return a scene in its bucket, not resized: the padded image, its size and its objects."""
     example = scene(bitmaps, seed=seed)
     view = full_view(example.image.shape[:2], BUCKET, None)
-    return view.render(example.image, BUCKET, "cv2"), view.size, view_objects(example, view)
+    return view.render(example.image, BUCKET), view.size, view_objects(example, view)
 
 
 def pad_to_bucket(bitmap):

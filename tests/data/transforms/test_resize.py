@@ -1,13 +1,22 @@
+import math
+
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from pycocotools import mask as mask_api
 
 from jaxseg.data import DataConfig, Shapes, eval_batches, train_batches
 from jaxseg.data.transforms.objects import ViewedObject
 from jaxseg.data.transforms.rasterize import fill_image_mask
-from jaxseg.data.transforms.resize import choose_buckets, fit_image, scaled_size
+from jaxseg.data.transforms.resize import (
+    choose_buckets,
+    fit_image,
+    nearest_pixels,
+    scaled_size,
+)
 from jaxseg.data.transforms.view import View
 from jaxseg.types import BoxCrops, TargetSpec
 from tests.goldens import load_golden
@@ -65,7 +74,7 @@ def test_images_and_masks_are_resized_as_in_torchvision(shared):
             for mask, resized in zip(
                 golden[f"{key}__masks{i}"], golden[f"{key}__rmasks{i}"], strict=True
             ):
-                view = View(mask.shape, (0, 0, *mask.shape), False, size)
+                view = View(mask.shape, (0, 0, *mask.shape), False, size, "torch")
                 rle = mask_api.encode(np.asfortranarray(mask, np.uint8))
                 bounds = (0, 0, *mask.shape)
                 ours = np.zeros(bucket, bool)
@@ -73,6 +82,32 @@ def test_images_and_masks_are_resized_as_in_torchvision(shared):
                     ViewedObject(np.zeros(4), np.zeros(4), 0, rle, bounds, view), ours, 1
                 )
                 np.testing.assert_array_equal(ours[: size[0], : size[1]], resized.astype(bool))
+
+
+@pytest.mark.parametrize("backend", ["cv2", "pillow", "torch"])
+@settings(deadline=None, max_examples=300)
+@given(side=st.integers(1, 1500), resized=st.integers(1, 1500))
+def test_nearest_pixels_are_those_of_the_backend(backend, side, resized):
+    index = np.arange(side, dtype=np.int32)[None]  # [1, side]
+    if backend == "cv2":
+        image = index.astype(np.float32)
+        expected = cv2.resize(image, (resized, 1), interpolation=cv2.INTER_NEAREST)[0]
+    elif backend == "pillow":
+        image = Image.fromarray(index)
+        expected = np.asarray(image.resize((resized, 1), Image.Resampling.NEAREST))[0]
+    else:  # PyTorch's `nearest_neighbor_compute_source_index`, in float32
+        scale = np.float32(side) / np.float32(resized)
+        expected = [min(math.floor(np.float32(i) * scale), side - 1) for i in range(resized)]
+    chosen = nearest_pixels(np.arange(resized), resized, side, backend)
+    np.testing.assert_array_equal(chosen, expected)
+
+
+def test_backends_take_different_pixels():
+    cv2_pixels, pillow_pixels, torch_pixels = (
+        nearest_pixels(np.arange(34), 34, 6, backend).tolist()
+        for backend in ("cv2", "pillow", "torch")
+    )
+    assert cv2_pixels != torch_pixels != pillow_pixels != cv2_pixels
 
 
 def test_pillow_averages_when_shrinking():

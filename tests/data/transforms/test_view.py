@@ -58,7 +58,7 @@ def test_a_view_equals_cropping_and_flipping_beforehand(seed):
         assert item.bounds == tuple(np.asarray(tight_box(bitmap))[[1, 0, 3, 2]])
     cropped = example.image[y[0] : y[1], x[0] : x[1]][:, :: -1 if view.flipped else 1]
     expected = cv2.resize(np.ascontiguousarray(cropped), size[::-1], interpolation=cv2.INTER_LINEAR)
-    padded = view.render(example.image, BUCKET, "cv2")
+    padded = view.render(example.image, BUCKET)
     np.testing.assert_array_equal(padded[: size[0], : size[1]], expected)
     assert padded.sum() == expected.sum()
 
@@ -89,12 +89,16 @@ def test_flips_and_crops_without_resizing_are_exact(targets):
             np.testing.assert_array_equal(a, b, err_msg=name)
 
 
-def test_annotated_boxes_are_kept_unless_the_view_cuts_them():
+def test_annotated_boxes_are_clipped_to_the_view_and_kept_unless_it_cuts_the_mask():
     bitmap = np.zeros((20, 30), bool)
     bitmap[5:10, 5:10] = True
     example = scene([bitmap], boxes=[(-2.5, 4.5, 10.5, 10.25)])
     (whole,) = view_objects(example, full_view((20, 30), BUCKET, None))
-    assert whole.box.tolist() == [-2.5, 4.5, 10.5, 10.25]
+    assert whole.box.tolist() == [0, 4.5, 10.5, 10.25]
+    (mirrored,) = view_objects(example, full_view((20, 30), BUCKET, None, flipped=True))
+    assert mirrored.box.tolist() == [19.5, 4.5, 30, 10.25]
+    outside = scene([bitmap], boxes=[(-5, 4.5, 0, 10.25)])
+    assert view_objects(outside, full_view((20, 30), BUCKET, None)) == []
     (part,) = view_objects(example, View((20, 30), (5, 5, 15, 15), False, (10, 10)))
     assert part.box.tolist() == [0, 0, 5.5, 5.25]
     (cut,) = view_objects(example, View((20, 30), (6, 5, 15, 15), False, (9, 10)))
