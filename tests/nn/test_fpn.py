@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from jaxseg.nn.backbone import BackboneConfig, FeatureMaps
+from jaxseg.nn.backbone import BackboneConfig
 from jaxseg.nn.fpn import FPN
 from jaxseg.nn.resnet import ResNetConfig
 from jaxseg.zoo.engine import CONV, import_state, layer_entries
@@ -62,8 +62,7 @@ def test_more_padding_changes_no_level(extra):
     fpn = FPN(4, num_extra_levels=2, extra_convs=extra)
     rng = np.random.default_rng(0)
     size = jnp.asarray([[96, 64]])
-    small: FeatureMaps = {}
-    large: FeatureMaps = {}
+    small, large = {}, {}
     for stride in (8, 16, 32):
         height, width = 96 // stride, 64 // stride
         x = rng.normal(size=(1, height, width, 3)).astype(np.float32)
