@@ -43,6 +43,9 @@ class BoxHeadConfig:
     """RoIs sampled per image in training."""
     positive_fraction: float = 0.25
     positive_iou: float = 0.5
+    low_quality_overrides: bool = False
+    """Match the proposal that overlaps an object most, if it is positive, with that object even
+    where it overlaps another one more, as MMDetection's Mask R-CNN does."""
     bbox_reg_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
     box_loss: Literal["smooth_l1", "giou"] = "smooth_l1"
     """Smooth L1 of the deltas, or generalised IoU of the decoded boxes."""

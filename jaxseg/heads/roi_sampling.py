@@ -6,6 +6,7 @@ Terms:
     R      RoI slots of an image, padded
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -32,25 +33,17 @@ class RoIs(NamedTuple):
     gt_index: Int[Array, "*B R"]  # the object that a positive RoI is matched with
 
 
-def candidate_ids(candidates: Float[Array, "K 4"], num_proposals: int) -> Int[Array, " K"]:
+def candidate_ids(num_proposals: int, gt_boxes: Float[Array, "N 4"]) -> Int[Array, " P_plus_N"]:
     """Return a number for each proposal and, after them, each ground-truth box of an image.
 
     Random draws use it. A proposal's is its rank. A ground-truth box's is made of its coordinates,
     so that it depends neither on the order of the objects nor on padding; identical boxes share
     one.
     """
-    boxes = candidates[num_proposals:] + 0.0  # no negative zeros
-    x1, y1, x2, y2 = jax.lax.bitcast_convert_type(boxes, jnp.int32).T
+    positive_zeros = gt_boxes + 0.0
+    x1, y1, x2, y2 = jax.lax.bitcast_convert_type(positive_zeros, jnp.int32).T
     hashed = ((x1 * 1000003 ^ y1) * 1000003 ^ x2) * 1000003 ^ y2  # wraps around
     return jnp.concatenate([jnp.arange(num_proposals), hashed | 1 << 30])
-
-
-def add_gt_boxes(proposals: Proposals, batch: Batch) -> Proposals:
-    """Append the ground-truth boxes to the proposals: `[B, P]` to `[B, P + N]` slots."""
-    return Proposals(
-        jnp.concatenate([proposals.boxes, batch.boxes], axis=1),
-        jnp.concatenate([proposals.valid, batch.valid], axis=1),
-    )
 
 
 def match_proposals(
@@ -59,14 +52,19 @@ def match_proposals(
     gt_valid: Bool[Array, " N"],
     *,
     positive_iou: float,
+    low_quality_overrides: bool,
 ) -> ops.Matches:
-    """Match one image's proposals: positive from an IoU of `positive_iou` on, else negative."""
+    """Match one image's proposals: positive from an IoU of `positive_iou` on, else negative.
+
+    For `low_quality_overrides` see `BoxHeadConfig`.
+    """
     return ops.match(
         ops.box_iou(proposals.boxes, gt_boxes),
         gt_valid,
         high=positive_iou,
         low=positive_iou,
-        min_pos_iou=None,
+        min_pos_iou=positive_iou if low_quality_overrides else None,
+        low_quality_overrides=low_quality_overrides,
         anchor_valid=proposals.valid,
     )
 
@@ -79,6 +77,7 @@ def sample_rois(
     batch_size_per_image: int,
     positive_fraction: float,
     positive_iou: float,
+    low_quality_overrides: bool = False,
 ) -> RoIs:
     """Sample RoIs among the proposals and the ground-truth boxes of each image.
 
@@ -88,11 +87,20 @@ def sample_rois(
     torchvision and Detectron2.
     """
 
-    def one_image(candidates: Proposals, gt_boxes: Array, gt_valid: Array, key: Array) -> RoIs:
-        matches = match_proposals(candidates, gt_boxes, gt_valid, positive_iou=positive_iou)
-        num_proposals = candidates.boxes.shape[0] - gt_boxes.shape[0]
+    match = functools.partial(match_proposals, positive_iou=positive_iou)
+
+    def one_image(proposals: Proposals, gt_boxes: Array, gt_valid: Array, key: Array) -> RoIs:
+        candidates = jax.tree.map(
+            lambda a, b: jnp.concatenate([a, b]), proposals, Proposals(gt_boxes, gt_valid)
+        )
+        # The objects' own boxes override nothing: each is the best of its object.
+        matches = jax.tree.map(
+            lambda a, b: jnp.concatenate([a, b]),
+            match(proposals, gt_boxes, gt_valid, low_quality_overrides=low_quality_overrides),
+            match(Proposals(gt_boxes, gt_valid), gt_boxes, gt_valid, low_quality_overrides=False),
+        )
         sample = ops.sample_balanced(
-            ops.random_priority(key, candidate_ids(candidates.boxes, num_proposals)),
+            ops.random_priority(key, candidate_ids(len(proposals.boxes), gt_boxes)),
             matches.positive,
             matches.negative,
             size=batch_size_per_image,
@@ -101,5 +109,4 @@ def sample_rois(
         boxes = jnp.where(sample.valid[:, None], candidates.boxes[sample.indices], 0)
         return RoIs(boxes, sample.valid, sample.positive, matches.gt_index[sample.indices])
 
-    candidates = add_gt_boxes(proposals, batch)
-    return jax.vmap(one_image)(candidates, batch.boxes, batch.valid, keys)
+    return jax.vmap(one_image)(proposals, batch.boxes, batch.valid, keys)

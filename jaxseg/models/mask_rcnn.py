@@ -129,6 +129,7 @@ def _loss(
         batch_size_per_image=config.box.batch_size_per_image,
         positive_fraction=config.box.positive_fraction,
         positive_iou=config.box.positive_iou,
+        low_quality_overrides=config.box.low_quality_overrides,
     )
     return terms | roi_losses(net, pyramid, rois, batch), {}
 

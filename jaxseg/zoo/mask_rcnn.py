@@ -74,6 +74,7 @@ MMDET_R50_FPN = dataclasses.replace(
     pixels=PixelConfig(),
     backbone=ResNetConfig(depth=50, norm="norm_eval", freeze_at=2),
     rpn=RPNConfig(smooth_l1_beta=0.0, min_pos_iou=0.3, low_quality_overrides=True),
+    box=dataclasses.replace(DETECTRON2_R50_FPN.box, low_quality_overrides=True),
     mask=MaskHeadConfig(logit_init_std=None),
 )
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg.heads.roi_sampling import Proposals, sample_rois
+from jaxseg.heads.roi_sampling import Proposals, match_proposals, sample_rois
 from tests.tiny import make_batch
 
 
@@ -52,3 +52,43 @@ def test_the_objects_own_boxes_are_sampled():
         boxes, matched, positive = sampled(range(5), 5, seed)
         own += int((boxes[positive] == matched[positive]).all(axis=1).sum())
     assert own >= 5  # of ten positives; no random proposal equals an object's box
+
+
+@pytest.mark.parametrize("overrides", [False, True])
+def test_low_quality_matches_override_others_if_asked(overrides):
+    """Proposal 0 is the best of object 0 (IoU 0.6), but overlaps object 1 more (0.7)."""
+    objects = jnp.asarray([[0, 0, 10, 10], [0, 0, 10, 4.2], [0, 0, 10, 50]], jnp.float32)
+    boxes = jnp.asarray([[0, 0, 10, 6], [0, 0, 10, 4]], jnp.float32)
+    matches = match_proposals(
+        Proposals(boxes, jnp.ones(2, bool)),
+        objects,
+        jnp.ones(3, bool),
+        positive_iou=0.5,
+        low_quality_overrides=overrides,
+    )
+    # Object 2 overlaps none by 0.5, so it gets none.
+    assert matches.gt_index.tolist() == ([0, 1] if overrides else [1, 1])
+    assert matches.positive.tolist() == [True, True]
+
+
+def test_the_objects_own_boxes_do_not_override_proposals():
+    """As in MMDetection, which adds them after the proposals are matched."""
+    batch = make_batch([(64, 64)], [2], slots=2)
+    objects = jnp.asarray([[[0, 0, 10, 10], [0, 0, 10, 4.2]]], jnp.float32)
+    batch = jax.tree.map(jnp.asarray, batch)._replace(boxes=objects)
+    boxes = jnp.asarray([[[0, 0, 10, 6], [0, 0, 10, 4]]], jnp.float32)
+    rois = sample_rois(
+        Proposals(boxes, jnp.ones((1, 2), bool)),
+        batch,
+        jax.random.split(jax.random.key(0), 1),
+        batch_size_per_image=8,
+        positive_fraction=0.5,
+        positive_iou=0.5,
+        low_quality_overrides=True,
+    )
+    matched = {
+        tuple(box): index
+        for box, index in zip(rois.boxes[0].tolist(), rois.gt_index[0].tolist(), strict=True)
+    }
+    assert matched[0, 0, 10, 6] == 0
+    assert int(rois.valid.sum()) == 4
