@@ -78,6 +78,10 @@ class SOLOv2Config:
     """The objects of each grid: least and largest root of the box's area, in pixels."""
     pos_scale: float = 0.2
     """Size of the region around a centre whose cells are positive, as a fraction of the box."""
+    shared_cells: Literal["smallest", "last"] = "smallest"
+    """The object that a positive cell takes its class from if it is in the region of several: the
+    smallest, whatever their order, or the last of the annotations, as in MMDetection and in the
+    authors' code. Each of them learns its mask there in either case."""
     num_head_convs: int = 4
     head_channels: int = 512
     mask_feat_channels: int = 128
@@ -263,17 +267,21 @@ def mask_logits(
 def make_targets(
     config: SOLOv2Config, batch: Batch, padded_size: Int[Array, "B 2"]
 ) -> ops.GridTargets:
-    """Assign the cells of each image to its objects, independently of the objects' order.
+    """Assign the cells of each image to its objects.
 
-    A cell that two objects share belongs to the smaller one. Of two objects with boxes of the same
-    area, it belongs to the one with the higher label, then with the larger x, then y of the centre.
+    For cells that several objects share see `SOLOv2Config.shared_cells`. With "smallest", of two
+    objects with boxes of the same area the cell belongs to the one with the higher label, then with
+    the larger x, then y of the centre, so that the order of the objects does not matter.
     """
     if batch.centers is None:
         raise ValueError("SOLOv2 learns from the masks' centres: the batch must have `centers`")
-    side = batch.boxes[..., 2:] - batch.boxes[..., :2]
-    area = side[..., 0] * side[..., 1]
-    keys = (batch.centers[..., 1], batch.centers[..., 0], batch.labels, -area)
-    order = jnp.lexsort(keys, axis=1)  # [B, N]
+    if config.shared_cells == "last":
+        order = jnp.broadcast_to(jnp.arange(batch.labels.shape[1])[None], batch.labels.shape)
+    else:
+        side = batch.boxes[..., 2:] - batch.boxes[..., :2]
+        area = side[..., 0] * side[..., 1]
+        keys = (batch.centers[..., 1], batch.centers[..., 0], batch.labels, -area)
+        order = jnp.lexsort(keys, axis=1)  # [B, N]
 
     def one_image(
         order: Array, boxes: Array, labels: Array, centers: Array, valid: Array, padded_size: Array

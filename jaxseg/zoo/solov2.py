@@ -15,7 +15,9 @@ from jaxseg.zoo.engine import CONV, Entry, Path, layer_entries
 from jaxseg.zoo.record import NameTable, Preprocessing, ZooModel
 from jaxseg.zoo.resnet import detectron2_resnet, norm_entries, torchvision_resnet
 
-MMDET_SOLOV2_R50 = SOLOv2Config(backbone=ResNetConfig(depth=50, norm="norm_eval", freeze_at=2))
+MMDET_SOLOV2_R50 = SOLOv2Config(
+    backbone=ResNetConfig(depth=50, norm="norm_eval", freeze_at=2), shared_cells="last"
+)
 """The authors' own models have this architecture too."""
 
 MMDET_SOLOV2_R101 = dataclasses.replace(

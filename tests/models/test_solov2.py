@@ -10,6 +10,7 @@ from jaxseg.nn.resize import coord_grid, resize, upsample2x
 from jaxseg.types import ImageMasks, TargetSpec
 from jaxseg.zoo import solov2 as published
 from tests.goldens import load_golden
+from tests.oracles.solo import slow_grid_targets
 from tests.tiny import make_batch, tiny_solov2_config
 
 TARGETS = TargetSpec(ImageMasks(4), centers=True)
@@ -145,6 +146,52 @@ def test_the_order_of_objects_with_the_same_box_does_not_matter():
     other = make_targets(tiny_solov2_config(), jax.tree.map(jnp.asarray, swapped), padded_size)
     assert one.positive.any()
     np.testing.assert_array_equal(one.label, other.label)
+
+
+def nested_objects(order):
+    """Objects around one centre: the smallest is not the last in any of the orders below."""
+    batch = make_batch([(64, 64)], [3], targets=TARGETS)
+    half = np.asarray([10.0, 6.0, 8.0], np.float32)[list(order)]
+    center = np.full((3, 2), 31.0, np.float32)
+    boxes, centers = np.zeros_like(batch.boxes), np.zeros_like(batch.centers)
+    boxes[0, :3] = np.concatenate([center - half[:, None], center + half[:, None]], axis=1)
+    centers[0, :3] = center
+    labels = np.zeros_like(batch.labels)
+    labels[0, :3] = np.asarray([0, 1, 2])[list(order)]
+    return batch._replace(boxes=boxes, centers=centers, labels=labels)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+@pytest.mark.parametrize("shared_cells", ["smallest", "last"])
+def test_shared_cells_agree_with_the_loop(shared_cells, order):
+    """MMDetection's loop overwrites a cell; with "smallest", it sees the objects by size."""
+    config = dataclasses.replace(tiny_solov2_config(), shared_cells=shared_cells, pos_scale=0.6)
+    batch = nested_objects(order)
+    by_size = [order.index(n) for n in (0, 2, 1)]  # the largest first
+    seen = by_size if shared_cells == "smallest" else [0, 1, 2]
+    positive, label, pairs = slow_grid_targets(
+        batch.boxes[0, seen],
+        batch.labels[0, seen],
+        batch.centers[0, seen],
+        [True] * 3,
+        (64, 64),
+        config.num_grids,
+        config.scale_ranges,
+        config.pos_scale,
+    )
+    targets = make_targets(config, jax.tree.map(jnp.asarray, batch), jnp.asarray([[64, 64]]))
+    found = np.asarray(targets.positive[0])
+    np.testing.assert_array_equal(found, positive)
+    np.testing.assert_array_equal(np.asarray(targets.label[0])[found], np.asarray(label)[found])
+    learned = targets.cell[0][targets.valid[0]], targets.gt_index[0][targets.valid[0]]
+    expected = sorted((cell, seen[n]) for cell, n in pairs)
+    assert sorted(zip(*(x.tolist() for x in learned), strict=True)) == expected
+    assert len({cell for cell, _ in pairs}) < len(pairs)  # some cells are shared
+
+
+def test_published_models_have_the_rule_of_their_sources():
+    for record in published.RECORDS:
+        assert record.config.shared_cells == "last"
 
 
 def test_images_must_be_padded_to_the_size_divisibility():

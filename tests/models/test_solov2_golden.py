@@ -40,6 +40,7 @@ def golden_config(meta, padded_size) -> SOLOv2Config:
         num_grids=tuple(head["num_grids"]),
         scale_ranges=tuple((float(low), float(high)) for low, high in head["scale_ranges"]),
         pos_scale=head["pos_scale"],
+        shared_cells="last",
         num_head_convs=head["stacked_convs"],
         head_channels=head["feat_channels"],
         mask_feat_channels=feature["feat_channels"],
