@@ -313,6 +313,27 @@ def test_losses_and_gradients(golden, training, mode):
     assert worst < 1e-3
 
 
+def test_losses_of_everything_sampled(golden):
+    """The model's own proposals, matches and samples, where all anchors and RoIs are sampled."""
+    config = golden.config
+    anchors = max(len(golden[f"train_all__rpn_labels{i}"]) for i in range(len(golden.images)))
+    slots = config.rpn.post_nms_topk_train + golden_batch(golden).labels.shape[1]
+    model = dataclasses.replace(
+        config,
+        rpn=dataclasses.replace(config.rpn, batch_size_per_image=anchors, positive_fraction=1.0),
+        box=dataclasses.replace(config.box, batch_size_per_image=slots, positive_fraction=1.0),
+    ).build()
+
+    def losses(variables, batch):
+        terms = model.loss(variables, batch, jax.random.key(0)).terms
+        return {name: t.weight * t.total / t.count for name, t in terms.items()}
+
+    means = jax.jit(losses)(golden.variables, jax.tree.map(jnp.asarray, golden_batch(golden)))
+    for ours, theirs in LOSSES.items():
+        expected = golden[f"train_all__{theirs}"]
+        np.testing.assert_allclose(means[ours], expected, rtol=1e-4, err_msg=ours)
+
+
 def test_weights_are_exported_as_they_were_imported(golden):
     exported = zoo.to_torchvision(golden.variables, golden.config)
     assert exported.keys() == golden.state.keys()
