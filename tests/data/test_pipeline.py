@@ -19,6 +19,7 @@ from jaxseg.data import (
     RandomSizeCrop,
     ScaleJitter,
     Shapes,
+    TrainPipeline,
     eval_batches,
     shared_arrays,
     train_batches,
@@ -62,6 +63,24 @@ def test_every_epoch_has_every_image_once_in_another_order():
     order = [index_of[image.tobytes()] for batch in take_batches(5) for image in batch.images]
     assert sorted(order[:10]) == sorted(order[10:]) == list(range(10))
     assert order[:10] != order[10:]
+
+
+def test_every_epoch_changes_an_image_anew():
+    """An image alone in its split is flipped in about half of 20 epochs, not in all or none."""
+    pipeline = TrainPipeline(
+        Shapes(size=64, train_images=1).open("train"),
+        DataConfig(Shapes(), ((64, 64),), num_threads=1),
+        TARGETS,
+        batch_size=20,
+        seed=0,
+    )
+    batches = pipeline.batches()
+    images = next(batches).images
+    batches.close()
+    versions, counts = np.unique(images, axis=0, return_counts=True)
+    assert len(versions) == 2
+    assert counts.min() >= 3
+    np.testing.assert_array_equal(versions[0], versions[1][:, ::-1])
 
 
 def test_shards_are_the_parts_of_the_global_batch():

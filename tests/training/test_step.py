@@ -164,6 +164,19 @@ def test_devices_transforms_and_microbatches_make_the_same_steps(
     assert state.model_state["seen"]["images"] == 3 * 8 / devices
 
 
+def test_each_step_and_each_seed_draws_anew():
+    model, optimizer = toy_model(), optax.sgd(0.0)
+    batch = make_batch([(64, 64)] * 2, [3, 1])
+    losses = []
+    for seed in (0, 1):
+        step = pmap_step(make_step(model, optimizer, seed), 1)
+        state = replicate(init_state(model, optimizer, (1, 64, 64, 3), 0), 1)
+        for _ in range(2):
+            state, metrics = step(state, batch)
+            losses.append(float(metrics["objects"]))
+    assert len(set(losses)) == 4  # the parameters stay, so the random keys alone differ
+
+
 def test_ema_follows_the_parameters():
     (state, _), trail = toy_steps(steps=20, ema_decay=0.6)
     average = 1.5
