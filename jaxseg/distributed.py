@@ -8,6 +8,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 
+class ProcessLostError(RuntimeError):
+    """Another process or the connection to it failed."""
+
+
 def connect(
     coordinator_address: str | None, num_processes: int | None, process_id: int | None
 ) -> None:
@@ -19,17 +23,23 @@ def connect(
         process_id: index of this process, from 0.
 
     Arguments that are None are read from the cluster's environment (SLURM, Open MPI, TPU pods).
+    Raises ProcessLostError if the others do not come within JAX's five minutes.
     """
-    jax.distributed.initialize(
-        coordinator_address, num_processes, process_id, heartbeat_timeout_seconds=30
-    )
+    try:
+        jax.distributed.initialize(
+            coordinator_address, num_processes, process_id, heartbeat_timeout_seconds=30
+        )
+    except RuntimeError as error:
+        raise ProcessLostError(_first_line(error)) from error
 
 
 def is_process_failure(error: RuntimeError) -> bool:
-    """Return whether `error` is JAX's report that another process or the connection to it failed.
+    """Return whether `error` reports that another process or the connection to it failed.
 
     False for a device that is out of memory and for a wrong program.
     """
+    if isinstance(error, ProcessLostError):
+        return True
     local = str(error).startswith(("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT"))
     return jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError) and not local
 
@@ -47,15 +57,30 @@ def process_count() -> int:
 def allgather_json(value: Any) -> list[Any]:
     """Return the JSON values that all processes passed, in the order of the processes.
 
-    A collective: all processes must call it.
+    A collective: all processes must call it. Raises ProcessLostError if one of them is lost.
     """
     if jax.process_count() == 1:
         return [value]
     # Arrays of one shape are gathered: first the lengths, then texts padded to the longest.
     data = np.frombuffer(json.dumps(value).encode(), np.uint8)
-    sizes = np.asarray(multihost_utils.process_allgather(np.asarray([data.size]))).reshape(-1)
+    sizes = _allgather(np.asarray([data.size])).reshape(-1)
     padded = np.zeros(sizes.max(), np.uint8)
     padded[: data.size] = data
-    # [processes, longest]
-    gathered = np.asarray(multihost_utils.process_allgather(padded)).reshape(len(sizes), -1)
+    gathered = _allgather(padded).reshape(len(sizes), -1)  # [processes, longest]
     return [json.loads(row[:n].tobytes()) for row, n in zip(gathered, sizes, strict=True)]
+
+
+def _allgather(array: np.ndarray) -> np.ndarray:
+    """Return the arrays of all processes, stacked.
+
+    The transports report a lost process by many types and codes. The arrays are small and their
+    shapes agree, so nothing else can fail.
+    """
+    try:
+        return np.asarray(multihost_utils.process_allgather(array))
+    except (ValueError, RuntimeError, OSError) as error:
+        raise ProcessLostError(_first_line(error)) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

@@ -9,6 +9,7 @@ Terms:
              the processes
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -76,6 +77,23 @@ def pmap_predict(model: Model, devices: int) -> Callable[[Variables, Any, Any], 
         return merge(mapped(variables, *split((images, image_size), devices)))
 
     return predict
+
+
+def any_process(flag: bool) -> jax.Array:
+    """Start to compute whether any process passes True; a collective.
+
+    Reading the result waits for it, and so for all that was started before it.
+    """
+    flags = np.full(jax.local_device_count(), flag, np.int32)
+    return _maximum()(flags)
+
+
+@functools.cache
+def _maximum() -> Callable[[Any], jax.Array]:
+    def over_devices(x: jax.Array) -> jax.Array:
+        return jax.lax.pmax(x, BATCH_AXIS)
+
+    return jax.pmap(over_devices, axis_name=BATCH_AXIS, out_axes=None)
 
 
 def replicate(tree: Tree, devices: int) -> Tree:

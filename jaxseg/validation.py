@@ -1,17 +1,18 @@
 """Evaluation of a model on one split, during training and by `jaxseg eval`."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxseg import data, evaluation, visualize
-from jaxseg.distributed import allgather_json, process_index
+from jaxseg.distributed import process_index
 from jaxseg.experiment import Experiment
 from jaxseg.model import Model, Variables
 from jaxseg.predictor import Predictor, variables_of
 from jaxseg.training.loop import Validation
+from jaxseg.training.preemption import PreemptionNotice, gather_unless_stopped
 from jaxseg.training.step import TrainState
 
 PICTURES = 4
@@ -28,6 +29,7 @@ class SplitEvaluator:
         categories: the categories of the model's labels, in their order.
         config: the source, and the padding and resizing of images.
         split: the split of the source.
+        notice: the notice to stop, None for none.
 
     Raises:
         ValueError: the split has categories that the model does not.
@@ -39,28 +41,40 @@ class SplitEvaluator:
         categories: Sequence[data.Category],
         config: data.DataConfig,
         split: str,
+        notice: PreemptionNotice | None = None,
     ):
+        self._notice = notice or PreemptionNotice()
         self.source = config.source.open(split)
         self._label_map = match_categories(self.source.categories, categories, split)
         self._predictor, self._config = Predictor(model), config
 
-    def predict(self, variables: Variables) -> list[evaluation.Prediction]:
-        """Return the predictions on this process's share of the images, in the data's labels."""
-        predictions = self._predictor.predict(variables, self.source, self._config)
-        return [relabel(prediction, self._label_map) for prediction in predictions]
+    def predict(self, variables: Variables) -> list[dict[str, Any]]:
+        """Return the predictions of all processes as a COCO result list; a collective.
 
-    def gather(self, predictions: Sequence[evaluation.Prediction]) -> list[dict[str, Any]]:
-        """Return the predictions of all processes as a COCO result list; a collective."""
+        Labels are the data's. Raises Preempted in all processes after a notice to stop.
+        """
         category_ids = [c.id for c in self.source.categories]
-        shares = allgather_json(evaluation.coco_results(predictions, category_ids))
+
+        def share() -> list[dict[str, Any]]:
+            predictions = self._predictor.predict(variables, self.source, self._config)
+            relabelled = [relabel(prediction, self._label_map) for prediction in predictions]
+            return evaluation.coco_results(relabelled, category_ids)
+
+        shares = gather_unless_stopped(self._notice, share)
         return [result for share in shares for result in share]
 
     def evaluate(self, results: Sequence[dict[str, Any]]) -> evaluation.Metrics:
-        """Return the metrics of a COCO result list, computed by process 0; a collective."""
-        metrics = None
-        if process_index() == 0:
-            metrics = evaluation.evaluate(self.source.ground_truth(), results)
-        return allgather_json(metrics)[0]
+        """Return the metrics of a COCO result list, computed by process 0; a collective.
+
+        Raises Preempted in all processes after a notice to stop.
+        """
+
+        def metrics() -> evaluation.Metrics | None:
+            if process_index() != 0:
+                return None
+            return evaluation.evaluate(self.source.ground_truth(), results)
+
+        return gather_unless_stopped(self._notice, metrics)[0]
 
 
 class Validator:
@@ -71,30 +85,48 @@ class Validator:
     the box AP of a model without masks.
     """
 
-    def __init__(self, experiment: Experiment, categories: Sequence[data.Category]):
+    def __init__(
+        self,
+        experiment: Experiment,
+        categories: Sequence[data.Category],
+        notice: PreemptionNotice | None = None,
+    ):
         self._evaluator = SplitEvaluator(
-            experiment.model.build(), categories, experiment.data, "val"
+            experiment.model.build(), categories, experiment.data, "val", notice
         )
 
     def __call__(self, state: TrainState, step: int) -> Validation:
         """Return the metrics of `state` and pictures of some predictions."""
         source = self._evaluator.source
         _LOG.info("evaluating step %d on %d images", step, len(source))
-        predictions, metrics = self._evaluate(variables_of(state, ema=True))
+        results, metrics = self._evaluate(variables_of(state, ema=True))
         raw_metrics = None
         if state.ema is not None:
             _, raw_metrics = self._evaluate(variables_of(state, ema=False))
-        names = [c.name for c in source.categories]
-        drawn = predictions[:PICTURES] if process_index() == 0 else []
-        pictures = [visualize.draw_comparison(source, prediction, names) for prediction in drawn]
+        pictures = []
+        if process_index() == 0:
+            pictures = [picture for _, picture in draw_first(source, results, PICTURES)]
         score = metrics["segm/AP" if "segm/AP" in metrics else "bbox/AP"] or 0.0
         return Validation(score, metrics, pictures, raw_metrics)
 
-    def _evaluate(
-        self, variables: Variables
-    ) -> tuple[list[evaluation.Prediction], evaluation.Metrics]:
-        predictions = self._evaluator.predict(variables)
-        return predictions, self._evaluator.evaluate(self._evaluator.gather(predictions))
+    def _evaluate(self, variables: Variables) -> tuple[list[dict[str, Any]], evaluation.Metrics]:
+        results = self._evaluator.predict(variables)
+        return results, self._evaluator.evaluate(results)
+
+
+def draw_first(
+    source: data.Source, results: Sequence[dict[str, Any]], count: int
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the ids and comparisons (uint8 `[h, w, 3]`) of a source's first `count` images.
+
+    `results` are COCO results of the whole source, of whatever process.
+    """
+    names = [c.name for c in source.categories]
+    labels = {c.id: label for label, c in enumerate(source.categories)}
+    for image_id in source.image_ids[:count]:
+        found = [result for result in results if result["image_id"] == image_id]
+        prediction = evaluation.from_coco_results(image_id, found, labels)
+        yield image_id, visualize.draw_comparison(source, prediction, names)
 
 
 def match_categories(

@@ -172,6 +172,40 @@ def test_sigterm_saves_in_time_and_the_same_command_resumes(tmp_path, file, unin
     assert_ended_the_same(file, tmp_path, uninterrupted)
 
 
+HANGING = """
+import os, time
+from jaxseg.data import shapes
+
+read = shapes.ShapesSource.__getitem__
+
+def hang_once_told(self, index):
+    while os.path.exists({flag!r}):
+        time.sleep(0.1)
+    return read(self, index)
+
+shapes.ShapesSource.__getitem__ = hang_once_told
+"""
+
+
+@pytest.mark.slow
+def test_sigterm_saves_in_time_while_the_data_hangs(tmp_path):
+    flag, file, workdir = tmp_path / "hang", tmp_path / "experiment.py", tmp_path / "run"
+    file.write_text(HANGING.format(flag=str(flag)) + EXPERIMENT)
+    process = start(file, workdir)
+    wait_for_checkpoint(process, workdir, 3)
+    flag.touch()
+    time.sleep(3)  # until all batches made before are used up
+    signalled = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)  # as `timeout` does
+    out, _ = process.communicate(timeout=60)
+    print(f"ended {time.monotonic() - signalled:.1f} s after SIGTERM")
+    assert process.returncode == 75, out
+    assert time.monotonic() - signalled < 30
+    step = int(re.search(r"stopped by SIGTERM: saved after step (\d+)", out)[1])
+    assert newest_checkpoint(workdir) == step
+
+
 @pytest.mark.slow
 def test_a_run_resumes_on_another_number_of_devices(tmp_path, file):
     # Rounding decides which proposals are sampled: over many steps two runs drift apart.

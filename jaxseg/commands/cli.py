@@ -4,40 +4,55 @@ Flags are in `jaxseg.commands.flags`. The modules of the commands are imported w
 since JAX takes seconds and `--help` should not.
 """
 
+import contextlib
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from jaxseg.commands import flags
+
+if TYPE_CHECKING:
+    from jaxseg.training.preemption import PreemptionNotice
+
+EXIT_SECONDS = 5.0
+"""Longest time that an interrupted program waits for its threads, some of which may hang on a
+disk."""
+
+
+def program() -> NoReturn:
+    """Run `main` as the program `jaxseg`."""
+    status = main()
+    if status == 75:
+        ending = threading.Timer(EXIT_SECONDS, os._exit, (status,))
+        ending.daemon = True
+        ending.start()
+    sys.exit(status)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status.
 
     The status is 0 for success, 1 for bad input (after a message) or for data with errors, and 75
-    for a training that was interrupted, saved its state and can be resumed. Usage errors exit with
-    status 2.
+    for a command that was interrupted and can be run again; a training has then saved its state.
+    Usage errors exit with status 2.
     """
-    command, overrides = flags.parse(sys.argv[1:] if arguments is None else arguments)
-    name, run = _COMMANDS[type(command)]
-    processes = getattr(command, "processes", flags.Processes())
+    arguments, overrides = flags.parse(sys.argv[1:] if arguments is None else arguments)
+    command = _COMMANDS[type(arguments)]
+    processes = getattr(arguments, "processes", flags.Processes())
+    problem = processes.problem()
+    if problem:
+        _exit_for_usage(f"{command.name}: {problem}")
     if not processes.several:
-        if (processes.num_processes, processes.process_id) != (None, None):
-            _exit_for_usage(
-                f"{name}: --num-processes and --process-id need --coordinator-address "
-                "ADDRESS:PORT, or --distributed"
-            )
-        return _exit_status(name, lambda: run(command, overrides))
+        return _exit_status(command, arguments, overrides, processes)[0]
     try:
-        status = _exit_status(name, lambda: run(command, overrides), processes)
-    except SystemExit as stop:  # a usage error that tyro has printed
-        status = stop.code if isinstance(stop.code, int) else 1
-    except BaseException:
+        status, together = _exit_status(command, arguments, overrides, processes)
+    except Exception:
         traceback.print_exc()
-        status = 1
-    if status in (1, 2):
+        status, together = 1, False
+    if not together:
         # JAX's regular shutdown waits minutes for the other processes, which wait for this one.
         sys.stdout.flush()
         sys.stderr.flush()
@@ -52,39 +67,63 @@ def _exit_for_usage(message: str) -> NoReturn:
 
 
 def _exit_status(
-    name: str, run: Callable[[], int | None], processes: flags.Processes | None = None
-) -> int:
-    """Run a command, after joining the other processes if there are several.
+    command: "_Command",
+    arguments: Any,
+    overrides: Sequence[str],
+    processes: flags.Processes,
+) -> tuple[int, bool]:
+    """Run a command, and join the other processes before if there are several.
 
-    Prints expected errors as one message; other errors pass.
+    Usage errors exit, and expected errors are printed as one message; other errors pass.
+
+    Returns:
+        The status, and whether all processes end with it together.
     """
     from jaxseg.distributed import connect, is_process_failure
     from jaxseg.log import log_to_stderr
-    from jaxseg.training.preemption import EXIT_STATUS, Preempted
+    from jaxseg.training.preemption import (
+        EXIT_STATUS,
+        Preempted,
+        PreemptionNotice,
+        handle_signals,
+    )
 
-    try:
-        with log_to_stderr():
-            if processes is not None:
-                connect(
-                    processes.coordinator_address, processes.num_processes, processes.process_id
-                )
-            return run() or 0
-    except Preempted as notice:
-        print(f"jaxseg {name}: {notice}", file=sys.stderr)
-        return EXIT_STATUS
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"jaxseg {name}: {_with_notes(error)}", file=sys.stderr)
-        return 1
-    except RuntimeError as error:
-        if not is_process_failure(error):
-            raise
-        print(
-            f"jaxseg {name}: another process has died or cannot be reached ({error}). Its own "
-            "messages say why; run the same command on all processes to resume from the newest "
-            "checkpoint",
-            file=sys.stderr,
-        )
-        return 1
+    def join() -> None:
+        if processes.several:
+            connect(processes.coordinator_address, processes.num_processes, processes.process_id)
+
+    def report(message: object) -> None:
+        print(f"jaxseg {command.name}: {message}", file=sys.stderr, flush=True)
+
+    notice = PreemptionNotice()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(log_to_stderr())
+        try:
+            run = command.prepare(arguments, overrides)
+        except (ValueError, OSError) as error:
+            report(_with_notes(error))
+            join()  # the others end as soon as this process does, but wait for one that is absent
+            return 1, False
+        try:
+            join()
+            if command.stoppable:
+                notice = stack.enter_context(handle_signals())
+            return run(notice) or 0, True
+        except Preempted as stop:
+            report(stop)
+            return EXIT_STATUS, not stop.alone
+        except (ValueError, OSError, FloatingPointError) as error:
+            report(_with_notes(error))
+            return 1, False
+        except RuntimeError as error:
+            if not is_process_failure(error):
+                raise
+            report(
+                f"another process has died or cannot be reached ({error}). Its own messages say "
+                "why; run the same command on all processes to resume from the newest checkpoint"
+            )
+            # A cluster that stops all processes may kill another one first.
+            return EXIT_STATUS if notice.reason else 1, False
 
 
 def _with_notes(error: Exception) -> str:
@@ -92,13 +131,26 @@ def _with_notes(error: Exception) -> str:
     return " ".join([str(error), *getattr(error, "__notes__", ())])
 
 
-def _demo(command: flags.Demo, _: Sequence[str]) -> None:
+_Run = Callable[["PreemptionNotice"], int | None]
+"""A command that is ready to run."""
+
+
+class _Command(NamedTuple):
+    name: str
+    prepare: Callable[[Any, Sequence[str]], _Run]
+    """Takes the flags and the overrides. It checks what can be checked without JAX's devices, and
+    before other processes are joined."""
+    stoppable: bool = False
+    """Whether a notice to stop ends the command, and not the signal itself."""
+
+
+def _demo(command: flags.Demo, _: Sequence[str]) -> _Run:
     from jaxseg.commands.demo import run_demo
 
-    run_demo(command.out, command.model)
+    return lambda notice: run_demo(command.out, command.model, notice)
 
 
-def _train(command: flags.Train, overrides: Sequence[str]) -> None:
+def _train(command: flags.Train, overrides: Sequence[str]) -> _Run:
     from jaxseg.commands import train as train_command
     from jaxseg.commands.dry_run import dry_run
     from jaxseg.commands.override import override
@@ -107,79 +159,102 @@ def _train(command: flags.Train, overrides: Sequence[str]) -> None:
     experiment = load_experiment(command.experiment)
     experiment = override(experiment, overrides, prog=f"jaxseg train {command.experiment}")
     if command.dry_run:
-        dry_run(experiment)
-    elif command.workdir is None:
-        raise ValueError("give --workdir DIR, a folder for checkpoints and curves (or --dry-run)")
-    else:
-        train_command.train(experiment, command.workdir)
+        return _until_notice(lambda: dry_run(experiment))
+    workdir = command.workdir
+    if workdir is None:
+        _exit_for_usage(
+            "train: give --workdir DIR, a folder for checkpoints and curves (or --dry-run)"
+        )
+    return lambda notice: train_command.train(experiment, workdir, notice)
 
 
-def _eval(command: flags.Eval, _: Sequence[str]) -> None:
+def _until_notice(run: Callable[[], int | None]) -> _Run:
+    """Return the command that a notice to stop cuts off anywhere."""
+
+    def run_until(notice: "PreemptionNotice") -> int | None:
+        with notice.raising():
+            return run()
+
+    return run_until
+
+
+def _eval(command: flags.Eval, _: Sequence[str]) -> _Run:
     from jaxseg.commands.eval import evaluate
 
-    evaluate(
-        command.workdir,
-        command.out or command.workdir / "eval",
-        data_folder=command.data,
-        split=command.split,
-        step=command.step,
-        ema=not command.no_ema,
-    )
+    def run(notice: "PreemptionNotice") -> None:
+        evaluate(
+            command.workdir,
+            command.out or command.workdir / "eval",
+            data_folder=command.data,
+            split=command.split,
+            step=command.step,
+            ema=not command.no_ema,
+            notice=notice,
+        )
+
+    return run
 
 
-def _predict(command: flags.Predict, _: Sequence[str]) -> None:
+def _predict(command: flags.Predict, _: Sequence[str]) -> _Run:
     from jaxseg.commands.predict import predict
 
     if not command.images:
         _exit_for_usage("predict: give at least one IMAGE")
-    predict(command.workdir, command.images, command.out, command.threshold)
+    return lambda _: predict(command.workdir, command.images, command.out, command.threshold)
 
 
-def _data_check(command: flags.DataCheck, _: Sequence[str]) -> int:
+def _data_check(command: flags.DataCheck, _: Sequence[str]) -> _Run:
     from jaxseg.commands.data_check import report
 
-    passed = report(
-        command.path,
-        split=command.split,
-        max_objects=command.max_objects,
-        bucket=command.bucket,
-        ignore_issues=command.ignore_issues,
-        out=command.out,
-    )
-    return 0 if passed else 1
+    def run(_: "PreemptionNotice") -> int:
+        passed = report(
+            command.path,
+            split=command.split,
+            max_objects=command.max_objects,
+            bucket=command.bucket,
+            ignore_issues=command.ignore_issues,
+            out=command.out,
+        )
+        return 0 if passed else 1
+
+    return run
 
 
-def _data_build(command: flags.DataBuild, _: Sequence[str]) -> None:
+def _data_build(command: flags.DataBuild, _: Sequence[str]) -> _Run:
     from jaxseg.data.tfds import build
 
-    built = build(command.folder, command.out, command.splits, ignore_issues=command.ignore_issues)
-    print(f"built {command.out}" if built else f"nothing to do: {command.out} is complete")
+    def run(_: "PreemptionNotice") -> None:
+        built = build(
+            command.folder, command.out, command.splits, ignore_issues=command.ignore_issues
+        )
+        print(f"built {command.out}" if built else f"nothing to do: {command.out} is complete")
+
+    return run
 
 
-def _weights_import(command: flags.WeightsImport, overrides: Sequence[str]) -> None:
+def _weights_import(command: flags.WeightsImport, overrides: Sequence[str]) -> _Run:
     from jaxseg.commands.weights import import_weights
 
-    import_weights(command.file, command.model, command.out, overrides)
+    return lambda _: import_weights(command.file, command.model, command.out, overrides)
 
 
-def _weights_export(command: flags.WeightsExport, _: Sequence[str]) -> None:
+def _weights_export(command: flags.WeightsExport, _: Sequence[str]) -> _Run:
     from jaxseg.commands.weights import export_weights
 
-    export_weights(command.workdir, command.out)
+    return lambda _: export_weights(command.workdir, command.out)
 
 
-_COMMANDS: dict[type, tuple[str, Callable[[Any, Sequence[str]], int | None]]] = {
-    flags.Demo: ("demo", _demo),
-    flags.Train: ("train", _train),
-    flags.Eval: ("eval", _eval),
-    flags.Predict: ("predict", _predict),
-    flags.DataCheck: ("data check", _data_check),
-    flags.DataBuild: ("data build", _data_build),
-    flags.WeightsImport: ("weights import", _weights_import),
-    flags.WeightsExport: ("weights export", _weights_export),
+_COMMANDS: dict[type, _Command] = {
+    flags.Demo: _Command("demo", _demo, stoppable=True),
+    flags.Train: _Command("train", _train, stoppable=True),
+    flags.Eval: _Command("eval", _eval, stoppable=True),
+    flags.Predict: _Command("predict", _predict),
+    flags.DataCheck: _Command("data check", _data_check),
+    flags.DataBuild: _Command("data build", _data_build),
+    flags.WeightsImport: _Command("weights import", _weights_import),
+    flags.WeightsExport: _Command("weights export", _weights_export),
 }
-"""The name and the function of each command."""
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

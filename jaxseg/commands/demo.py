@@ -20,6 +20,7 @@ from jaxseg.models.solov2 import SOLOv2Config
 from jaxseg.nn.resnet import ResNetConfig
 from jaxseg.training.loop import TrainConfig
 from jaxseg.training.optimizer import OptimizerConfig
+from jaxseg.training.preemption import PreemptionNotice
 
 SMALL_MASK_RCNN = MaskRCNNConfig(
     num_classes=5,
@@ -93,12 +94,17 @@ SOLOV2 = dataclasses.replace(
 EXPERIMENTS = {"mask_rcnn": MASK_RCNN, "solov2": SOLOV2}
 
 
-def run_demo(out: pathlib.Path, model: str = "mask_rcnn") -> None:
-    """Train one of `EXPERIMENTS` in `out/run-<model>`; write metrics and overlays to `out`."""
+def run_demo(
+    out: pathlib.Path, model: str = "mask_rcnn", notice: PreemptionNotice | None = None
+) -> None:
+    """Train one of `EXPERIMENTS` in `out/run-<model>`; write metrics and overlays to `out`.
+
+    Raises Preempted after `notice`, the notice to stop, with the training's state saved.
+    """
     started, workdir = time.monotonic(), out / f"run-{model}"
-    train_command.train(EXPERIMENTS[model], workdir)
+    train_command.train(EXPERIMENTS[model], workdir, notice)
     trained = time.monotonic()
-    eval_command.evaluate(workdir, out)
+    eval_command.evaluate(workdir, out, notice=notice)
     done = time.monotonic()
     print(
         f"trained in {trained - started:.0f} s, evaluated in {done - trained:.0f} s; "

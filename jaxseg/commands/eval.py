@@ -5,11 +5,11 @@ import json
 import logging
 import pathlib
 import time
-from collections.abc import Sequence
 
 from jaxseg import data, evaluation, predictor, visualize
 from jaxseg.distributed import process_index
-from jaxseg.validation import SplitEvaluator
+from jaxseg.training.preemption import PreemptionNotice
+from jaxseg.validation import SplitEvaluator, draw_first
 
 OVERLAYS = 16
 """Number of images of an evaluation that are drawn."""
@@ -25,6 +25,7 @@ def evaluate(
     split: str = "val",
     step: int | None = None,
     ema: bool = True,
+    notice: PreemptionNotice | None = None,
 ) -> dict[str, float | None]:
     """Evaluate a checkpoint on a split; return the metrics.
 
@@ -37,36 +38,31 @@ def evaluate(
         split: the split of the data.
         step: the step of the checkpoint, None for the newest.
         ema: use the EMA of the parameters where the run keeps one.
+        notice: the notice to stop, None for none.
+
+    Raises Preempted in all processes after a notice to stop.
     """
-    trained = predictor.restore(workdir, step, ema=ema)
-    config = trained.experiment.data
-    if data_folder is not None:
-        config = dataclasses.replace(config, source=data.folder_config(data_folder))
-    evaluator = SplitEvaluator(trained.model, trained.categories, config, split)
+    notice = notice or PreemptionNotice()
+    with notice.raising():
+        trained = predictor.restore(workdir, step, ema=ema)
+        config = trained.experiment.data
+        if data_folder is not None:
+            config = dataclasses.replace(config, source=data.folder_config(data_folder))
+        evaluator = SplitEvaluator(trained.model, trained.categories, config, split, notice)
     source = evaluator.source
 
     _LOG.info("evaluating step %d on %d images of split %r", trained.step, len(source), split)
     started = time.monotonic()
-    predictions = evaluator.predict(trained.variables)
+    results = evaluator.predict(trained.variables)
     _LOG.info("predicted in %.0f s", time.monotonic() - started)
 
-    results = evaluator.gather(predictions)
     if process_index() == 0:
         out.mkdir(parents=True, exist_ok=True)
         (out / "predictions.json").write_text(json.dumps(results))
-        draw_overlays(source, predictions[:OVERLAYS], out / "overlays")
+        for image_id, picture in draw_first(source, results, OVERLAYS):
+            visualize.save_png(out / "overlays" / f"{image_id}.png", picture)
     metrics = evaluator.evaluate(results)
     if process_index() == 0:
         evaluation.write_metrics(metrics, out / "metrics.json")
         print(evaluation.format_table(metrics))
     return metrics
-
-
-def draw_overlays(
-    source: data.Source, predictions: Sequence[evaluation.Prediction], folder: pathlib.Path
-) -> None:
-    """Draw each image's ground truth beside its predictions, as `folder/<image id>.png`."""
-    names = [c.name for c in source.categories]
-    for prediction in predictions:
-        picture = visualize.draw_comparison(source, prediction, names)
-        visualize.save_png(folder / f"{prediction.image_id}.png", picture)

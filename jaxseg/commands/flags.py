@@ -38,6 +38,24 @@ class Processes:
         """Return whether the run has several processes."""
         return self.distributed or self.coordinator_address is not None
 
+    def problem(self) -> str:
+        """Return what is wrong with the flags, "" if nothing is."""
+        number, index, address = self.num_processes, self.process_id, self.coordinator_address
+        if not self.several and (number, index) != (None, None):
+            return (
+                "--num-processes and --process-id need --coordinator-address ADDRESS:PORT, or "
+                "--distributed"
+            )
+        if address is not None and not address.rpartition(":")[2].isdecimal():
+            return f"--coordinator-address {address} must be ADDRESS:PORT"
+        if address is not None and not self.distributed and None in (number, index):
+            return "--coordinator-address needs --num-processes and --process-id, or --distributed"
+        if number is not None and number < 1:
+            return f"--num-processes {number} must be at least 1"
+        if index is not None and (index < 0 or (number is not None and index >= number)):
+            return f"--process-id {index} must be from 0 to --num-processes - 1"
+        return ""
+
 
 @dataclasses.dataclass(frozen=True)
 class Demo:

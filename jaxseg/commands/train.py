@@ -15,7 +15,7 @@ from jaxseg.experiment import Experiment, from_json, to_json
 from jaxseg.model import Model, Variables
 from jaxseg.training import loop
 from jaxseg.training.checkpoint import Checkpoints
-from jaxseg.training.preemption import raise_on_notice
+from jaxseg.training.preemption import PreemptionNotice
 from jaxseg.training.step import init_variables
 from jaxseg.validation import Validator
 
@@ -40,16 +40,23 @@ fit on fewer devices (batch norm, where it is trained, then sees smaller microba
 _LOG = logging.getLogger(__name__)
 
 
-def train(experiment: Experiment, workdir: pathlib.Path) -> None:
-    """Train `experiment` in `workdir`, or resume the run that `workdir` holds."""
-    config, model = experiment.train, experiment.model.build()
-    with raise_on_notice(step=None):
+def train(
+    experiment: Experiment, workdir: pathlib.Path, notice: PreemptionNotice | None = None
+) -> None:
+    """Train `experiment` in `workdir`, or resume the run that `workdir` holds.
+
+    Raises Preempted after `notice`, the notice to stop, with the state saved.
+    """
+    notice = notice or PreemptionNotice()
+    config, model, validator = experiment.train, experiment.model.build(), None
+    with notice.raising():
         source = experiment.data.source.open("train")
         check_num_classes(experiment, source)
         metadata = run_metadata(experiment, source.categories) | {"data": _fingerprint(source)}
         from_json(metadata["experiment"])  # fail now if the config cannot be read back later
-        check_resumable(workdir, metadata)
-        validator = Validator(experiment, source.categories) if config.eval_every else None
+        if config.eval_every:
+            validator = Validator(experiment, source.categories, notice)
+    check_resumable(workdir, metadata)
     pipeline = data.TrainPipeline(
         source,
         experiment.data,
@@ -71,6 +78,7 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> None:
         metadata,
         initial_variables=lambda: _initial_variables(experiment, model, pipeline.image_shape),
         validate=validator,
+        notice=notice,
     )
 
 
@@ -102,17 +110,22 @@ def check_resumable(workdir: pathlib.Path, metadata: dict[str, Any]) -> None:
             return
         saved = checkpoints.metadata()
     before = _flatten({name: value for name, value in saved.items() if name in metadata})
-    now = _flatten(metadata)
-    changed = []
-    for key in sorted(before.keys() | now.keys()):
-        field = key.removeprefix("experiment.")
-        if before.get(key) != now.get(key) and field not in CHANGEABLE_ON_RESUME:
-            changed.append(f"{field} ({before.get(key)} -> {now.get(key)})")
+    changed = _changes(before, _flatten(metadata), CHANGEABLE_ON_RESUME)
     if changed:
         raise ValueError(
             f"{workdir} holds a run with a different config: {', '.join(changed)}. "
             "Use the same values to resume it, or another --workdir"
         )
+
+
+def _changes(before: dict[str, Any], now: dict[str, Any], allowed: Sequence[str]) -> list[str]:
+    """Return "field (before -> now)" for each field of flat metadata that is not in `allowed`."""
+    changed = []
+    for key in sorted(before.keys() | now.keys()):
+        field = key.removeprefix("experiment.")
+        if before.get(key) != now.get(key) and field not in allowed:
+            changed.append(f"{field} ({before.get(key)} -> {now.get(key)})")
+    return changed
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -7,6 +7,7 @@ the number of workers and processes, and the whole state of the iterator is its 
 
 import dataclasses
 import functools
+import logging
 import multiprocessing
 import os
 import signal
@@ -26,6 +27,9 @@ from jaxseg.data.transforms.resize import choose_buckets, fit_image
 from jaxseg.data.transforms.sample import Sample, train_sample
 from jaxseg.types import Batch, EvalBatch, TargetSpec
 
+_LOG = logging.getLogger(__name__)
+CLOSE_SECONDS = 5.0
+"""Longest time to wait for the threads and workers of an iterator to stop."""
 _ENDLESS = 1 << 40
 """A number of batches that no run reaches."""
 
@@ -256,7 +260,16 @@ def _read(batches: Any, config: DataConfig) -> Generator[Any]:
             "--shm-size)."
         ) from error
     finally:
-        iterator.close()
+        _close(iterator)
+
+
+def _close(iterator: Any) -> None:
+    """Stop the threads and workers of an iterator, except those that hang, as on a lost disk."""
+    closing = threading.Thread(target=iterator.close, daemon=True)
+    closing.start()
+    closing.join(CLOSE_SECONDS)
+    if closing.is_alive():
+        _LOG.warning("some data threads or workers hang and are not waited for")
 
 
 def _start_worker(worker_index: int, worker_count: int) -> None:

@@ -53,6 +53,25 @@ def coco_results(
     return results
 
 
+def from_coco_results(
+    image_id: int, results: Sequence[Mapping[str, Any]], label_of: Mapping[int, int]
+) -> Prediction:
+    """Return the prediction that one image's COCO results describe, the inverse of `coco_results`.
+
+    `label_of` is the label of each category id.
+    """
+    xywh = np.asarray([result["bbox"] for result in results], np.float32).reshape(-1, 4)
+    segmentations = [result["segmentation"] for result in results if "segmentation" in result]
+    rles = [{**rle, "counts": rle["counts"].encode("ascii")} for rle in segmentations]
+    return Prediction(
+        image_id,
+        np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1),
+        np.asarray([result["score"] for result in results], np.float32),
+        np.asarray([label_of[result["category_id"]] for result in results], int),
+        rles if len(rles) == len(results) else None,
+    )
+
+
 def evaluate(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> Metrics:
     """Compute COCO's metrics for boxes and masks. Neither argument is changed.
 

@@ -15,19 +15,22 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 import jax
 import numpy as np
 
-from jaxseg.distributed import allgather_json, process_index
+from jaxseg.distributed import allgather_json, process_count, process_index
 from jaxseg.model import Model, Variables
 from jaxseg.parallel import check_batch_size, pmap_step, replicate, shard_map_step, to_global
 from jaxseg.training.checkpoint import Checkpoints, rename_to_backup
 from jaxseg.training.lock import workdir_lock
 from jaxseg.training.nonfinite import NonFiniteSteps
 from jaxseg.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
-from jaxseg.training.preemption import Preempted, handle_signals, raise_on_notice
+from jaxseg.training.preemption import Preempted, PreemptionNotice, handle_signals
 from jaxseg.training.progress import Progress
 from jaxseg.training.step import Metrics, TrainState, init_state, make_step, start_state
 from jaxseg.types import Batch
 
 _LOG = logging.getLogger(__name__)
+STALL_SECONDS = 10.0
+"""Time that a process of several still waits for its batch after a notice to stop. With the batch
+it reaches the step after which all stop."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +123,7 @@ def train(
     *,
     initial_variables: Callable[[], Variables],
     validate: Validate | None = None,
+    notice: PreemptionNotice | None = None,
 ) -> TrainState:
     """Train to the last step, from the newest checkpoint in `workdir` if there is one.
 
@@ -134,12 +138,14 @@ def train(
             holds the checkpoint with the best score.
         metadata: run metadata that is stored with each checkpoint; JSON values.
         initial_variables: returns the variables of a new run; not called on resume.
-        validate: evaluates a state, every `config.eval_every` steps and after the last.
+        validate: evaluates a state, every `config.eval_every` steps and after the last. It raises
+            Preempted when it is to stop: `jaxseg.training.preemption.gather_unless_stopped`.
+        notice: the notice to stop; None to handle signals while the loop runs.
 
     Raises:
         FloatingPointError: more than `config.max_consecutive_nonfinite` steps in a row were not
             finite. The checkpoints hold states from before them.
-        Preempted: a signal arrived; the state is saved.
+        Preempted: a notice to stop arrived; the state is saved.
         BlockingIOError: another training is running in `workdir`.
     """
     devices = jax.device_count()
@@ -149,7 +155,7 @@ def train(
     schedule = make_schedule(config.optimizer, config.steps)
     with ExitStack() as stack:
         stack.enter_context(workdir_lock(workdir))
-        notice = stack.enter_context(handle_signals())
+        notice = notice or stack.enter_context(handle_signals())
         checkpoints = stack.enter_context(Checkpoints(workdir, config.max_to_keep))
         state = _restore(checkpoints, model, config, data.image_shape)
         if state is None:
@@ -162,15 +168,19 @@ def train(
         )
         evaluator = _Evaluator(config, validate, workdir, metadata, checkpoints, progress)
         if start > 0 and evaluator.is_due(start):
-            if notice.reached():
-                raise Preempted(start, notice.reason)
             evaluator.run(state, start)
         batches = stack.enter_context(closing(data.batches(start)))
         nonfinite = NonFiniteSteps(workdir, config.max_consecutive_nonfinite, data.image_ids)
         pending: Metrics | None = None  # of the previous step, perhaps still being computed
         for step in range(start, config.steps):
             wait_start = time.monotonic()
-            batch = next(batches)
+            try:
+                with notice.raising(after=0.0 if process_count() == 1 else STALL_SECONDS):
+                    batch = next(batches)
+            except Preempted as stop:
+                if pending is not None:
+                    nonfinite.check(step - 1, pending)
+                raise _save_and_stop(checkpoints, step, state, metadata, stop) from None
             progress.add_data_wait(time.monotonic() - wait_start)
             state, metrics = train_step(state, batch)
             # To read metrics is to wait for their step. Those of the previous step are read while
@@ -195,10 +205,31 @@ def train(
                 checkpoints.save(done, to_global(state, devices), metadata)
             if stopping and (eval_due or not last):
                 checkpoints.wait_until_finished()
-                raise Preempted(done, notice.reason)
+                raise Preempted(notice.reason, done)
             if eval_due:
                 evaluator.run(state, done)
     return state
+
+
+def _save_and_stop(
+    checkpoints: Checkpoints,
+    step: int,
+    state: TrainState,
+    metadata: Mapping[str, Any],
+    stop: Preempted,
+) -> Preempted:
+    """Save the state after `step` steps, where the wait for the next batch was cut off.
+
+    Several processes can only save together, and the others wait for this one inside a step: the
+    newest checkpoint must do.
+    """
+    if process_count() > 1:
+        return Preempted(stop.reason, checkpoints.latest_step(), alone=True)
+    if step == 0:
+        return stop
+    checkpoints.save(step, state, metadata)
+    checkpoints.wait_until_finished()
+    return Preempted(stop.reason, step)
 
 
 def _parallel_step(
@@ -260,17 +291,15 @@ class _Evaluator:
     def run(self, state: TrainState, done: int) -> None:
         """Evaluate the state after `done` steps, which is being saved; record the metrics.
 
-        Raises Preempted if a signal arrives: one process aborts the evaluation, several complete
-        it first.
+        Raises Preempted if a notice to stop has cut the evaluation short.
         """
         assert self.validate is not None
         started = time.monotonic()
         try:
-            with raise_on_notice(done):
-                validation = self.validate(state, done)
-        except Preempted:
+            validation = self.validate(state, done)
+        except Preempted as stop:
             self.checkpoints.wait_until_finished()
-            raise
+            raise Preempted(stop.reason, done) from None
         self.progress.show_validation(
             done, validation.metrics, validation.pictures, validation.raw_metrics
         )

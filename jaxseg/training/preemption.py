@@ -1,117 +1,164 @@
-"""Preemption: a run that is about to be stopped saves its state and exits with status 75.
+"""Preemption: a process that is about to be stopped saves its state and exits with status 75.
 
 A cluster that takes a machine back sends SIGTERM first (SLURM, Kubernetes, TPU VMs), or SIGUSR1
-where a SLURM job requests it (`--signal=USR1@120`). The run then finishes its step, saves, and ends
-with `EXIT_STATUS`. The same command resumes it.
+where a SLURM job requests it (`--signal=USR1@120`). A training then finishes its step, saves, and
+ends with `EXIT_STATUS`; Ctrl-C does the same. The same command resumes it.
+
+Whether there is a notice is asked wherever time passes: after each step (`reached`), while a
+process waits or computes on its own (`raising`), and where processes exchange what each computed
+(`gather_unless_stopped`).
 """
 
 import os
 import signal
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
+import numpy as np
+
+from jaxseg.distributed import allgather_json
+from jaxseg.parallel import any_process
 
 EXIT_STATUS = 75
 """`EX_TEMPFAIL` of sysexits.h: a temporary failure, try again."""
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SECOND_INTERRUPT_SECONDS = 1.0
+"""A second Ctrl-C ends the process at once, unless it follows the first within this time: `timeout`
+and the wrappers of commands send a signal twice."""
 
 
-class Preempted(Exception):
-    """The run must end; its state is saved after `step` steps, or it has made none (None)."""
+class Preempted(BaseException):
+    """The process must end; its state is saved after `step` steps, or nothing is to save (None).
 
-    def __init__(self, step: int | None, reason: str):
-        saved = "before the first step" if step is None else f"saved after step {step}"
+    It is no `Exception`, so that code which handles any error of a file or library lets it pass.
+
+    Args:
+        reason: the notice.
+        step: number of steps of the newest checkpoint.
+        alone: whether the other processes of the run do not end at the same point.
+    """
+
+    def __init__(self, reason: str, step: int | None = None, *, alone: bool = False):
+        saved = "nothing to save" if step is None else f"saved after step {step}"
         super().__init__(f"{reason}: {saved}; run the same command to resume")
-        self.step = step
+        self.reason, self.step, self.alone = reason, step, alone
 
 
 class PreemptionNotice:
-    """The notice to stop, once it has arrived, and the reason for it."""
+    """The notice to stop this process, once it has arrived, and the reason for it."""
 
     def __init__(self) -> None:
         self.reason = ""
-        self._checks = 0
+        self._delay: float | None = None  # of the context `raising`; None outside of it
+        self._any_process: jax.Array | None = None
+        self._interrupted: float | None = None
 
     def reached(self) -> bool:
-        """Return whether to save and stop.
+        """Return whether to save and stop, the same in all processes; a collective.
 
-        The processes of a run receive the notice at different times. All of them must call this
-        after the same steps; it then returns True on all after the same step.
+        With several processes it is what they knew at the previous call: the answer is computed
+        after the steps that were started before it, and reading it at once would wait for them.
         """
-        self._checks += 1
-        if jax.process_count() > 1:
-            # JAX's common stop is one above the highest number that any process has passed, so
-            # it is 1 before the first call. The steps of a resumed run would skip over it: pass
-            # the number of this call instead, counted from 1.
-            if multihost_utils.reached_preemption_sync_point(self._checks):
-                self.reason = self.reason or "stopped by a preemption notice"
-                return True
+        if jax.process_count() == 1:
+            return bool(self.reason)
+        previous, self._any_process = self._any_process, any_process(bool(self.reason))
+        if previous is None or not np.asarray(previous).any():
             return False
-        return bool(self.reason)
+        self.reason = self.reason or "stopped by a notice to another process"
+        return True
+
+    @contextmanager
+    def raising(self, *, after: float = 0.0) -> Iterator[None]:
+        """Raise `Preempted` within the context, `after` seconds after a notice or after its start.
+
+        The code within may be cut off anywhere, so it must change no file, and must not exchange
+        data with other processes.
+        """
+        outer, self._delay = self._delay, after
+        try:
+            if self.reason:
+                self._raise_or_wait()
+            yield
+        finally:
+            self._delay = outer
+            if after:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+        if self.reason and not after:  # the code within caught it, as callbacks and finalizers do
+            raise Preempted(self.reason)
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        """Note a signal, as its handler."""
+        del frame
+        self.reason = self.reason or f"stopped by {signal.Signals(number).name}"
+        self._raise_or_wait()
+
+    def receive_interrupt(self, number: int, frame: FrameType | None) -> None:
+        """Note a Ctrl-C, as the handler of SIGINT; raise KeyboardInterrupt at the second."""
+        now = time.monotonic()
+        if self._interrupted is None:
+            self._interrupted = now
+            # Not by `print`, which the signal may have cut off.
+            os.write(2, b"\nstopping at the next safe moment; Ctrl-C again ends at once\n")
+        elif now - self._interrupted > SECOND_INTERRUPT_SECONDS:
+            raise KeyboardInterrupt
+        self.receive(number, frame)
+
+    def end_wait(self, number: int, frame: FrameType | None) -> None:
+        """End the delay of `raising`, as the handler of SIGALRM."""
+        del number, frame
+        if self._delay is not None:
+            self._delay = None  # once: a second would cut off what the first one leaves through
+            raise Preempted(self.reason)
+
+    def _raise_or_wait(self) -> None:
+        if self._delay == 0:
+            self._delay = None
+            raise Preempted(self.reason)
+        if self._delay is not None:
+            signal.setitimer(signal.ITIMER_REAL, self._delay)
 
 
 @contextmanager
 def handle_signals() -> Iterator[PreemptionNotice]:
-    """Turn signals into a notice within the context.
+    """Turn signals into a notice within the context, after `jaxseg.distributed.connect`.
 
-    A second signal of the same kind has its previous effect. With several processes JAX's own
-    service handles SIGTERM, so that the processes can agree; SIGUSR1 is forwarded as SIGTERM.
+    JAX's own handler of SIGTERM, which `connect` installs, does not come back afterwards. Outside
+    the main thread, where Python handles no signals, the notice never arrives.
     """
     notice = PreemptionNotice()
-    previous: dict[signal.Signals, Any] = {}
-
-    def note(number: int, frame: FrameType | None) -> None:
-        del frame
-        notice.reason = _reason(number)
-        signal.signal(number, previous[signal.Signals(number)])
-
-    def forward(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    if jax.process_count() == 1:
-        handlers = dict.fromkeys(SIGNALS, note)
-    else:
-        handlers = {signal.SIGUSR1: forward}
-    for number, handler in handlers.items():
-        previous[number] = signal.signal(number, handler)
+    if threading.current_thread() is not threading.main_thread():
+        yield notice
+        return
+    handlers: dict[int, Any] = dict.fromkeys(SIGNALS, notice.receive)
+    handlers |= {signal.SIGINT: notice.receive_interrupt, signal.SIGALRM: notice.end_wait}
+    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield notice
     finally:
-        for number in handlers:
-            signal.signal(number, previous[number])
-
-
-@contextmanager
-def raise_on_notice(step: int | None) -> Iterator[None]:
-    """Raise `Preempted(step)` within the context as soon as a signal arrives.
-
-    The code within may be cut off anywhere, so it must change no file. With several processes,
-    which could not agree on the moment, nothing is raised.
-    """
-    if jax.process_count() > 1:
-        yield
-        return
-    raised: list[Preempted] = []
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        del frame
-        raised.append(Preempted(step, _reason(number)))
-        raise raised[0]
-
-    previous = {number: signal.signal(number, handler) for number in SIGNALS}
-    try:
-        yield
-    finally:
         for number, old in previous.items():
-            signal.signal(number, old)
-    if raised:  # the code within caught it, as callbacks and finalizers do
-        raise raised[0]
+            # None: the handler before was not Python's.
+            signal.signal(number, signal.SIG_DFL if old is None else old)
 
 
-def _reason(number: int) -> str:
-    return f"stopped by {signal.Signals(number).name}"
+def gather_unless_stopped(notice: PreemptionNotice, compute: Callable[[], Any]) -> list[Any]:
+    """Return the JSON values that `compute` returns in all processes; a collective.
+
+    Raises Preempted in all processes if a notice to one of them has cut off its `compute`, which
+    may happen anywhere (see `PreemptionNotice.raising`).
+    """
+    value, reason = None, ""
+    try:
+        with notice.raising():
+            value = compute()
+    except Preempted as stop:
+        reason = stop.reason
+    gathered = allgather_json((value, reason))
+    reasons = [reason for _, reason in gathered if reason]
+    if reasons:
+        raise Preempted(reasons[0])
+    return [value for value, _ in gathered]

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from jaxseg import distributed
 from jaxseg.commands import eval as eval_command
 from jaxseg.commands import train as train_command
 from jaxseg.commands.cli import main
@@ -89,21 +90,45 @@ def test_usage_errors_have_status_2(arguments):
     assert stop.value.code == 2
 
 
-@pytest.mark.parametrize("flag", ["--num-processes", "--process-id"])
-def test_the_number_of_processes_needs_a_coordinator(flag, capsys):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--num-processes", "2"], "need --coordinator-address"),
+        (["--process-id", "0"], "need --coordinator-address"),
+        (["--coordinator-address", "host", "--num-processes", "2", "--process-id", "0"], "PORT"),
+        (["--coordinator-address", "host:1", "--num-processes", "2"], "needs --num-processes and"),
+        (["--distributed", "--num-processes", "2", "--process-id", "2"], "--process-id 2 must be"),
+        (["--distributed", "--num-processes", "0"], "at least 1"),
+    ],
+)
+def test_wrong_flags_of_processes_are_usage_errors(arguments, message, capsys):
     with pytest.raises(SystemExit) as stop:
-        main(["train", "x.py", "--workdir", "x", flag, "0"])
+        main(["train", "x.py", "--workdir", "x", *arguments])
     assert stop.value.code == 2
-    assert "need --coordinator" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["--workdir", "x", "--train.stepz", "3"]])
+def test_usage_errors_come_before_other_processes_are_joined(arguments, monkeypatch, capsys):
+    joined = []
+    monkeypatch.setattr(distributed, "connect", lambda *_: joined.append(True))
+    processes = ["--coordinator-address", "host:1", "--num-processes", "2", "--process-id", "0"]
+    experiment = ROOT / "experiments" / "solov2_light_r50_fpn_3x.py"
+    with pytest.raises(SystemExit) as stop:
+        main(["train", str(experiment), *processes, *arguments])
+    assert stop.value.code == 2
+    assert not joined
 
 
 def test_the_demo_trains_either_model(tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(train_command, "train", lambda *arguments: calls.append(arguments))
-    monkeypatch.setattr(eval_command, "evaluate", lambda workdir, out: None)
+    monkeypatch.setattr(eval_command, "evaluate", lambda workdir, out, notice: None)
     assert main(["demo", "--out", str(tmp_path)]) == 0
     assert main(["demo", "--model", "solov2", "--out", str(tmp_path)]) == 0
-    assert [(type(experiment.model).__name__, workdir.name) for experiment, workdir in calls] == [
+    assert [
+        (type(experiment.model).__name__, workdir.name) for experiment, workdir, _ in calls
+    ] == [
         ("MaskRCNNConfig", "run-mask_rcnn"),
         ("SOLOv2Config", "run-solov2"),
     ]

@@ -2,14 +2,18 @@
 
 import dataclasses
 import json
+import os
+import signal
 
 import jax
 import numpy as np
+import pytest
 
 from jaxseg import evaluation, predictor, validation
 from jaxseg.commands import eval as eval_command
 from jaxseg.commands.cli import main
 from jaxseg.data import CocoFolder, write_coco
+from jaxseg.training.preemption import Preempted, handle_signals
 from jaxseg.training.step import TrainState
 from tests.commands.tiny_run import EXPERIMENT, SHAPES
 
@@ -130,3 +134,22 @@ def test_an_earlier_checkpoint_is_evaluated_by_its_step(workdir, tmp_path, capsy
     assert "evaluating step 4" in capsys.readouterr().err
     assert main([*arguments, "--step", "5"]) == 1
     assert "holds no step 5, only 2, 4, 6" in capsys.readouterr().err
+
+
+def test_pictures_are_of_the_first_images_whatever_process_predicted_on_them():
+    source = SHAPES.open("val")
+    box, counts = [8.0, 8.0, 20.0, 20.0], {"score": 0.9, "category_id": 1}
+    of_other_processes = [{"image_id": i, "bbox": box, **counts} for i in source.image_ids[::-1]]
+    drawn = list(validation.draw_first(source, of_other_processes, 3))
+    assert [image_id for image_id, _ in drawn] == list(source.image_ids[:3])
+    empty = list(validation.draw_first(source, [], 3))
+    for (_, picture), (_, without) in zip(drawn, empty, strict=True):
+        assert (picture != without).any()
+
+
+def test_a_notice_stops_an_evaluation(workdir, tmp_path):
+    with handle_signals() as notice:
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Preempted):
+            eval_command.evaluate(workdir, tmp_path, notice=notice)
+    assert not list(tmp_path.iterdir())

@@ -2,6 +2,8 @@ import dataclasses
 import math
 import os
 import signal
+import threading
+from types import SimpleNamespace
 
 import cv2
 import jax
@@ -21,6 +23,7 @@ from jaxseg.data import (
     Shapes,
     TrainPipeline,
     eval_batches,
+    pipeline,
     shared_arrays,
     train_batches,
     write_coco,
@@ -412,3 +415,11 @@ def test_centres_follow_resize_and_flip():
     for other in (TARGETS, TargetSpec(ImageMasks(1))):
         assert sample(empty, other).valid.tolist() == [True, True, False]
     assert sample(empty, targets).valid.tolist() == [True, False, False]
+
+
+def test_threads_that_hang_do_not_keep_a_program_that_stops(monkeypatch, caplog):
+    hang = threading.Event()
+    monkeypatch.setattr(pipeline, "CLOSE_SECONDS", 0.05)
+    pipeline._close(SimpleNamespace(close=hang.wait))
+    assert "data threads or workers hang" in caplog.text
+    hang.set()

@@ -12,6 +12,7 @@ from jaxseg.evaluation import (
     coco_results,
     evaluate,
     format_table,
+    from_coco_results,
     to_predictions,
     write_metrics,
 )
@@ -273,3 +274,15 @@ def test_predictions_in_the_integer_frame_are_pasted_over_whole_pixels():
 def test_integer_paste_of_boxes_outside_the_image_is_empty():
     for box in ([-50, -50, -20, -20], [90, 90, 120, 120]):
         assert not paste_one(np.ones((8, 8), np.float32), box, (40, 40), "integer").any()
+
+
+def test_coco_results_are_read_back_as_they_were_written():
+    for prediction in perfect_predictions():
+        results = coco_results([prediction], IDS)
+        found = from_coco_results(
+            prediction.image_id, results, {i: label for label, i in enumerate(IDS)}
+        )
+        np.testing.assert_allclose(found.boxes, prediction.boxes, rtol=1e-6)
+        np.testing.assert_array_equal(found.labels, prediction.labels)
+        np.testing.assert_allclose(found.scores, prediction.scores)
+        assert found.rles == prediction.rles

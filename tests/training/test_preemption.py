@@ -1,57 +1,128 @@
-"""Signals that stop a run, in one process and in several that must agree."""
+"""Signals that stop a process, alone and together with others."""
 
+import contextlib
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from types import SimpleNamespace
 
 import jax
 import pytest
 
 from jaxseg.training import preemption
-from jaxseg.training.preemption import Preempted, handle_signals, raise_on_notice
+from jaxseg.training.preemption import (
+    Preempted,
+    PreemptionNotice,
+    gather_unless_stopped,
+    handle_signals,
+)
 from tests.conftest import ROOT
+
+
+def send(number):
+    os.kill(os.getpid(), number)
+    time.sleep(0.01)
 
 
 def test_a_notice_that_the_code_within_catches_is_raised_at_the_end():
     def catches_all():
-        try:
-            os.kill(os.getpid(), signal.SIGUSR1)
-            time.sleep(0.01)
-        except Preempted:
-            pass
+        with contextlib.suppress(Preempted):
+            send(signal.SIGUSR1)
 
     before = signal.getsignal(signal.SIGUSR1)
-    with pytest.raises(Preempted, match="SIGUSR1: before the first step"), raise_on_notice(None):
+    with (
+        pytest.raises(Preempted, match="SIGUSR1: nothing to save"),
+        handle_signals() as notice,
+        notice.raising(),
+    ):
         catches_all()
     assert signal.getsignal(signal.SIGUSR1) == before
 
 
-def test_with_several_processes_sigusr1_is_forwarded_as_sigterm(monkeypatch):
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    received = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
-    try:
-        with handle_signals():
-            os.kill(os.getpid(), signal.SIGUSR1)
-            time.sleep(0.01)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert received == [signal.SIGTERM]
+def test_code_that_handles_all_errors_lets_a_notice_pass():
+    def decode():
+        try:
+            send(signal.SIGTERM)
+        except Exception as error:
+            raise ValueError("the image cannot be decoded") from error
+
+    with pytest.raises(Preempted), handle_signals() as notice, notice.raising():
+        decode()
 
 
-def test_several_processes_count_their_checks_from_one(monkeypatch):
-    """A notice that arrives before any process has checked is reached at number 1 alone."""
+def test_a_notice_from_before_is_raised_at_once():
+    with handle_signals() as notice:
+        send(signal.SIGTERM)
+        with pytest.raises(Preempted), notice.raising():
+            pytest.fail("the body was entered")
+
+
+def test_a_second_sigterm_has_no_effect():
+    with handle_signals() as notice:
+        for _ in range(3):
+            send(signal.SIGTERM)
+        assert notice.reached()
+    assert notice.reason == "stopped by SIGTERM"
+
+
+def test_a_second_interrupt_ends_at_once_unless_it_is_the_echo_of_the_first(monkeypatch):
+    with handle_signals() as notice:
+        send(signal.SIGINT)
+        send(signal.SIGINT)
+        assert notice.reached()
+        monkeypatch.setattr(preemption, "SECOND_INTERRUPT_SECONDS", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            send(signal.SIGINT)
+
+
+def test_outside_the_main_thread_no_signal_is_handled():
+    before, found = signal.getsignal(signal.SIGTERM), []
+
+    def run():
+        with handle_signals() as notice:
+            found.append((notice.reached(), signal.getsignal(signal.SIGTERM)))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert found == [(False, before)]
+
+
+def test_a_delayed_notice_cuts_off_what_hangs_and_nothing_else():
+    with handle_signals() as notice:
+        with notice.raising(after=0.2):
+            send(signal.SIGTERM)  # the rest ends in time
+        with pytest.raises(Preempted), notice.raising(after=0.05):
+            time.sleep(60)
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+def test_a_notice_to_one_process_stops_the_exchange_of_all(monkeypatch):
+    others = ("results of the other", "stopped by SIGTERM")
+    monkeypatch.setattr(preemption, "allgather_json", lambda value: [value, others])
+    with pytest.raises(Preempted, match="stopped by SIGTERM"):
+        gather_unless_stopped(PreemptionNotice(), lambda: "own results")
+
+
+def test_a_stopped_process_still_tells_the_others(monkeypatch):
+    told = []
+    monkeypatch.setattr(preemption, "allgather_json", lambda value: told.append(value) or told)
+    with handle_signals() as notice, pytest.raises(Preempted):
+        gather_unless_stopped(notice, lambda: send(signal.SIGUSR1))
+    assert told == [(None, "stopped by SIGUSR1")]
+
+
+def test_processes_stop_after_the_step_at_which_all_know(monkeypatch):
+    known = iter([False, True, True])
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    notice_at_start = SimpleNamespace(reached_preemption_sync_point=lambda number: number == 1)
-    monkeypatch.setattr(preemption, "multihost_utils", notice_at_start)
-    notice = preemption.PreemptionNotice()
-    assert notice.reached()
-    assert notice.reason == "stopped by a preemption notice"
+    monkeypatch.setattr(preemption, "any_process", lambda flag: next(known))
+    notice = PreemptionNotice()
+    assert [notice.reached() for _ in range(3)] == [False, False, True]
+    assert notice.reason == "stopped by a notice to another process"
 
 
 @pytest.mark.slow
@@ -73,6 +144,6 @@ def test_two_processes_stop_soon_after_a_notice_and_restore_what_both_can_read(t
     outs = [process.communicate(timeout=120)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     result = json.loads(outs[1].splitlines()[-1])
-    assert 1006 <= result["stopped"] <= 1007
+    assert 1006 <= result["stopped"] <= 1008
     assert result["restored"] == 1002
     assert (tmp_path / "checkpoints" / "corrupt-1005").is_dir()

@@ -9,17 +9,19 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import jax
 import numpy as np
 import pytest
 
-from jaxseg.distributed import is_process_failure
-from jaxseg.training import checkpoint, lock
+from jaxseg import distributed
+from jaxseg.distributed import ProcessLostError, is_process_failure
+from jaxseg.training import checkpoint, lock, loop
 from jaxseg.training.checkpoint import Checkpoints, open_checkpoints
 from jaxseg.training.loop import Validation
-from jaxseg.training.preemption import Preempted
+from jaxseg.training.preemption import Preempted, gather_unless_stopped, handle_signals
 from tests.training.toy_run import CONFIG, METADATA, SimulatedCrash, crash, run, steps_in
 
 
@@ -46,13 +48,38 @@ def assert_same(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_saves_and_the_same_call_resumes(tmp_path, uninterrupted, number):
+@pytest.fixture
+def signal_in_step(monkeypatch):
+    """Return a function by which a run gets a signal while it makes a step."""
+    parallel_step = loop._parallel_step
+
+    def arrange(step, number=signal.SIGTERM):
+        def with_signal(*arguments):
+            train_step = parallel_step(*arguments)
+
+            def run_step(state, batch):
+                if state.step == step:
+                    os.kill(os.getpid(), number)
+                return train_step(state, batch)
+
+            return run_step
+
+        monkeypatch.setattr(loop, "_parallel_step", with_signal)
+
+    return arrange
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_saves_and_the_same_call_resumes(
+    tmp_path, uninterrupted, monkeypatch, signal_in_step, number
+):
     before = signal.getsignal(number)
+    signal_in_step(5, number)
     with pytest.raises(Preempted, match=f"stopped by {number.name}: saved after step 6"):
-        run(tmp_path, at_step={5: lambda: os.kill(os.getpid(), number)})
+        run(tmp_path)
     assert steps_in(tmp_path) == [4, 6]
     assert signal.getsignal(number) == before
+    monkeypatch.undo()
     assert_same(run(tmp_path), uninterrupted)
 
 
@@ -255,12 +282,13 @@ def test_an_aborted_evaluation_is_repeated_on_resume(tmp_path, uninterrupted, st
 
 
 @pytest.mark.parametrize("step", [6, 12])
-def test_a_signal_skips_the_evaluation(tmp_path, step):
-    signals = {step - 1: lambda: os.kill(os.getpid(), signal.SIGTERM)}
+def test_a_signal_skips_the_evaluation(tmp_path, monkeypatch, signal_in_step, step):
+    signal_in_step(step - 1)
     validate = Validate()
     with pytest.raises(Preempted, match=f"saved after step {step}"):
-        run(tmp_path, EVALUATED, at_step=signals, validate=validate)
+        run(tmp_path, EVALUATED, validate=validate)
     assert validate.steps == list(range(3, step, 3))
+    monkeypatch.undo()
     run(tmp_path, EVALUATED, validate=validate)
     assert validate.steps == [3, 6, 9, 12]
 
@@ -274,19 +302,66 @@ def test_a_failed_save_is_not_reported_as_saved(tmp_path, monkeypatch):
         run(tmp_path, at_step={5: lambda: os.kill(os.getpid(), signal.SIGTERM)})
 
 
-def test_a_signal_during_an_evaluation_aborts_it(tmp_path, uninterrupted):
-    class Interrupted(Validate):
-        def __call__(self, state, step):
-            os.kill(os.getpid(), signal.SIGTERM)
-            return super().__call__(state, step)
+def interrupted_evaluations(notice):
+    """Return a `validate` that gets a signal; it computes as the processes of a run do."""
 
-    interrupted = Interrupted()
-    with pytest.raises(Preempted, match="stopped by SIGTERM: saved after step 3"):
-        run(tmp_path, EVALUATED, validate=interrupted)
-    assert not interrupted.steps
+    def scores():
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("the evaluation was not cut off")
+
+    return lambda state, step: gather_unless_stopped(notice, scores)
+
+
+def test_a_signal_during_an_evaluation_aborts_it(tmp_path, uninterrupted):
+    with (
+        handle_signals() as notice,
+        pytest.raises(Preempted, match="stopped by SIGTERM: saved after step 3"),
+    ):
+        run(tmp_path, EVALUATED, validate=interrupted_evaluations(notice), notice=notice)
     validate = Validate()
     assert_same(run(tmp_path, EVALUATED, validate=validate), uninterrupted)
     assert validate.steps == [3, 6, 9, 12]
+
+
+def test_a_signal_while_data_stalls_saves_the_last_step(tmp_path, uninterrupted):
+    def stall():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(600)
+
+    with pytest.raises(Preempted, match="stopped by SIGTERM: saved after step 5"):
+        run(tmp_path, at_step={5: stall})
+    assert steps_in(tmp_path) == [4, 5]
+    assert_same(run(tmp_path), uninterrupted)
+
+
+def test_a_signal_before_the_first_step_saves_nothing(tmp_path, uninterrupted):
+    stop = {0: lambda: os.kill(os.getpid(), signal.SIGTERM)}
+    with pytest.raises(Preempted, match="nothing to save"):
+        run(tmp_path, at_step=stop)
+    assert steps_in(tmp_path) == []
+    assert_same(run(tmp_path), uninterrupted)
+
+
+def test_of_several_processes_one_that_waits_for_data_stops_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "process_count", lambda: 2)
+    monkeypatch.setattr(loop, "STALL_SECONDS", 0.1)
+
+    def stall():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(600)
+
+    with pytest.raises(Preempted, match="saved after step 4") as stopped:
+        run(tmp_path, at_step={6: stall})
+    assert stopped.value.alone
+    assert steps_in(tmp_path) == [4]
+
+
+def test_training_outside_the_main_thread(tmp_path, uninterrupted):
+    states = []
+    thread = threading.Thread(target=lambda: states.append(run(tmp_path)))
+    thread.start()
+    thread.join()
+    assert_same(*states, uninterrupted)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's own loops
@@ -364,3 +439,15 @@ def test_readers_change_nothing_in_a_workdir(tmp_path, log):
 def test_a_device_without_memory_is_no_process_failure(monkeypatch, message, expected):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     assert is_process_failure(jax.errors.JaxRuntimeError(message)) is expected
+
+
+@pytest.mark.parametrize("error", [ValueError, RuntimeError, OSError])
+def test_a_process_lost_in_an_exchange_is_a_process_failure(monkeypatch, error):
+    def lost(array):
+        raise error("INVALID_ARGUMENT: Connection closed by peer [127.0.0.1]:1\nmore")
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(distributed.multihost_utils, "process_allgather", lost)
+    with pytest.raises(ProcessLostError, match="closed by peer") as raised:
+        distributed.allgather_json("x")
+    assert is_process_failure(raised.value)

@@ -49,7 +49,7 @@ class ToyData:
         return [10 * step, 10 * step + 1]
 
 
-def run(workdir, config=CONFIG, poisoned=(), at_step=None, validate=None):
+def run(workdir, config=CONFIG, poisoned=(), at_step=None, validate=None, notice=None):
     """Train the toy model and return its last state as NumPy arrays."""
     model, data = toy_model(), ToyData(config.steps, poisoned, at_step or {})
     state = loop.train(
@@ -60,6 +60,7 @@ def run(workdir, config=CONFIG, poisoned=(), at_step=None, validate=None):
         METADATA,
         initial_variables=lambda: init_variables(model, data.image_shape, config.seed),
         validate=validate,
+        notice=notice,
     )
     return jax.tree.map(np.asarray, state)
 
