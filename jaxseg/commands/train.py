@@ -56,6 +56,7 @@ def train(
         from_json(metadata["experiment"])  # fail now if the config cannot be read back later
         if config.eval_every:
             validator = Validator(experiment, source.categories, notice)
+    check_processes_agree(metadata)
     check_resumable(workdir, metadata)
     pipeline = data.TrainPipeline(
         source,
@@ -89,6 +90,27 @@ def check_num_classes(experiment: Experiment, source: data.Source) -> None:
             f"the data has {len(source.categories)} categories and model.num_classes is "
             f"{experiment.model.num_classes}: set it to {len(source.categories)}"
         )
+
+
+PROCESSES_MAY_DIFFER = ("data.source.path", "data.num_threads", "data.num_workers", "pretrained")
+"""Fields of an experiment that may differ between the processes of a run: where each finds the same
+data and weights, and how it prepares its batches."""
+
+
+def check_processes_agree(metadata: dict[str, Any]) -> None:
+    """Raise ValueError unless all processes train the same experiment on the same data.
+
+    A collective. The processes would otherwise train different models, or wait for each other
+    forever.
+    """
+    first, *others = (_flatten(record) for record in allgather_json(metadata))
+    for process, record in enumerate(others, start=1):
+        changed = _changes(first, record, PROCESSES_MAY_DIFFER)
+        if changed:
+            raise ValueError(
+                f"process {process} was started with other settings or data than process 0: "
+                f"{', '.join(changed)}. Run the same command on all"
+            )
 
 
 def run_metadata(experiment: Experiment, categories: Sequence[data.Category]) -> dict[str, Any]:

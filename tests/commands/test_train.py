@@ -75,6 +75,46 @@ def test_a_workdir_with_a_different_config_is_refused_by_field(workdir):
         train_command.train(dataclasses.replace(EXPERIMENT, train=train), workdir)
 
 
+@pytest.mark.parametrize(
+    ("section", "field", "value", "message"),
+    [
+        ("train", "seed", 9, r"train.seed \(0 -> 9\)"),
+        ("train", "steps", 7, r"train.steps \(6 -> 7\)"),
+        ("train", "checkpoint_every", 3, r"train.checkpoint_every \(2 -> 3\)"),
+        ("train", "parallel", "shard_map", r"train.parallel \(pmap -> shard_map\)"),
+        ("data", "max_objects", 5, r"data.max_objects \(6 -> 5\)"),
+    ],
+)
+def test_processes_with_different_settings_are_refused_by_field(
+    tmp_path, monkeypatch, section, field, value, message
+):
+    changed = dataclasses.replace(getattr(EXPERIMENT, section), **{field: value})
+    other = train_command.run_metadata(
+        dataclasses.replace(EXPERIMENT, **{section: changed}), SHAPES.open("train").categories
+    )
+    monkeypatch.setattr(
+        train_command, "allgather_json", lambda value: [value, other | {"data": value["data"]}]
+    )
+    with pytest.raises(ValueError, match=f"process 1 was started with other settings.*{message}"):
+        train_command.train(EXPERIMENT, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_processes_with_different_data_are_refused(monkeypatch):
+    mine = {"experiment": {}, "data": {"images": 8, "checksum": 1}}
+    other = {"experiment": {}, "data": {"images": 8, "checksum": 2}}
+    monkeypatch.setattr(train_command, "allgather_json", lambda value: [value, other])
+    with pytest.raises(ValueError, match=r"data.checksum \(1 -> 2\)"):
+        train_command.check_processes_agree(mine)
+
+
+def test_processes_may_find_the_same_data_in_different_places(monkeypatch):
+    mine = {"experiment": {"data": {"source": {"path": "/a"}, "num_workers": 2}}}
+    other = {"experiment": {"data": {"source": {"path": "/b"}, "num_workers": 4}}}
+    monkeypatch.setattr(train_command, "allgather_json", lambda value: [value, other])
+    train_command.check_processes_agree(mine)
+
+
 def test_num_classes_must_match_the_data(tmp_path):
     mismatched = dataclasses.replace(EXPERIMENT, model=tiny_config())
     with pytest.raises(ValueError, match=r"data has 5 categories and model.num_classes is 3"):
