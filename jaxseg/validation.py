@@ -72,7 +72,14 @@ class SplitEvaluator:
         def metrics() -> evaluation.Metrics | None:
             if process_index() != 0:
                 return None
-            return evaluation.evaluate(self.source.ground_truth(), results)
+            truth = self.source.ground_truth()
+            if any("neg_category_ids" in image for image in truth["images"]):
+                _LOG.warning(
+                    "these are annotations of LVIS, where each image has only some categories "
+                    "annotated. COCO's metrics count all other detections as wrong: they are "
+                    "lower than LVIS's own and not comparable with published ones"
+                )
+            return evaluation.evaluate(truth, results)
 
         return gather_unless_stopped(self._notice, metrics)[0]
 

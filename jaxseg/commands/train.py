@@ -131,6 +131,8 @@ def check_resumable(workdir: pathlib.Path, metadata: dict[str, Any]) -> None:
         if allgather_json(checkpoints.latest_step())[0] is None:
             return
         saved = checkpoints.metadata()
+    # Read and written again, a config gets the defaults of fields that are newer than the run.
+    saved["experiment"] = to_json(from_json(saved["experiment"]))
     before = _flatten({name: value for name, value in saved.items() if name in metadata})
     changed = _changes(before, _flatten(metadata), CHANGEABLE_ON_RESUME)
     if changed:

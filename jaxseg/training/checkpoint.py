@@ -14,9 +14,10 @@ import errno
 import itertools
 import logging
 import pathlib
+import re
 import shutil
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -59,7 +60,7 @@ class Checkpoints:
             self._delete_half_written()
         # Orbax's own `read_only` has no further effect, and warns each time.
         options = ocp.CheckpointManagerOptions(max_to_keep=max_to_keep, create=not read_only)
-        self._previous_write_failed = False
+        self._writing = self._previous_write_failed = False
         self._manager = _Manager(
             self.folder, options=options, item_names=("state", "metadata", "checksum")
         )
@@ -108,13 +109,9 @@ class Checkpoints:
         """
         if step == self.latest_step():
             return
-        failure = self._write_failure()
-        if failure is not None and self._previous_write_failed:
-            raise failure
-        if failure is not None:
-            _LOG.warning("%s", failure)
-        self._previous_write_failed = failure is not None
+        self.wait_or_log()
         self.check_space(state)
+        self._writing = True
         saved = self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -128,6 +125,18 @@ class Checkpoints:
                 f"step {step} was not saved: {self.folder} holds step {self.latest_step()}. "
                 "If another run writes there, give each run its own --workdir"
             )
+
+    def wait_or_log(self) -> None:
+        """Wait for the write in progress; log its failure, or raise it as the second in a row."""
+        failure = self._write_failure()
+        if failure is not None and self._previous_write_failed:
+            raise failure
+        if failure is not None:
+            _LOG.warning("%s", failure)
+            self._previous_write_failed = True
+        elif self._writing:  # else nothing was written since the last wait
+            self._previous_write_failed = False
+        self._writing = False
 
     def wait_until_finished(self) -> None:
         """Wait until everything is on the disk; raise OSError if a write failed."""
@@ -172,6 +181,8 @@ class Checkpoints:
 
         Raises:
             ValueError: `step` is corrupt or not among the saved steps, or no checkpoint is intact.
+            OSError: a checkpoint cannot be read, though nothing says that it is corrupt. It is left
+                as it is.
         """
         # An explicit device, since the devices that wrote the state need not exist here.
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -187,6 +198,7 @@ class Checkpoints:
         try:
             return self._read_state(step, abstract)
         except Exception as error:  # Orbax and TensorStore raise many types for corrupt files
+            self._raise_unless_corrupt(step, [_failure(error)])
             raise ValueError(
                 f"checkpoint {self.folder / str(step)} is corrupt ({_first_line(error)})"
             ) from error
@@ -198,27 +210,39 @@ class Checkpoints:
             try:
                 return self._read(step, metadata=ocp.args.JsonRestore()).metadata
             except Exception as error:  # Orbax and TensorStore raise many types for corrupt files
+                self._raise_unless_corrupt(step, [_failure(error)])
                 corrupt[step] = _first_line(error)
         raise self._nothing_readable(corrupt)
 
     def _common_steps(self) -> list[int]:
         """Return the steps that all processes find; a shared disk may show a new one late."""
         found = allgather_json(sorted(self._manager.all_steps()))
-        return sorted(set.intersection(*map(set, found)))
+        common = sorted(set.intersection(*map(set, found)))
+        if any(found) and not common:
+            views = "; ".join(
+                f"process {process} sees {', '.join(map(str, steps)) or 'none'}"
+                for process, steps in enumerate(found)
+            )
+            raise OSError(
+                f"the processes see no common checkpoint in {self.folder} ({views}): it must be "
+                "the same shared folder on all. If it is, run the same command again"
+            )
+        return common
 
     def _newest_state(self, steps: list[int], like: TrainState) -> TrainState:
         """Return the newest state that all processes can read."""
         corrupt: dict[int, str] = {}
         for step in reversed(steps):
             try:
-                state, reason = self._read_state(step, like), None
+                state, failure = self._read_state(step, like), None
             except Exception as error:  # Orbax and TensorStore raise many types for corrupt files
-                state, reason = None, _first_line(error)
-            reasons = [r for r in allgather_json(reason) if r is not None]
-            if state is not None and not reasons:
+                state, failure = None, _failure(error)
+            failures = [f for f in allgather_json(failure) if f is not None]
+            if state is not None and not failures:
                 self._set_aside(corrupt)
                 return state
-            corrupt[step] = reasons[0]
+            self._raise_unless_corrupt(step, failures)
+            corrupt[step] = failures[0]["reason"]
         raise self._nothing_readable(corrupt)
 
     def _read_state(self, step: int, like: TrainState) -> TrainState:
@@ -243,6 +267,16 @@ class Checkpoints:
             ocp.CompositeCheckpointHandler(), multiprocessing_options=options
         ) as reader:
             return reader.restore(self.folder / str(step), args=ocp.args.Composite(**items))
+
+    def _raise_unless_corrupt(self, step: int, failures: Sequence[Mapping[str, Any]]) -> None:
+        """Raise OSError if a failure to read a checkpoint does not mean that it is corrupt."""
+        reasons = [failure["reason"] for failure in failures if not failure["corrupt"]]
+        if reasons:
+            path = self.folder / str(step)
+            raise OSError(
+                f"checkpoint {path} cannot be read ({reasons[0]}). Nothing was changed: run the "
+                f"same command again. If that fails too, rename {path} to use the one before"
+            )
 
     def _nothing_readable(self, corrupt: Mapping[int, str]) -> ValueError:
         """Return the error that lists every checkpoint with the reason why it is corrupt."""
@@ -299,6 +333,25 @@ def _checksum(state: TrainState) -> int:
         data: Any = np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)
         checksum = zlib.crc32(data, checksum)
     return checksum
+
+
+_PASSING = re.compile(
+    r"RESOURCE_EXHAUSTED|UNAVAILABLE|DEADLINE_EXCEEDED|PERMISSION_DENIED|out of memory"
+    # TensorStore's texts; a missing file or a file in place of a folder (2, 20, 21) is corruption.
+    r"|OS error (?!2:|20:|21:)\d+",
+    re.IGNORECASE,
+)
+"""Reasons that may pass for which a checkpoint cannot be read."""
+
+
+def _failure(error: Exception) -> dict[str, Any]:
+    """Return the reason why a checkpoint could not be read, and whether it means corruption."""
+    corrupting = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+    passing = isinstance(error, MemoryError) or (
+        isinstance(error, OSError) and not isinstance(error, corrupting)
+    )
+    corrupt = not passing and _PASSING.search(str(error)) is None
+    return {"reason": _first_line(error) or type(error).__name__, "corrupt": corrupt}
 
 
 def _first_line(error: Exception) -> str:

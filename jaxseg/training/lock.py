@@ -17,11 +17,10 @@ def workdir_lock(workdir: pathlib.Path) -> Iterator[None]:
     """Lock `workdir` until the context is left or the process ends, in whatever way it ends.
 
     Process 0 of a run holds the lock, in the file `WORKDIR/lock`. On a file system without locks a
-    warning is logged and the run continues. POSIX locks belong to a process: two trainings inside
-    the same process do not exclude each other.
+    warning is logged and the run continues.
 
     Raises:
-        BlockingIOError: another process holds the lock. Two trainings would delete each other's
+        BlockingIOError: another training holds the lock. Two trainings would delete each other's
             half-written checkpoints.
     """
     if process_index() != 0:
@@ -29,7 +28,8 @@ def workdir_lock(workdir: pathlib.Path) -> Iterator[None]:
         return
     with open(workdir / "lock", "w") as file:
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # `lockf` would unlock as soon as any code of this process closed the file.
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 raise BlockingIOError(

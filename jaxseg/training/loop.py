@@ -147,9 +147,12 @@ def train(
             finite. The checkpoints hold states from before them.
         Preempted: a notice to stop arrived; the state is saved.
         BlockingIOError: another training is running in `workdir`.
+        ValueError: the batch size does not divide over the devices, or the name of `workdir` is
+            not UTF-8.
     """
     devices = jax.device_count()
     check_batch_size(config.batch_size, devices, config.grad_accum_steps)
+    _check_name(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     train_step = _parallel_step(model, config, devices)
     schedule = make_schedule(config.optimizer, config.steps)
@@ -209,6 +212,16 @@ def train(
             if eval_due:
                 evaluator.run(state, done)
     return state
+
+
+def _check_name(workdir: pathlib.Path) -> None:
+    """Raise ValueError for a name that is not UTF-8, which Orbax could not save to."""
+    try:
+        str(workdir.resolve()).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"the name of --workdir {str(workdir)!r} is not UTF-8: rename it"
+        ) from error
 
 
 def _save_and_stop(
@@ -304,7 +317,7 @@ class _Evaluator:
             done, validation.metrics, validation.pictures, validation.raw_metrics
         )
         # The processes match Orbax's writes by their order: two at once would be mixed up.
-        self.checkpoints.wait_until_finished()
+        self.checkpoints.wait_or_log()
         _save_if_best(
             self.workdir / "best",
             done,
@@ -322,15 +335,22 @@ def _save_if_best(
     metadata: Mapping[str, Any],
     score: float,
 ) -> None:
-    """Save the state in the workdir `folder` if its score is higher than all before."""
+    """Save the state in the workdir `folder` if its score is higher than all before.
+
+    If that fails it is logged: the state is among the run's own checkpoints.
+    """
     with Checkpoints(folder, max_to_keep=1) as best:
         previous, latest = allgather_json((_best_score(best), best.latest_step()))[0]
     if previous is not None and score <= previous:
         return
     if latest is not None and (previous is None or latest >= step):
         rename_to_backup(folder)  # Orbax saves only steps later than the existing ones
-    with Checkpoints(folder, max_to_keep=1) as best:
-        best.save(step, state, {**metadata, "best": {"step": step, "score": score}})
+    try:
+        with Checkpoints(folder, max_to_keep=1) as best:
+            best.save(step, state, {**metadata, "best": {"step": step, "score": score}})
+    except OSError as error:
+        _LOG.warning("step %d is the best so far (%.3f), but is not kept: %s", step, score, error)
+        return
     _LOG.info("step %d is the best so far (%.3f): saved in %s", step, score, folder)
 
 
@@ -340,7 +360,7 @@ def _best_score(best: Checkpoints) -> float | None:
         return None
     try:
         return float(best.metadata()["best"]["score"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OSError) as error:
         if process_index() == 0:
             _LOG.warning("the best checkpoint so far cannot be read and is replaced: %s", error)
         return None

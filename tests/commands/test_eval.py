@@ -153,3 +153,14 @@ def test_a_notice_stops_an_evaluation(workdir, tmp_path):
         with pytest.raises(Preempted):
             eval_command.evaluate(workdir, tmp_path, notice=notice)
     assert not list(tmp_path.iterdir())
+
+
+def test_coco_metrics_of_lvis_annotations_come_with_a_warning(workdir, tmp_path, caplog):
+    write_coco(SHAPES.open("val"), tmp_path, "val")
+    eval_command.evaluate(workdir, tmp_path / "out", data_folder=tmp_path)
+    assert "LVIS" not in caplog.text
+    content = json.loads((tmp_path / "val.json").read_text())
+    content["images"][0]["neg_category_ids"] = []
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    eval_command.evaluate(workdir, tmp_path / "out", data_folder=tmp_path)
+    assert "not comparable with published ones" in caplog.text

@@ -1,6 +1,7 @@
 """`jaxseg train`: interrupted, resumed and refused runs, and invalid settings."""
 
 import dataclasses
+import json
 import re
 
 import jax
@@ -138,6 +139,16 @@ def test_fields_that_do_not_change_the_result_may_differ_on_resume(workdir):
     train_command.check_resumable(
         workdir, metadata | {"data": train_command._fingerprint(SHAPES.open("train"))}
     )
+
+
+def test_a_run_from_before_a_field_existed_is_resumed_with_its_default(tmp_path):
+    metadata = train_command.run_metadata(EXPERIMENT, SHAPES.open("train").categories)
+    saved = json.loads(json.dumps(metadata))
+    del saved["experiment"]["data"]["resize_backend"]
+    del saved["experiment"]["train"]["optimizer"]["schedule"]
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(2, TrainState(np.asarray(2), {"w": np.ones(2)}, {}, ()), saved)
+    train_command.check_resumable(tmp_path, metadata)
 
 
 def test_a_run_may_be_resumed_from_its_best_checkpoint(tmp_path):

@@ -85,7 +85,7 @@ def test_a_signal_saves_and_the_same_call_resumes(
 
 def test_another_training_in_the_workdir_is_refused(tmp_path):
     code = f"import fcntl, time; f = open({str(tmp_path / 'lock')!r}, 'w')\n"
-    code += "fcntl.lockf(f, fcntl.LOCK_EX); print('locked', flush=True); time.sleep(600)"
+    code += "fcntl.flock(f, fcntl.LOCK_EX); print('locked', flush=True); time.sleep(600)"
     other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     try:
         assert other.stdout.readline() == b"locked\n"
@@ -98,11 +98,26 @@ def test_another_training_in_the_workdir_is_refused(tmp_path):
     run(tmp_path)
 
 
+def test_reading_the_lock_file_does_not_unlock_the_workdir(tmp_path):
+    def read_and_train():
+        (tmp_path / "lock").read_bytes()
+        with pytest.raises(BlockingIOError, match="another training is running"):
+            run(tmp_path)
+
+    run(tmp_path, at_step={5: read_and_train})
+
+
+def test_a_workdir_whose_name_is_not_utf8_is_refused_before_the_first_step(tmp_path):
+    workdir = tmp_path / os.fsdecode(b"r\xe9sum\xe9")
+    with pytest.raises(ValueError, match="is not UTF-8: rename it"):
+        run(workdir, at_step={0: lambda: pytest.fail("a batch was made")})
+
+
 def test_a_file_system_without_locks_is_logged(tmp_path, uninterrupted, monkeypatch, log):
-    def lockf(*_):
+    def flock(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(lock.fcntl, "lockf", lockf)
+    monkeypatch.setattr(lock.fcntl, "flock", flock)
     assert_same(run(tmp_path), uninterrupted)
     assert f"{tmp_path} cannot be locked" in log()
 
@@ -138,11 +153,55 @@ def test_processes_agree_on_a_checkpoint_that_all_can_read(
     tmp_path, uninterrupted, monkeypatch, log
 ):
     run_until(9, tmp_path)
-    of_the_other = iter([[4, 8, 99], "stale file handle", None])
+    of_the_other = iter([[4, 8, 99], {"reason": "checksum mismatch", "corrupt": True}, None])
     monkeypatch.setattr(checkpoint, "allgather_json", lambda value: [value, next(of_the_other)])
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.restore(uninterrupted).step == 4
-    assert "8 is corrupt (stale file handle): renamed to corrupt-8" in log()
+    assert "8 is corrupt (checksum mismatch): renamed to corrupt-8" in log()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.EMFILE, "Too many open files"),
+        OSError(errno.EIO, "Input/output error"),
+        ValueError(
+            'PERMISSION_DENIED: Error opening "d/0": [OS error 13: EACCES Permission denied]'
+        ),
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 4 bytes"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_read_for_now_is_left_as_it_is(
+    tmp_path, uninterrupted, monkeypatch, error
+):
+    run_until(9, tmp_path)
+
+    def fail(self, step, **items):
+        raise error
+
+    monkeypatch.setattr(Checkpoints, "_read", fail)
+    for step in (None, 8):
+        with (
+            Checkpoints(tmp_path) as checkpoints,
+            pytest.raises(OSError, match=r"checkpoints/8 cannot be read \(.*run the same command"),
+        ):
+            checkpoints.restore(uninterrupted, step)
+    assert steps_in(tmp_path) == [4, 8]
+    monkeypatch.undo()
+    assert_same(run(tmp_path), uninterrupted)
+
+
+def test_when_processes_see_no_common_checkpoint_each_view_is_reported(
+    tmp_path, uninterrupted, monkeypatch
+):
+    run_until(9, tmp_path)
+    monkeypatch.setattr(checkpoint, "allgather_json", lambda value: [value, []])
+    with (
+        Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(OSError, match=r"process 0 sees 4, 8; process 1 sees none.*same shared"),
+    ):
+        checkpoints.restore(uninterrupted)
 
 
 def test_steps_that_are_not_finite_are_skipped_and_logged(tmp_path, log):
@@ -208,6 +267,35 @@ def test_two_failed_writes_in_a_row_end_the_run(tmp_path, uninterrupted, monkeyp
         with pytest.raises(OSError, match=r"could not be written to .*: the disk failed again"):
             checkpoints.save(2, uninterrupted, METADATA)
         monkeypatch.undo()
+
+
+def test_a_failed_write_during_an_evaluation_is_logged_like_any_other(
+    tmp_path, uninterrupted, monkeypatch, log
+):
+    def fail_once(state, step):
+        if step == 3:
+            fail_writes(monkeypatch, [OSError("the disk failed")])
+        else:
+            monkeypatch.undo()
+        return Validation(0.5, {}, [])
+
+    assert_same(run(tmp_path, EVALUATED, validate=fail_once), uninterrupted)
+    assert "could not be written" in log()
+
+
+def test_a_best_checkpoint_that_cannot_be_saved_is_logged(
+    tmp_path, uninterrupted, monkeypatch, log
+):
+    save = Checkpoints.save
+
+    def fail_for_best(self, step, state, metadata):
+        if self.folder.parent.name == "best":
+            raise OSError("the disk failed")
+        save(self, step, state, metadata)
+
+    monkeypatch.setattr(Checkpoints, "save", fail_for_best)
+    assert_same(run(tmp_path, EVALUATED, validate=Validate()), uninterrupted)
+    assert "step 6 is the best so far (0.500), but is not kept: the disk failed" in log()
 
 
 def test_a_full_disk_is_an_error_before_anything_is_written(tmp_path, uninterrupted, monkeypatch):

@@ -28,7 +28,7 @@ class PartlyReadable(Checkpoints):
 
     def _read(self, step, **items):
         if process_index() == 1 and step == 1005:
-            raise OSError("stale file handle")
+            raise ValueError("checksum mismatch")
         return super()._read(step, **items)
 
 
