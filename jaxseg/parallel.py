@@ -9,7 +9,6 @@ Terms:
              the processes
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -18,11 +17,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxseg.model import BATCH_AXIS, Model, Variables
-from jaxseg.types import Batch, Detections
+from jaxseg.types import Detections
 
 Tree = TypeVar("Tree")
-Step = Callable[[Any, Batch], tuple[Any, Any]]
-"""`(state, batch) -> (state, metrics)`, see `jaxseg.training.step`."""
+Step = Callable[[Any, Any], tuple[Any, Any]]
+"""`(state, batch) -> (state, metrics)`, see `jaxseg.training.step`. A batch is any tree of arrays
+whose leading axis is the images."""
 
 
 def pmap_step(step: Step, devices: int) -> Step:
@@ -47,7 +47,7 @@ def shard_map_step(step: Step, devices: int) -> Step:
     images = NamedSharding(_mesh(jax.devices()[:devices]), PartitionSpec(BATCH_AXIS))
     mapped = _shard_map(step, devices)
 
-    def run(state: Any, batch: Batch) -> tuple[Any, Any]:
+    def run(state: Any, batch: Any) -> tuple[Any, Any]:
         return mapped(
             state,
             jax.tree.map(lambda x: jax.make_array_from_process_local_data(images, x), batch),
@@ -77,23 +77,6 @@ def pmap_predict(model: Model, devices: int) -> Callable[[Variables, Any, Any], 
         return merge(mapped(variables, *split((images, image_size), devices)))
 
     return predict
-
-
-def any_process(flag: bool) -> jax.Array:
-    """Start to compute whether any process passes True; a collective.
-
-    Reading the result waits for it, and so for all that was started before it.
-    """
-    flags = np.full(jax.local_device_count(), flag, np.int32)
-    return _maximum()(flags)
-
-
-@functools.cache
-def _maximum() -> Callable[[Any], jax.Array]:
-    def over_devices(x: jax.Array) -> jax.Array:
-        return jax.lax.pmax(x, BATCH_AXIS)
-
-    return jax.pmap(over_devices, axis_name=BATCH_AXIS, out_axes=None)
 
 
 def replicate(tree: Tree, devices: int) -> Tree:

@@ -22,7 +22,12 @@ from jaxseg.training.checkpoint import Checkpoints, rename_to_backup
 from jaxseg.training.lock import workdir_lock
 from jaxseg.training.nonfinite import NonFiniteSteps
 from jaxseg.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
-from jaxseg.training.preemption import Preempted, PreemptionNotice, handle_signals
+from jaxseg.training.preemption import (
+    Preempted,
+    PreemptionNotice,
+    handle_signals,
+    share_notice,
+)
 from jaxseg.training.progress import Progress
 from jaxseg.training.step import Metrics, TrainState, init_state, make_step, start_state
 from jaxseg.types import Batch
@@ -185,13 +190,13 @@ def train(
                     nonfinite.check(step - 1, pending)
                 raise _save_and_stop(checkpoints, step, state, metadata, stop) from None
             progress.add_data_wait(time.monotonic() - wait_start)
-            state, metrics = train_step(state, batch)
+            state, metrics, noticed = train_step(state, batch, bool(notice.reason))
             # To read metrics is to wait for their step. Those of the previous step are read while
             # this one runs, which keeps the device busy.
             if pending is not None:
                 nonfinite.check(step - 1, pending)
             pending, done = metrics, step + 1
-            last, stopping = done == config.steps, notice.reached()
+            last, stopping = done == config.steps, notice.reached(noticed)
             eval_due = evaluator.is_due(done)
             log_due = last or stopping or done % config.log_every == 0
             # Saved before it is evaluated: if the evaluation is aborted, the next start repeats it.
@@ -247,8 +252,12 @@ def _save_and_stop(
 
 def _parallel_step(
     model: Model, config: TrainConfig, devices: int
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """Return the step of a global batch."""
+) -> Callable[[TrainState, Batch, bool], tuple[TrainState, Metrics, jax.Array]]:
+    """Return the step of a global batch.
+
+    It takes the state, this process's share of the batch and whether it has a notice to stop, and
+    returns the new state, the metrics and whether any process has a notice.
+    """
     step = make_step(
         model,
         make_optimizer(config.optimizer, config.steps),
@@ -257,7 +266,14 @@ def _parallel_step(
         ema_decay=config.ema_decay,
     )
     transform = pmap_step if config.parallel == "pmap" else shard_map_step
-    return transform(step, devices)
+    parallel_step = transform(share_notice(step), devices)
+
+    def run(state: TrainState, batch: Batch, notice: bool) -> tuple[TrainState, Metrics, jax.Array]:
+        flags = np.full(len(batch.images), notice, np.int32)
+        state, (metrics, noticed) = parallel_step(state, (batch, flags))
+        return state, metrics, noticed
+
+    return run
 
 
 def _restore(

@@ -22,7 +22,8 @@ import jax
 import numpy as np
 
 from jaxseg.distributed import allgather_json
-from jaxseg.parallel import any_process
+from jaxseg.model import BATCH_AXIS
+from jaxseg.parallel import Step
 
 EXIT_STATUS = 75
 """`EX_TEMPFAIL` of sysexits.h: a temporary failure, try again."""
@@ -55,18 +56,19 @@ class PreemptionNotice:
     def __init__(self) -> None:
         self.reason = ""
         self._delay: float | None = None  # of the context `raising`; None outside of it
-        self._any_process: jax.Array | None = None
+        self._noticed: jax.Array | None = None  # of the previous step
         self._interrupted: float | None = None
 
-    def reached(self) -> bool:
-        """Return whether to save and stop, the same in all processes; a collective.
+    def reached(self, noticed: jax.Array | None = None) -> bool:
+        """Return whether to save and stop after this step, the same in all processes.
 
-        With several processes it is what they knew at the previous call: the answer is computed
-        after the steps that were started before it, and reading it at once would wait for them.
+        Args:
+            noticed: what the step has returned (`share_notice`). With several processes the answer
+                is that of the step before: reading this one's would wait for the step.
         """
         if jax.process_count() == 1:
             return bool(self.reason)
-        previous, self._any_process = self._any_process, any_process(bool(self.reason))
+        previous, self._noticed = self._noticed, noticed
         if previous is None or not np.asarray(previous).any():
             return False
         self.reason = self.reason or "stopped by a notice to another process"
@@ -143,6 +145,22 @@ def handle_signals() -> Iterator[PreemptionNotice]:
         for number, old in previous.items():
             # None: the handler before was not Python's.
             signal.signal(number, signal.SIG_DFL if old is None else old)
+
+
+def share_notice(step: Step) -> Step:
+    """Return a training step that also returns whether any process has a notice.
+
+    It takes `(batch, flags)`, the flags being whether this process has a notice, int32 `[B]`, and
+    returns `(state, (metrics, flag))`. The flags are part of the step, since two programs with
+    collectives, in flight at once, could be mixed up by the processes (on CPUs they are).
+    """
+
+    def step_with_notice(state: Any, batch_and_flags: Any) -> tuple[Any, Any]:
+        batch, flags = batch_and_flags
+        state, metrics = step(state, batch)
+        return state, (metrics, jax.lax.pmax(flags.max(), BATCH_AXIS))
+
+    return step_with_notice
 
 
 def gather_unless_stopped(notice: PreemptionNotice, compute: Callable[[], Any]) -> list[Any]:

@@ -11,14 +11,18 @@ import threading
 import time
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from jaxseg.parallel import pmap_step, shard_map_step
 from jaxseg.training import preemption
 from jaxseg.training.preemption import (
     Preempted,
     PreemptionNotice,
     gather_unless_stopped,
     handle_signals,
+    share_notice,
 )
 from tests.conftest import ROOT
 
@@ -116,13 +120,20 @@ def test_a_stopped_process_still_tells_the_others(monkeypatch):
     assert told == [(None, "stopped by SIGUSR1")]
 
 
-def test_processes_stop_after_the_step_at_which_all_know(monkeypatch):
-    known = iter([False, True, True])
+def test_processes_stop_one_step_after_any_of_them_has_told_the_others(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(preemption, "any_process", lambda flag: next(known))
     notice = PreemptionNotice()
-    assert [notice.reached() for _ in range(3)] == [False, False, True]
+    assert [notice.reached(jnp.asarray(flag)) for flag in (0, 1, 1)] == [False, False, True]
     assert notice.reason == "stopped by a notice to another process"
+
+
+@pytest.mark.parametrize("transform", [pmap_step, shard_map_step])
+def test_a_step_tells_all_devices_of_a_notice_to_one(transform):
+    step = transform(share_notice(lambda state, batch: (state + batch.sum(), {})), 2)
+    batch = np.ones(4, np.float32)
+    for flags, expected in (([0, 0, 0, 0], 0), ([0, 0, 1, 1], 1)):
+        _, (_, flag) = step(jnp.zeros(()), (batch, np.asarray(flags, np.int32)))
+        assert np.asarray(flag) == expected
 
 
 @pytest.mark.slow

@@ -57,10 +57,10 @@ def signal_in_step(monkeypatch):
         def with_signal(*arguments):
             train_step = parallel_step(*arguments)
 
-            def run_step(state, batch):
+            def run_step(state, *batch_and_flag):
                 if state.step == step:
                     os.kill(os.getpid(), number)
-                return train_step(state, batch)
+                return train_step(state, *batch_and_flag)
 
             return run_step
 

@@ -15,11 +15,12 @@ import sys
 import time
 
 import jax.numpy as jnp
+import numpy as np
 
 from jaxseg.distributed import connect, process_index
-from jaxseg.parallel import to_global
+from jaxseg.parallel import pmap_step, to_global
 from jaxseg.training.checkpoint import Checkpoints
-from jaxseg.training.preemption import handle_signals
+from jaxseg.training.preemption import handle_signals, share_notice
 from jaxseg.training.step import TrainState
 
 
@@ -38,10 +39,12 @@ def state_after(step):
 
 def main(workdir, address, process):
     connect(address, 2, int(process))
-    stopped = None
+    stopped, step = None, pmap_step(share_notice(lambda state, batch: (state, {})), 2)
     with handle_signals() as notice, PartlyReadable(pathlib.Path(workdir)) as checkpoints:
         for done in range(1001, 1010):
-            if notice.reached():
+            flags = np.full(1, bool(notice.reason), np.int32)
+            _, (_, noticed) = step(jnp.zeros(()), (flags, flags))
+            if notice.reached(noticed):
                 stopped = done
                 break
             if done in (1002, 1005):
