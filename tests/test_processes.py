@@ -77,7 +77,7 @@ def start(file, workdir, *arguments, devices=1, **options):
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax"),
     }
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [*command, *arguments],
         env=environment,
         stdout=subprocess.PIPE,
@@ -85,6 +85,22 @@ def start(file, workdir, *arguments, devices=1, **options):
         text=True,
         **options,
     )
+    STARTED.append(process)
+    return process
+
+
+STARTED = []
+
+
+@pytest.fixture(autouse=True)
+def none_is_left():
+    """Kill what a test that failed has left running, so that it disturbs no other test."""
+    yield
+    while STARTED:
+        process = STARTED.pop()
+        process.kill()
+        process.wait()
+        process.stdout.close()
 
 
 def newest_checkpoint(workdir):
