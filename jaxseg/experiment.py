@@ -11,12 +11,21 @@ import importlib
 import pathlib
 import runpy
 import sys
-from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
-from jaxseg.data import DataConfig
+from jaxseg import data
+from jaxseg.heads.box_head import BoxHeadConfig
+from jaxseg.heads.mask_head import MaskHeadConfig
+from jaxseg.heads.roi_pooler import RoIAlignConfig
+from jaxseg.heads.rpn import RPNConfig
 from jaxseg.model import ModelConfig
+from jaxseg.models.mask_rcnn import MaskRCNNConfig
+from jaxseg.models.solov2 import SOLOv2Config
+from jaxseg.nn.pixels import PixelConfig
+from jaxseg.nn.resnet import ResNetConfig
 from jaxseg.training.loop import TrainConfig
+from jaxseg.training.optimizer import OptimizerConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,10 +33,36 @@ class Experiment:
     """A model, its data and its training."""
 
     model: ModelConfig
-    data: DataConfig
+    data: data.DataConfig
     train: TrainConfig
     pretrained: str | None = None
     """File with the weights of an ImageNet ResNet, which initialise the model's backbone."""
+
+
+CONFIG_CLASSES: tuple[type, ...] = (
+    Experiment,
+    TrainConfig,
+    OptimizerConfig,
+    data.DataConfig,
+    data.Augmentation,
+    data.ColorJitter,
+    data.CopyPaste,
+    data.RandomSizeCrop,
+    data.ScaleJitter,
+    data.CocoFolder,
+    data.Shapes,
+    data.TfdsFolder,
+    MaskRCNNConfig,
+    SOLOv2Config,
+    RPNConfig,
+    BoxHeadConfig,
+    MaskHeadConfig,
+    RoIAlignConfig,
+    ResNetConfig,
+    PixelConfig,
+)
+"""The classes that a checkpoint may name. It may come from a stranger, so no module is imported
+because a file names it."""
 
 
 def load_experiment(path: pathlib.Path) -> Experiment:
@@ -66,7 +101,7 @@ def _importable(folder: pathlib.Path) -> Iterator[None]:
 def to_json(value: Any) -> Any:
     """Return a config as JSON values; dataclasses become `{"class": name, field: ...}`."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        name = f"{type(value).__module__}:{type(value).__qualname__}"
+        name = _class_name(type(value))
         fields = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"class": name} | fields
     if isinstance(value, tuple | list):
@@ -76,14 +111,24 @@ def to_json(value: Any) -> Any:
     raise TypeError(f"an experiment cannot hold {value!r}: only dataclasses and plain values")
 
 
-def from_json(value: Any) -> Any:
+def config_modules(value: Any) -> set[str]:
+    """Return the modules of all classes of a config."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        held = [getattr(value, f.name) for f in dataclasses.fields(value)]
+        return {type(value).__module__} | config_modules(held)
+    if isinstance(value, tuple | list):
+        return set().union(*map(config_modules, value))
+    return set()
+
+
+def from_json(value: Any, allow_modules: Collection[str] = ()) -> Any:
     """Return the config that `to_json` wrote.
 
-    Only frozen dataclasses are called, whatever class the JSON names. Raises ValueError for another
-    class and for unknown fields.
+    Only `CONFIG_CLASSES` are called, and frozen dataclasses that are defined in one of
+    `allow_modules`, which are imported. Raises ValueError for another class and for unknown fields.
     """
     if isinstance(value, Mapping):
-        cls = _find_class(value["class"])
+        cls = _find_class(value.get("class"), allow_modules)
         known = {f.name for f in dataclasses.fields(cls)}
         unknown = sorted(set(value) - known - {"class"})
         if unknown:
@@ -91,15 +136,28 @@ def from_json(value: Any) -> Any:
                 f"{value['class']} has no field {', '.join(unknown)}: "
                 "use the version of jaxseg that wrote the checkpoint"
             )
-        return cls(**{name: from_json(item) for name, item in value.items() if name != "class"})
+        items = {name: item for name, item in value.items() if name != "class"}
+        return cls(**{name: from_json(item, allow_modules) for name, item in items.items()})
     if isinstance(value, list):
-        return tuple(from_json(item) for item in value)
+        return tuple(from_json(item, allow_modules) for item in value)
     return value
 
 
-def _find_class(name: str) -> type:
-    """Import the frozen dataclass of a name such as "jaxseg.data.config:DataConfig"."""
-    module, _, qualname = name.partition(":")
+def _class_name(cls: type) -> str:
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def _find_class(name: Any, allow_modules: Collection[str]) -> type:
+    """Return the frozen dataclass of a name such as "jaxseg.data.config:DataConfig"."""
+    for cls in CONFIG_CLASSES:
+        if _class_name(cls) == name:
+            return cls
+    module, _, qualname = str(name).partition(":")
+    if module not in allow_modules:
+        raise ValueError(
+            f"the experiment names the config class {name}, which is not one of jaxseg's own; "
+            f"nothing was imported. If you trust that module, add --allow-module {module}"
+        )
     try:
         found = getattr(importlib.import_module(module), qualname)
     except (ImportError, AttributeError) as error:
@@ -107,6 +165,10 @@ def _find_class(name: str) -> type:
             f"the experiment uses the config class {name}, which cannot be imported here: "
             "config classes must live in an installed module, not in the experiment file"
         ) from error
-    if not (dataclasses.is_dataclass(found) and found.__dataclass_params__.frozen):  # type: ignore[union-attr]
-        raise ValueError(f"{name} is not a frozen dataclass")
-    return cast(type, found)
+    if not (isinstance(found, type) and found.__module__ == module and _is_frozen(found)):
+        raise ValueError(f"{name} is not a frozen dataclass of that module")
+    return found
+
+
+def _is_frozen(cls: type) -> bool:
+    return dataclasses.is_dataclass(cls) and cls.__dataclass_params__.frozen  # type: ignore[attr-defined]

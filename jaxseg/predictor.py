@@ -1,7 +1,7 @@
 """Restore trained models from checkpoints, and predict on the images of a source."""
 
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -31,21 +31,32 @@ class TrainedModel(NamedTuple):
     step: int
 
 
-def restore(workdir: pathlib.Path, step: int | None = None, *, ema: bool = True) -> TrainedModel:
+def restore(
+    workdir: pathlib.Path,
+    step: int | None = None,
+    *,
+    ema: bool = True,
+    allow_modules: Collection[str] = (),
+) -> TrainedModel:
     """Return the model of a run's checkpoint.
 
     Args:
         workdir: the workdir of the run.
         step: the step of the checkpoint, None for the newest.
         ema: use the EMA of the parameters where the run keeps one.
+        allow_modules: modules whose config classes the checkpoint may name, besides jaxseg's own.
 
     Raises:
         FileNotFoundError: `workdir` holds no checkpoint.
-        ValueError: there is no checkpoint at `step`, or none can be read.
+        ValueError: there is no checkpoint at `step`, none can be read, or it names a config class
+            that is not allowed.
     """
     with open_checkpoints(workdir) as checkpoints:
         metadata = checkpoints.metadata()
-        experiment = from_json(metadata["experiment"])
+        try:
+            experiment = from_json(metadata["experiment"], allow_modules)
+        except ValueError as error:
+            raise ValueError(f"{workdir}: {error}") from error
         state = checkpoints.restore(state_shapes(experiment), step)
     categories = [data.Category(**category) for category in metadata["categories"]]
     variables = variables_of(state, ema=ema)

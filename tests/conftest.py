@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from collections.abc import Iterator
 
 # Before JAX starts. Tests of data parallelism need more than one device on any machine. The tests'
 # time is compilation: without LLVM's optimisation it is a third, and without XLA's fusion emitters
@@ -38,6 +39,19 @@ def shared() -> pathlib.Path:
     if not SHARED.is_dir():
         pytest.skip(f"development data not found at {SHARED}")
     return SHARED
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_config_classes() -> Iterator[None]:
+    """Let checkpoints name the tests' backbone, as `--allow-module tests.tiny` does."""
+    from jaxseg import experiment
+    from tests.tiny import TinyBackboneConfig
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            experiment, "CONFIG_CLASSES", (*experiment.CONFIG_CLASSES, TinyBackboneConfig)
+        )
+        yield
 
 
 LONGEST = ("training/test_step.py", "commands/", "models/")

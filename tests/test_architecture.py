@@ -24,7 +24,7 @@ ALLOWED_IMPORTS = {
     "training": {"types", "model", "distributed", "log", "parallel"},
     "evaluation": {"types", "files", "model", "ops", "data"},
     "visualize": {"types", "data", "evaluation"},
-    "experiment": {"types", "model", "data", "training"},
+    "experiment": {"types", "model", "nn", "heads", "models", "data", "training"},
 }
 
 

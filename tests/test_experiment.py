@@ -1,11 +1,22 @@
 """Experiment files, and experiments as JSON."""
 
+import dataclasses
+import importlib
+import pkgutil
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
+import jaxseg
+from jaxseg import experiment, predictor
+from jaxseg.commands import weights
+from jaxseg.commands.cli import main
 from jaxseg.commands.demo import MASK_RCNN as EXPERIMENT
 from jaxseg.experiment import from_json, load_experiment, to_json
+from jaxseg.training.checkpoint import Checkpoints
+from jaxseg.training.step import TrainState
 from tests.conftest import ROOT
 
 FILES = sorted((ROOT / "experiments").glob("*.py"))
@@ -49,11 +60,16 @@ def test_an_experiment_file_imports_from_its_own_folder_only(tmp_path, monkeypat
 
 def test_from_json_accepts_only_frozen_dataclasses_and_known_fields():
     written = to_json(EXPERIMENT)
-    written["model"]["class"] = "os:system"
-    with pytest.raises(ValueError, match="os:system is not a frozen dataclass"):
-        from_json(written)
-    written["model"]["class"] = "absent_module:Config"
-    with pytest.raises(ValueError, match="must live in an installed module"):
+    for name in ("os:system", "tests.tiny:TinyBackbone", "tests.tiny:MaskRCNNConfig"):
+        written["model"]["class"] = name
+        with pytest.raises(ValueError, match=f"{name} is not a frozen dataclass of that module"):
+            from_json(written, allow_modules=("os", "tests.tiny"))
+    for name in ("absent_module:Config", "<run_path>:Config"):
+        written["model"]["class"] = name
+        with pytest.raises(ValueError, match="must live in an installed module"):
+            from_json(written, allow_modules=(name.partition(":")[0],))
+    del written["model"]["class"]
+    with pytest.raises(ValueError, match="config class None, which is not one of jaxseg's own"):
         from_json(written)
     written = to_json(EXPERIMENT)
     written["train"]["stepz"] = 3
@@ -64,3 +80,98 @@ def test_from_json_accepts_only_frozen_dataclasses_and_known_fields():
 def test_to_json_refuses_other_values():
     with pytest.raises(TypeError, match="only dataclasses and plain values"):
         to_json(object())
+
+
+PLUGIN = """
+import dataclasses
+import pathlib
+
+pathlib.Path(__file__).with_name("imported").touch()
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    width: int = 3
+
+    def open(self, split):
+        raise NotImplementedError
+"""
+"""A module that leaves a file when it is imported."""
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    """The folder of `PLUGIN`, which can be imported as `plugin_of_a_stranger`."""
+    (tmp_path / "plugin_of_a_stranger.py").write_text(PLUGIN)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    sys.modules.pop("plugin_of_a_stranger", None)
+
+
+def save_checkpoint(workdir, metadata):
+    with Checkpoints(workdir) as checkpoints:
+        checkpoints.save(0, TrainState(np.asarray(0), {"w": np.ones(2)}, {}, ()), metadata)
+
+
+@pytest.mark.parametrize("module", ["plugin_of_a_stranger", "jaxseg.__main__", "this"])
+def test_a_checkpoint_cannot_import_a_module(plugin, module, capsys):
+    written = to_json(EXPERIMENT)
+    written["model"]["backbone"] = {"class": f"{module}:Config", "width": 5}
+    save_checkpoint(plugin / "run", {"experiment": written, "categories": []})
+    imported_before = set(sys.modules)
+    with pytest.raises(
+        ValueError, match=rf"run: .* {module}:Config, .*nothing .*--allow-module {module}"
+    ):
+        predictor.restore(plugin / "run")
+    assert not (plugin / "imported").exists()
+    assert module not in set(sys.modules) - imported_before
+    assert not capsys.readouterr().out
+
+
+def test_a_module_is_imported_if_the_user_allows_it(plugin):
+    written = {"class": "plugin_of_a_stranger:Config", "width": 5}
+    found = from_json(written, allow_modules=("plugin_of_a_stranger",))
+    assert (plugin / "imported").exists()
+    assert found == sys.modules["plugin_of_a_stranger"].Config(5)
+    assert experiment.config_modules([1, found]) == {"plugin_of_a_stranger"}
+
+
+@pytest.mark.parametrize(
+    "command", ["eval run", "predict run photo.png --out out", "weights export run --out x"]
+)
+def test_the_commands_have_a_flag_to_allow_modules(command, tmp_path, monkeypatch, capsys):
+    def restore(workdir, *_, allow_modules, **__):
+        raise ValueError(f"allowed {allow_modules}")
+
+    monkeypatch.setattr(predictor, "restore", restore)
+    monkeypatch.setattr(weights, "restore", restore)
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (4, 4)).save("photo.png")
+    flags = ["--allow-module", "one", "--allow-module", "two.three"]
+    assert main([*command.split(), *flags]) == 1
+    assert "allowed ('one', 'two.three')" in capsys.readouterr().err
+
+
+def test_a_training_may_bring_its_own_config_classes(plugin):
+    imported = importlib.import_module("plugin_of_a_stranger")
+    data = dataclasses.replace(EXPERIMENT.data, source=imported.Config(4))
+    own = dataclasses.replace(EXPERIMENT, data=data)
+    written = to_json(own)
+    assert from_json(written, experiment.config_modules(own)) == own
+    with pytest.raises(ValueError, match="--allow-module plugin_of_a_stranger"):
+        from_json(written)
+
+
+def test_all_configs_of_jaxseg_may_be_named():
+    kept = set()
+    for module in pkgutil.walk_packages(jaxseg.__path__, "jaxseg."):
+        if not module.name.endswith("__main__"):
+            kept |= {
+                value
+                for name, value in vars(importlib.import_module(module.name)).items()
+                if name.endswith("Config")
+                and dataclasses.is_dataclass(value)
+                and value.__dataclass_params__.frozen
+            }
+    assert len(kept) > 8
+    assert kept <= set(experiment.CONFIG_CLASSES)

@@ -89,7 +89,7 @@ def start(file, workdir, *arguments, devices=1, **options):
     return process
 
 
-STARTED = []
+STARTED: list[subprocess.Popen] = []
 
 
 @pytest.fixture(autouse=True)

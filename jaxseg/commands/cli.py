@@ -189,6 +189,7 @@ def _eval(command: flags.Eval, _: Sequence[str]) -> _Run:
             split=command.split,
             step=command.step,
             ema=not command.no_ema,
+            allow_modules=command.allow_module,
             notice=notice,
         )
 
@@ -200,7 +201,13 @@ def _predict(command: flags.Predict, _: Sequence[str]) -> _Run:
 
     if not command.images:
         _exit_for_usage("predict: give at least one IMAGE")
-    return lambda _: predict(command.workdir, command.images, command.out, command.threshold)
+    return lambda _: predict(
+        command.workdir,
+        command.images,
+        command.out,
+        command.threshold,
+        allow_modules=command.allow_module,
+    )
 
 
 def _data_check(command: flags.DataCheck, _: Sequence[str]) -> _Run:
@@ -241,7 +248,9 @@ def _weights_import(command: flags.WeightsImport, overrides: Sequence[str]) -> _
 def _weights_export(command: flags.WeightsExport, _: Sequence[str]) -> _Run:
     from jaxseg.commands.weights import export_weights
 
-    return lambda _: export_weights(command.workdir, command.out)
+    return lambda _: export_weights(
+        command.workdir, command.out, allow_modules=command.allow_module
+    )
 
 
 _COMMANDS: dict[type, _Command] = {

@@ -1,13 +1,15 @@
 """`jaxseg eval`: metrics, predictions and overlays of a checkpoint on a split."""
 
+import contextlib
 import dataclasses
 import json
 import logging
 import pathlib
 import time
+from collections.abc import Collection
 
 from jaxseg import data, evaluation, predictor, visualize
-from jaxseg.distributed import process_index
+from jaxseg.distributed import process_count, process_index
 from jaxseg.training.preemption import PreemptionNotice
 from jaxseg.validation import SplitEvaluator, draw_first
 
@@ -25,6 +27,7 @@ def evaluate(
     split: str = "val",
     step: int | None = None,
     ema: bool = True,
+    allow_modules: Collection[str] = (),
     notice: PreemptionNotice | None = None,
 ) -> dict[str, float | None]:
     """Evaluate a checkpoint on a split; return the metrics.
@@ -38,13 +41,15 @@ def evaluate(
         split: the split of the data.
         step: the step of the checkpoint, None for the newest.
         ema: use the EMA of the parameters where the run keeps one.
+        allow_modules: modules whose config classes the checkpoint may name, besides jaxseg's own.
         notice: the notice to stop, None for none.
 
     Raises Preempted in all processes after a notice to stop.
     """
     notice = notice or PreemptionNotice()
-    with notice.raising():
-        trained = predictor.restore(workdir, step, ema=ema)
+    # Several processes exchange what they see of the checkpoints.
+    with notice.raising() if process_count() == 1 else contextlib.nullcontext():
+        trained = predictor.restore(workdir, step, ema=ema, allow_modules=allow_modules)
         config = trained.experiment.data
         if data_folder is not None:
             config = dataclasses.replace(config, source=data.folder_config(data_folder))

@@ -16,6 +16,9 @@ OptionalFolder = Annotated[pathlib.Path | None, arg(metavar="DIR", help_behavior
 Workdir = Annotated[Positional[pathlib.Path], arg(metavar="WORKDIR", help_behavior_hint="")]
 Switch = Annotated[bool, arg(help_behavior_hint="")]
 IssueKinds = Annotated[tuple[str, ...], arg(metavar="KIND...", help_behavior_hint="")]
+ConfigModules = Annotated[
+    tyro.conf.UseAppendAction[tuple[str, ...]], arg(metavar="NAME", help_behavior_hint="")
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +105,8 @@ class Eval:
     """Use the parameters themselves, not their EMA."""
     out: OptionalFolder = None
     """Folder for results (default: WORKDIR/eval)."""
+    allow_module: ConfigModules = ()
+    """Installed module of your own config classes; repeatable."""
     processes: Annotated[Processes, arg(name="")] = Processes()
 
 
@@ -120,6 +125,8 @@ class Predict:
     """Folder for results."""
     threshold: Annotated[float, arg(metavar="SCORE")] = 0.5
     """Smallest score of an instance that is drawn."""
+    allow_module: ConfigModules = ()
+    """Installed module of your own config classes; repeatable."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,6 +198,8 @@ class WeightsExport:
     """Workdir of a training."""
     out: Annotated[pathlib.Path, arg(metavar="FILE")]
     """The new file."""
+    allow_module: ConfigModules = ()
+    """Installed module of your own config classes; repeatable."""
 
 
 @dataclasses.dataclass(frozen=True)

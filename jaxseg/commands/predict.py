@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from jaxseg import data, evaluation, predictor
@@ -10,7 +10,12 @@ from jaxseg.visualize import draw_prediction, save_png
 
 
 def predict(
-    workdir: pathlib.Path, images: Sequence[pathlib.Path], out: pathlib.Path, threshold: float
+    workdir: pathlib.Path,
+    images: Sequence[pathlib.Path],
+    out: pathlib.Path,
+    threshold: float,
+    *,
+    allow_modules: Collection[str] = (),
 ) -> None:
     """Predict on image files; write overlays and `predictions.json` (COCO results) to `out`.
 
@@ -21,9 +26,10 @@ def predict(
         images: the image files.
         out: the folder for results.
         threshold: lowest score of the instances that are drawn.
+        allow_modules: modules whose config classes the checkpoint may name, besides jaxseg's own.
     """
     pixels = [data.read_image(path) for path in images]  # all, before the model is restored
-    trained = predictor.restore(workdir)
+    trained = predictor.restore(workdir, allow_modules=allow_modules)
     names = [c.name for c in trained.categories]
     category_ids = [c.id for c in trained.categories]
     predictions = predictor.Predictor(trained.model).predict(

@@ -3,7 +3,7 @@
 import logging
 import pathlib
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
@@ -11,11 +11,11 @@ import numpy as np
 
 from jaxseg import data, zoo
 from jaxseg.distributed import allgather_json, process_count, process_index
-from jaxseg.experiment import Experiment, from_json, to_json
+from jaxseg.experiment import Experiment, config_modules, from_json, to_json
 from jaxseg.model import Model, Variables
 from jaxseg.training import loop
 from jaxseg.training.checkpoint import Checkpoints
-from jaxseg.training.preemption import PreemptionNotice
+from jaxseg.training.preemption import PreemptionNotice, gather_unless_stopped
 from jaxseg.training.step import init_variables
 from jaxseg.validation import Validator
 
@@ -48,16 +48,23 @@ def train(
     Raises Preempted after `notice`, the notice to stop, with the state saved.
     """
     notice = notice or PreemptionNotice()
-    config, model, validator = experiment.train, experiment.model.build(), None
-    with notice.raising():
+    config, model, modules = experiment.train, experiment.model.build(), config_modules(experiment)
+    opened: dict[str, Any] = {}
+
+    def open_data() -> dict[str, Any]:
         source = experiment.data.source.open("train")
         check_num_classes(experiment, source)
         metadata = run_metadata(experiment, source.categories) | {"data": _fingerprint(source)}
-        from_json(metadata["experiment"])  # fail now if the config cannot be read back later
+        from_json(metadata["experiment"], modules)  # fail now if it cannot be read back later
+        opened["source"] = source
         if config.eval_every:
-            validator = Validator(experiment, source.categories, notice)
-    check_processes_agree(metadata)
-    check_resumable(workdir, metadata)
+            opened["validator"] = Validator(experiment, source.categories, notice)
+        return metadata
+
+    records = gather_unless_stopped(notice, open_data)
+    check_processes_agree(records)
+    metadata, source = records[process_index()], opened["source"]
+    check_resumable(workdir, metadata, modules)
     pipeline = data.TrainPipeline(
         source,
         experiment.data,
@@ -78,7 +85,7 @@ def train(
         workdir,
         metadata,
         initial_variables=lambda: _initial_variables(experiment, model, pipeline.image_shape),
-        validate=validator,
+        validate=opened.get("validator"),
         notice=notice,
     )
 
@@ -97,13 +104,13 @@ PROCESSES_MAY_DIFFER = ("data.source.path", "data.num_threads", "data.num_worker
 data and weights, and how it prepares its batches."""
 
 
-def check_processes_agree(metadata: dict[str, Any]) -> None:
+def check_processes_agree(records: Sequence[dict[str, Any]]) -> None:
     """Raise ValueError unless all processes train the same experiment on the same data.
 
-    A collective. The processes would otherwise train different models, or wait for each other
-    forever.
+    The processes would otherwise train different models, or wait for each other forever. `records`
+    is the metadata of each.
     """
-    first, *others = (_flatten(record) for record in allgather_json(metadata))
+    first, *others = map(_flatten, records)
     for process, record in enumerate(others, start=1):
         changed = _changes(first, record, PROCESSES_MAY_DIFFER)
         if changed:
@@ -121,8 +128,13 @@ def run_metadata(experiment: Experiment, categories: Sequence[data.Category]) ->
     }
 
 
-def check_resumable(workdir: pathlib.Path, metadata: dict[str, Any]) -> None:
-    """Raise ValueError if `workdir` holds a run of another experiment or other data."""
+def check_resumable(
+    workdir: pathlib.Path, metadata: dict[str, Any], allow_modules: Collection[str] = ()
+) -> None:
+    """Raise ValueError if `workdir` holds a run of another experiment or other data.
+
+    `allow_modules` are modules of config classes, besides jaxseg's own.
+    """
     # Process 0 decides whether there is a run: the processes may see files at different times, and
     # a process that returns early would leave the others waiting in the next collective.
     if not allgather_json((workdir / "checkpoints").is_dir())[0]:
@@ -132,7 +144,7 @@ def check_resumable(workdir: pathlib.Path, metadata: dict[str, Any]) -> None:
             return
         saved = checkpoints.metadata()
     # Read and written again, a config gets the defaults of fields that are newer than the run.
-    saved["experiment"] = to_json(from_json(saved["experiment"]))
+    saved["experiment"] = to_json(from_json(saved["experiment"], allow_modules))
     before = _flatten({name: value for name, value in saved.items() if name in metadata})
     changed = _changes(before, _flatten(metadata), CHANGEABLE_ON_RESUME)
     if changed:

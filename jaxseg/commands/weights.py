@@ -7,7 +7,7 @@ becomes a checked file that a training starts from (`jaxseg train ... --pretrain
 import dataclasses
 import logging
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import jax
 import numpy as np
@@ -99,12 +99,15 @@ def coco_categories(num_classes: int) -> Sequence[data.Category]:
     return [data.Category(number, f"class {number}") for number in range(1, num_classes + 1)]
 
 
-def export_weights(workdir: pathlib.Path, out: pathlib.Path) -> None:
+def export_weights(
+    workdir: pathlib.Path, out: pathlib.Path, *, allow_modules: Collection[str] = ()
+) -> None:
     """Write the newest checkpoint as `.safetensors` under torchvision's names.
 
-    Raises ValueError if torchvision has no names for the model.
+    The checkpoint may name config classes of jaxseg and of `allow_modules`. Raises ValueError if
+    torchvision has no names for the model.
     """
-    trained = restore(workdir)
+    trained = restore(workdir, allow_modules=allow_modules)
     try:
         state = zoo.to_torchvision(trained.variables, trained.experiment.model)
     except ValueError as error:

@@ -93,27 +93,28 @@ def test_processes_with_different_settings_are_refused_by_field(
     other = train_command.run_metadata(
         dataclasses.replace(EXPERIMENT, **{section: changed}), SHAPES.open("train").categories
     )
-    monkeypatch.setattr(
-        train_command, "allgather_json", lambda value: [value, other | {"data": value["data"]}]
-    )
+
+    def of_two_processes(notice, compute):
+        mine = compute()
+        return [mine, other | {"data": mine["data"]}]
+
+    monkeypatch.setattr(train_command, "gather_unless_stopped", of_two_processes)
     with pytest.raises(ValueError, match=f"process 1 was started with other settings.*{message}"):
         train_command.train(EXPERIMENT, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_processes_with_different_data_are_refused(monkeypatch):
+def test_processes_with_different_data_are_refused():
     mine = {"experiment": {}, "data": {"images": 8, "checksum": 1}}
     other = {"experiment": {}, "data": {"images": 8, "checksum": 2}}
-    monkeypatch.setattr(train_command, "allgather_json", lambda value: [value, other])
     with pytest.raises(ValueError, match=r"data.checksum \(1 -> 2\)"):
-        train_command.check_processes_agree(mine)
+        train_command.check_processes_agree([mine, other])
 
 
-def test_processes_may_find_the_same_data_in_different_places(monkeypatch):
+def test_processes_may_find_the_same_data_in_different_places():
     mine = {"experiment": {"data": {"source": {"path": "/a"}, "num_workers": 2}}}
     other = {"experiment": {"data": {"source": {"path": "/b"}, "num_workers": 4}}}
-    monkeypatch.setattr(train_command, "allgather_json", lambda value: [value, other])
-    train_command.check_processes_agree(mine)
+    train_command.check_processes_agree([mine, other])
 
 
 def test_num_classes_must_match_the_data(tmp_path):

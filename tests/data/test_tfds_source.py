@@ -3,6 +3,7 @@
 import json
 import pathlib
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -248,3 +249,37 @@ def test_importing_jaxseg_does_not_import_tfds():
     code = "import sys, jaxseg.data; sys.exit('tensorflow_datasets' in sys.modules)"
     root = pathlib.Path(__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "feature",
+    [
+        {"pythonClassName": "tfds_of_a_stranger.Feature", "text": {}},
+        {"python_class_name": "tfds_of_a_stranger.Feature", "text": {}},
+        {"type": "tfds_of_a_stranger.Feature", "content": {}},
+        {
+            "pythonClassName": "tensorflow_datasets.core.features.sequence_feature.Sequence",
+            "jsonFeature": {"json": '{"type": "tfds_of_a_stranger.Feature", "content": {}}'},
+        },
+    ],
+)
+def test_a_dataset_cannot_import_a_module(pair, tmp_path, monkeypatch, feature):
+    shutil.copytree(pair[1], tmp_path / "set")
+    (tmp_path / "tfds_of_a_stranger.py").write_text(
+        "import pathlib; pathlib.Path(__file__).with_name('imported').touch()"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    content = json.loads((tmp_path / "set" / "features.json").read_text())
+    content["featuresDict"]["features"]["type"] = feature
+    (tmp_path / "set" / "features.json").write_text(json.dumps(content))
+    info = json.loads((tmp_path / "set" / "dataset_info.json").read_text())
+    (tmp_path / "set" / "dataset_info.json").write_text(
+        json.dumps(info | {"moduleName": "tfds_of_a_stranger"})
+    )
+    named = r"features.json names the class (tfds_of_a_stranger.Feature|in jsonFeature)"
+    with pytest.raises(ValueError, match=named):
+        TfdsFolder(str(tmp_path / "set")).open("train")
+    assert not (tmp_path / "imported").exists()
+    (tmp_path / "set" / "features.json").write_bytes((pair[1] / "features.json").read_bytes())
+    assert len(TfdsFolder(str(tmp_path / "set")).open("train")) == 7  # the builder's is not used
+    assert not (tmp_path / "imported").exists()

@@ -14,6 +14,7 @@ from jaxseg.data.coco.folder import role_of
 from jaxseg.data.coco.segmentations import to_rle
 from jaxseg.data.images import decode_image
 from jaxseg.data.source import Category, Example
+from jaxseg.data.tfds.feature_classes import check_feature_classes
 from jaxseg.data.tfds.index import make_index, read_index, write_index
 from jaxseg.data.tfds.panoptic import PanopticDecoder
 from jaxseg.data.tfds.records import IndexedAnnotation, InstanceDecoder
@@ -156,6 +157,7 @@ def _open_builder(path: pathlib.Path) -> Any:
             f"{path} is not a prepared TFDS dataset, it has no dataset_info.json (datasets below "
             f"it: {found}). `jaxseg data build` makes one from a COCO-format folder"
         )
+    check_feature_classes(path / "features.json")
     try:
         builder = tfds.builder_from_directory(path)
     except Exception as error:  # protobuf, JSON and TFDS raise many types

@@ -1,0 +1,63 @@
+"""Check the Python classes that a TFDS dataset names in `features.json`.
+
+TFDS imports the module of every class that the file names. A dataset may come from a stranger, so
+only TFDS's own classes are let through, those that the supported datasets use.
+"""
+
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+_ALLOWED = tuple(
+    f"tensorflow_datasets.core.features.{name}"
+    for name in (
+        "bounding_boxes.BBoxFeature",
+        "class_label_feature.ClassLabel",
+        "features_dict.FeaturesDict",
+        "image_feature.Image",
+        "scalar.Scalar",
+        "sequence_feature.Sequence",
+        "tensor_feature.Tensor",
+        "text_feature.Text",
+    )
+)
+_CLASS_KEYS = ("pythonClassName", "python_class_name", "type")
+"""The keys of a class, in JSON of the protocol buffer and in TFDS's format before 4.3."""
+_TEXT_KEYS = ("jsonFeature", "json_feature")
+"""The keys of JSON as text, in which more classes could be named."""
+
+
+def check_feature_classes(path: pathlib.Path) -> None:
+    """Raise ValueError unless a `features.json` names only classes that may be imported.
+
+    A missing file is left to TFDS.
+    """
+    if not path.is_file():
+        return
+    try:
+        content = json.loads(path.read_text())
+        refused = next((name for name in _class_names(content) if name not in _ALLOWED), None)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    if refused is not None:
+        raise ValueError(
+            f"{path} names the class {refused}, which no dataset that jaxseg reads has; nothing "
+            "was imported. Build a dataset with masks by `jaxseg data build`, or use TFDS's "
+            "coco/2017_panoptic"
+        )
+
+
+def _class_names(value: Any) -> Iterator[Any]:
+    """Yield all that a JSON value names as a class, and a note for JSON as text."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _class_names(item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if key in _TEXT_KEYS:
+                yield f"in {key}"
+            elif key in _CLASS_KEYS and not isinstance(item, dict):  # else a feature of that name
+                yield item
+            else:
+                yield from _class_names(item)
