@@ -1,12 +1,15 @@
 """The zoo's records: their parameters, names of arrays and documentation."""
 
 import importlib.util
+import operator
 
 import jax
 import numpy as np
 import pytest
 
 from jaxseg.data import DataConfig, Shapes
+from jaxseg.models.mask_rcnn import MaskRCNNConfig
+from jaxseg.nn.pixels import PixelConfig
 from jaxseg.zoo import MODELS
 from jaxseg.zoo.load import TABLES
 from tests.conftest import ROOT
@@ -51,6 +54,117 @@ def test_preprocessing_and_experiment_exist(name):
     if record.experiment:
         file = record.experiment.partition(", ")[0]
         assert (ROOT / "experiments" / f"{file}.py").is_file()
+
+
+IMAGENET_RGB = (123.675, 116.28, 103.53)
+TORCHVISION_PIXELS = PixelConfig(IMAGENET_RGB, (58.395, 57.12, 57.375), "rgb")
+CAFFE_PIXELS = PixelConfig(IMAGENET_RGB, (1.0, 1.0, 1.0), "bgr")
+"""Detectron2's PIXEL_MEAN, PIXEL_STD and INPUT.FORMAT, with the means in the order RGB."""
+COMMON = {
+    "rpn.batch_size_per_image": 256,
+    "rpn.nms_threshold": 0.7,
+    "box.batch_size_per_image": 512,
+    "box.positive_fraction": 0.25,
+    "box.positive_iou": 0.5,
+    "box.bbox_reg_weights": (10.0, 10.0, 5.0, 5.0),
+    "box.score_threshold": 0.05,
+    "box.nms_threshold": 0.5,
+    "backbone.freeze_at": 2,
+}
+TORCHVISION = COMMON | {
+    # `overwrite_eps(model, 0.0)` for COCO_V1 weights, `min_size=1e-3` in `RegionProposalNetwork`,
+    # `remove_small_boxes(boxes, min_size=1e-2)` in `RoIHeads`, `smooth_l1_loss(beta=1 / 9)` twice.
+    "pixels": TORCHVISION_PIXELS,
+    "backbone.norm_epsilon": 0.0,
+    "backbone.stride_in_1x1": False,
+    "rpn.round_anchors": True,
+    "rpn.min_size": 1e-3,
+    "rpn.smooth_l1_beta": 1 / 9,
+    "rpn.pre_nms_topk_train": 2000,
+    "rpn.post_nms_topk_train": 2000,
+    "rpn.pre_nms_topk_test": 1000,
+    "rpn.post_nms_topk_test": 1000,
+    "roi_align.aligned": False,
+    "roi_align.sampling_ratio": 2,
+    "box.min_size": 1e-2,
+    "box.smooth_l1_beta": 1 / 9,
+    "mask.paste": "integer",
+    "predict_background": True,
+}
+DETECTRON2 = COMMON | {
+    # SMOOTH_L1_BETA 0.0 of the RPN and of the box head, POOLER_TYPE ROIAlignV2 (aligned) with
+    # POOLER_SAMPLING_RATIO 0, and `FrozenBatchNorm2d(eps=1e-5)`.
+    "pixels": CAFFE_PIXELS,
+    "backbone.norm": "frozen",
+    "backbone.norm_epsilon": 1e-5,
+    "backbone.stride_in_1x1": True,
+    "rpn.round_anchors": False,
+    "rpn.min_size": 0.0,
+    "rpn.min_pos_iou": 0.0,
+    "rpn.low_quality_overrides": False,
+    "rpn.smooth_l1_beta": 0.0,
+    "rpn.pre_nms_topk_train": 2000,
+    "rpn.post_nms_topk_train": 1000,
+    "rpn.pre_nms_topk_test": 1000,
+    "rpn.post_nms_topk_test": 1000,
+    "roi_align.aligned": True,
+    "roi_align.sampling_ratio": 0,
+    "box.min_size": 0.0,
+    "box.smooth_l1_beta": 0.0,
+    "box.low_quality_overrides": False,
+    "mask.logit_init_std": 0.001,
+    "mask.paste": "grid_sample",
+    "predict_background": False,
+}
+MMDETECTION = DETECTRON2 | {
+    # PyTorch's ResNet-50; `min_pos_iou=0.3` of the RPN's assigner and `match_low_quality=True` of
+    # the box head's; `L1Loss` twice.
+    "pixels": TORCHVISION_PIXELS,
+    "backbone.norm": "norm_eval",
+    "backbone.stride_in_1x1": False,
+    "rpn.min_pos_iou": 0.3,
+    "rpn.low_quality_overrides": True,
+    "box.low_quality_overrides": True,
+    "mask.logit_init_std": None,
+}
+MASK_RCNN_SETTINGS = {
+    "maskrcnn_resnet50_fpn": TORCHVISION | {"backbone.depth": 50, "backbone.norm": "frozen"},
+    # The second version is trained whole, with running statistics: `norm_layer=nn.BatchNorm2d`.
+    "maskrcnn_resnet50_fpn_v2": TORCHVISION
+    | {
+        "backbone.depth": 50,
+        "backbone.norm": "sync_batch",
+        "backbone.norm_epsilon": 1e-5,
+        "backbone.freeze_at": 0,
+        "head_norm": "sync_batch",
+        "rpn.num_convs": 2,
+        "box.num_convs": 4,
+        "box.num_fc": 1,
+    },
+    "detectron2_mask_rcnn_r50_fpn": DETECTRON2 | {"backbone.depth": 50},
+    "detectron2_mask_rcnn_r101_fpn": DETECTRON2 | {"backbone.depth": 101},
+    "detectron2_mask_rcnn_x101_32x8d_fpn": DETECTRON2
+    | {
+        "pixels": PixelConfig(IMAGENET_RGB, (58.395, 57.12, 57.375), "bgr"),
+        "backbone.depth": 101,
+        "backbone.groups": 32,
+        "backbone.width_per_group": 8,
+        "backbone.stride_in_1x1": False,
+    },
+    "mmdet_mask_rcnn_r50_fpn": MMDETECTION | {"backbone.depth": 50},
+}
+
+
+@pytest.mark.parametrize("name", MASK_RCNN_SETTINGS)
+def test_published_mask_rcnns_have_their_sources_settings(name):
+    config = MODELS[name].config
+    expected = MASK_RCNN_SETTINGS[name]
+    assert {path: operator.attrgetter(path)(config) for path in expected} == expected
+
+
+def test_every_published_mask_rcnn_has_its_settings_stated():
+    named = {name for name, record in MODELS.items() if isinstance(record.config, MaskRCNNConfig)}
+    assert named == MASK_RCNN_SETTINGS.keys()
 
 
 def test_docs_models_is_up_to_date():
