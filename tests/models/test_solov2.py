@@ -1,16 +1,22 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg.models.solov2 import make_targets, mask_logits, solo_losses
+from jaxseg.models.solov2 import (
+    make_targets,
+    mask_logits,
+    select_instances,
+    solo_losses,
+)
 from jaxseg.nn.resize import coord_grid, resize, upsample2x
 from jaxseg.types import ImageMasks, TargetSpec
 from jaxseg.zoo import solov2 as published
 from tests.goldens import load_golden
-from tests.oracles.solo import slow_grid_targets
+from tests.oracles.solo import slow_grid_targets, slow_select_instances
 from tests.tiny import make_batch, tiny_solov2_config
 
 TARGETS = TargetSpec(ImageMasks(4), centers=True)
@@ -119,6 +125,62 @@ def test_positives_beyond_the_limit_are_counted_and_not_learned():
     assert float(metrics["positives_dropped"].total) == float(few.dropped[0])
     assert float(terms["mask"].count) <= 3
     assert float(terms["class"].count) == float(every.positive.sum())
+
+
+def test_the_class_loss_is_divided_by_one_more_than_the_positive_cells():
+    """MMDetection's `avg_factor=num_pos + 1`, so that an image without objects is learned too."""
+    config = tiny_solov2_config()
+    cells = sum(g * g for g in config.num_grids)
+    logits, kernels = jnp.zeros((1, cells, 3)), jnp.ones((1, cells, 16))
+    feature = jnp.ones((1, 16, 16, 16))
+    for objects in (0, 3):
+        batch = jax.tree.map(jnp.asarray, make_batch([(64, 64)], [objects], targets=TARGETS))
+        terms, _ = solo_losses(config, logits, kernels, feature, batch)
+        assert (terms["class"].count > 0) == (objects > 0)
+        assert (terms["class"].weight, terms["class"].offset) == (1, 1)
+        assert (terms["mask"].weight, terms["mask"].offset) == (3, 0)
+
+
+def random_head(rng, config, shape):
+    """One image's logits, kernels and feature, whose channel n is a blurred rectangle of cell n."""
+    cells = sum(grid * grid for grid in config.num_grids)
+    logits = rng.normal(0, 1.5, (cells, 2))
+    feature = rng.normal(-2, 0.8, (*shape, cells))
+    for n in range(cells):
+        y, x = rng.integers(0, 5, 2)
+        height, width = rng.integers(1, 6, 2)
+        part = feature[y : y + height, x : x + width, n]
+        part[...] = rng.normal(rng.uniform(0.3, 3), 0.8, part.shape)
+    return [np.asarray(x, np.float32) for x in (logits, np.eye(cells), feature)]
+
+
+@pytest.mark.parametrize(("seed", "most"), [(0, 24), (1, 24), (2, 24), (3, 24), (4, 5)])
+def test_instances_agree_with_the_loop(seed, most):
+    config = dataclasses.replace(
+        tiny_solov2_config(),
+        num_grids=(4, 3, 2, 1, 1),
+        min_mask_area=(2, 4, 8, 12, 16),
+        score_threshold=0.3,
+        post_nms_score_threshold=0.35,
+        pre_nms_topk=100,
+        detections_per_image=most,
+    )
+    logits, kernels, feature = random_head(np.random.default_rng(seed), config, (8, 8))
+    image_size, padded_size = (30, 21), (32, 24)
+    expected = slow_select_instances(config, logits, kernels, feature, image_size, padded_size)
+    sizes = jnp.asarray(image_size), jnp.asarray(padded_size)
+    select = jax.jit(functools.partial(select_instances, config))
+    boxes, scores, labels, valid, masks = map(np.asarray, select(logits, kernels, feature, *sizes))
+    assert len(expected) == 5 if most == 5 else 5 < len(expected) < most
+    assert valid.sum() == len(expected)
+    assert valid[: len(expected)].all()
+    for n, (box, score, label, mask) in enumerate(expected):
+        np.testing.assert_array_equal(boxes[n], box)
+        np.testing.assert_allclose(scores[n], score, rtol=1e-5)
+        assert labels[n] == label
+        repeated = np.pad(mask, ((0, 8 - mask.shape[0]), (0, 8 - mask.shape[1])), mode="edge")
+        np.testing.assert_allclose(masks[n], repeated, rtol=1e-5)
+    assert not any(x[len(expected) :].any() for x in (boxes, scores, labels, masks))
 
 
 def test_a_batch_without_centres_is_refused():

@@ -77,3 +77,45 @@ def slow_grid_targets(
         label.append(classes.reshape(-1))
         first_cell += grid * grid
     return np.concatenate(positive), np.concatenate(label), pairs
+
+
+def slow_select_instances(config, logits, kernels, feature, image_size, padded_size):
+    """Return the instances of one image, best first: `(box, score, label, mask)` each.
+
+    `get_results` of MMDetection's SOLOv2 head, for kernels of size 1 and padding after the image.
+    """
+    scores, masks, labels, found = 1 / (1 + np.exp(-logits)), [], [], []
+    height, width = (-(-size // 4) for size in padded_size)
+    first = 0
+    for grid, min_area in zip(config.num_grids, config.min_mask_area, strict=True):
+        cells = slice(first, first + grid * grid)
+        of_grid = slow_points_nms(scores[cells].reshape(grid, grid, -1)).reshape(grid * grid, -1)
+        for cell, label in np.ndindex(of_grid.shape):
+            score = of_grid[cell, label]
+            if score <= config.score_threshold:
+                continue
+            mask = 1 / (1 + np.exp(-(feature[:height, :width] @ kernels[first + cell])))
+            inside = mask > 0.5
+            if inside.sum() <= min_area:
+                continue
+            masks.append(mask)
+            labels.append(label)
+            found.append(score * mask[inside].mean())
+        first += grid * grid
+    scores = slow_matrix_nms(
+        [mask > 0.5 for mask in masks],
+        labels,
+        found,
+        [True] * len(found),
+        config.matrix_nms_kernel,
+        config.matrix_nms_sigma,
+    )
+    kept = [n for n in range(len(masks)) if scores[n] >= config.post_nms_score_threshold]
+    best = sorted(kept, key=lambda n: -scores[n])[: config.detections_per_image]
+    return [(_box(masks[n] > 0.5, image_size), scores[n], labels[n], masks[n]) for n in best]
+
+
+def _box(inside, image_size):
+    y, x = np.nonzero(inside)
+    corners = np.asarray([x.min(), y.min(), x.max() + 1, y.max() + 1]) * 4
+    return np.minimum(corners, [*image_size[::-1]] * 2)
