@@ -221,6 +221,17 @@ def test_a_box_of_exactly_a_levels_size_is_on_that_level(
     np.testing.assert_array_equal(levels, expected)
 
 
+@pytest.mark.parametrize(("side", "largest"), [(112, 500), (224, 1000), (448, 1000)])
+def test_a_box_of_a_levels_size_but_for_the_rounding_of_its_corners_is_on_that_level(side, largest):
+    """Far from the origin, corners in tenths of a pixel are up to 6e-5 off."""
+    corner = np.random.default_rng(0).integers(0, 10 * largest, (1000, 2)) / 10
+    boxes = np.concatenate([corner, corner + side], axis=1).astype(np.float32)
+    rounded = (boxes[:, 2:] - boxes[:, :2]).astype(np.float64)
+    assert (rounded.prod(1) < side**2).any()
+    levels = ops.assign_levels(jnp.asarray(boxes), [4, 8, 16, 32], 224.0, 4)
+    np.testing.assert_array_equal(levels, [112, 224, 448].index(side) + 1)
+
+
 @functools.partial(jax.jit, static_argnames=("canonical_box_size", "canonical_level"))
 def assign_levels(boxes, canonical_box_size, canonical_level):
     return ops.assign_levels(boxes, STRIDES, canonical_box_size, canonical_level)

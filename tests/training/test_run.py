@@ -141,6 +141,19 @@ def test_a_corrupt_checkpoint_is_logged_and_the_previous_used(tmp_path, uninterr
     assert steps_in(tmp_path) == [4, 8, 12]
 
 
+def test_a_state_of_another_checksum_is_corrupt_even_if_it_can_be_read(
+    tmp_path, uninterrupted, log
+):
+    """Only the checksum can tell a whole state that another step wrote."""
+    run_until(9, tmp_path)
+    states = [tmp_path / "checkpoints" / str(step) / "state" for step in (4, 8)]
+    shutil.rmtree(states[1])
+    shutil.copytree(*states)
+    assert_same(run(tmp_path), uninterrupted)
+    assert f"checkpoint {states[1].parent} is corrupt (checksum mismatch)" in log()
+    assert "resuming from step 4" in log()
+
+
 def test_when_no_checkpoint_can_be_read_the_error_lists_them(tmp_path):
     run_until(9, tmp_path)
     for step in (4, 8):

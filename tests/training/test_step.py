@@ -204,6 +204,29 @@ def test_a_step_that_is_not_finite_is_not_applied(grad_accum_steps):
     jax.tree.map(np.testing.assert_array_equal, state._replace(step=before.step), before)
 
 
+@pytest.mark.parametrize("grad_accum_steps", [1, 2])
+def test_a_finite_loss_with_a_gradient_that_is_not_finite_is_not_applied(grad_accum_steps):
+    """The square root is 0 at 0, where it rises without bound."""
+
+    def loss(variables, batch, key):
+        total = jnp.sqrt(variables["params"]["w"])
+        state = {"seen": {"steps": variables["seen"]["steps"] + 1}}
+        return Losses({"root": LossTerm(total, jnp.ones(()))}, {}, state)
+
+    def init(key, _):
+        return {"params": {"w": jnp.zeros(())}, "seen": {"steps": jnp.zeros((), jnp.int32)}}
+
+    model, optimizer = Model(init, loss, None, TargetSpec()), optax.sgd(0.1, momentum=0.9)
+    step = make_step(model, optimizer, 0, grad_accum_steps=grad_accum_steps, ema_decay=0.5)
+    state = replicate(init_state(model, optimizer, (1, 8, 8, 3), 0, ema=True), 1)
+    before = jax.tree.map(np.asarray, state)
+    state, metrics = pmap_step(step, 1)(state, make_batch([(8, 8)] * 2, [1, 1]))
+    assert metrics["loss"] == 0
+    assert not np.isfinite(metrics["grad_norm"])
+    assert state.step == 1
+    jax.tree.map(np.testing.assert_array_equal, state._replace(step=before.step), before)
+
+
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_the_learning_rate_goes_by_the_step_after_one_that_is_not_applied(name):
     """With clipped constant gradients and no momentum, a change is the learning rate."""
