@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg.heads.roi_sampling import Proposals, match_proposals, sample_rois
+from jaxseg.heads.roi_sampling import Proposals, candidate_ids, match_proposals, sample_rois
 from tests.tiny import make_batch
 
 
@@ -30,6 +30,13 @@ def sampled(order, slots, seed):
     )
     matched = jnp.where(rois.positive[0][:, None], batch.boxes[0, rois.gt_index[0]], 0)
     return np.asarray(rois.boxes[0]), np.asarray(matched), np.asarray(rois.positive[0])
+
+
+def test_no_object_has_the_number_of_a_proposal():
+    """Without its mark, the hash of a box of zeros is 0."""
+    ids = np.asarray(candidate_ids(100, jnp.zeros((1, 4))))
+    np.testing.assert_array_equal(ids[:100], np.arange(100))
+    assert ids[100] not in range(100)
 
 
 @pytest.mark.parametrize("seed", range(5))

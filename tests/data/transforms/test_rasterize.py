@@ -66,6 +66,9 @@ def test_all_pixels_are_inside_the_bucket_bounds_and_the_box(seed):
         ys, xs = np.nonzero(visible_pixels(item, rows, columns))
         top, left, bottom, right = bucket_bounds(item)
         assert ((ys >= top) & (ys < bottom) & (xs >= left) & (xs < right)).all()
+        # They are not much larger than the box, for speed.
+        assert (np.asarray([left, top]) > item.box[:2] - 2.001).all()
+        assert (np.asarray([right, bottom]) < item.box[2:] + 2.001).all()
         # Nearest sampling takes the mask at each pixel's top-left corner, as the references do.
         x1, y1, x2, y2 = item.box + np.asarray([-1, -1, 1, 1], np.float32) * 1e-4
         assert ((ys >= y1) & (ys < y2) & (xs >= x1) & (xs < x2)).all()

@@ -167,6 +167,11 @@ def test_lsj_crops_every_position_equally_likely():
         assert abs(starts.mean() - slack / 2) < 0.05 * slack
 
 
+def test_lsj_keeps_a_whole_pixel_at_any_scale():
+    views = random_views(Augmentation(lsj=ScaleJitter(1000.0, 1000.0)), (64, 96), 20)
+    assert {(view.region_size, view.size) for view in views} == {((1, 1), (64, 96))}
+
+
 def test_crop_sizes_are_relative_to_resize_to():
     """Resizing the shorter side, 100, to 200 or 400 gives sides from 20 to 40 or from 10 to 20."""
     crop = RandomSizeCrop(1.0, resize_to=(200, 400), min_size=40, max_size=80)

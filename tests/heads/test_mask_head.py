@@ -1,0 +1,18 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxseg.heads.mask_head import MaskHead, MaskHeadConfig
+
+
+@pytest.mark.parametrize(
+    ("logit_init_std", "expected"), [(0.001, 0.001), (0.05, 0.05), (None, (2 / 80) ** 0.5)]
+)
+def test_the_logits_initial_weights_have_the_documented_deviation(logit_init_std, expected):
+    """Without one of its own, like the other layers: He's, of the number of outputs."""
+    config = MaskHeadConfig(num_convs=0, conv_dim=64, logit_init_std=logit_init_std)
+    head = MaskHead(config, outputs=80, norm=None)
+    pooled, valid = jnp.zeros((1, 2, 2, 64)), jnp.ones(1, bool)
+    params = jax.jit(head.init, static_argnums=3)(jax.random.key(0), pooled, valid, False)["params"]
+    np.testing.assert_allclose(np.std(params["logit"]["kernel"]), expected, rtol=0.05)
