@@ -73,6 +73,27 @@ def test_ground_truth_as_predictions_has_ap_1():
         assert metrics[f"{iou_type}/APl"] is None  # no object that large in 64x64
 
 
+def test_a_classes_ap_is_that_of_all_its_objects():
+    """More of one class than the 10 detections of COCO's AR10, and some that are not found."""
+    boxes = np.asarray([[6.0 * n, 2, 6 * n + 5, 9] for n in range(20)])
+    annotations = [
+        {"id": n, "image_id": 1, "category_id": 1 + n // 14, "iscrowd": 0, "area": 35.0}
+        | {"bbox": [x1, y1, x2 - x1, y2 - y1]}
+        for n, (x1, y1, x2, y2) in enumerate(boxes.tolist())
+    ]
+    truth = {
+        "images": [{"id": 1, "height": 20, "width": 120}],
+        "categories": [{"id": 1, "name": "many"}, {"id": 2, "name": "few"}],
+        "annotations": annotations,
+    }
+    fields = ("image_id", "category_id", "bbox")
+    results = [{k: a[k] for k in fields} | {"score": 0.5} for a in annotations]
+    metrics = evaluate(truth, [r for n, r in enumerate(results) if n not in (3, 16, 17)])
+    # COCO's precision is 1 at each of its 101 recalls up to that of the objects found.
+    assert metrics["bbox/AP/many"] == pytest.approx((100 * 13 // 14 + 1) / 101)
+    assert metrics["bbox/AP/few"] == pytest.approx((100 * 4 // 6 + 1) / 101)
+
+
 def test_annotation_ids_may_start_at_0():
     truth = SOURCE.ground_truth()
     for number, annotation in enumerate(truth["annotations"]):

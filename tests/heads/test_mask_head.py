@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from jaxseg.heads.mask_head import MaskHead, MaskHeadConfig
+from jaxseg.types import BoxCrops, ImageMasks
 
 
 @pytest.mark.parametrize(
@@ -16,3 +17,9 @@ def test_the_logits_initial_weights_have_the_documented_deviation(logit_init_std
     pooled, valid = jnp.zeros((1, 2, 2, 64)), jnp.ones(1, bool)
     params = jax.jit(head.init, static_argnums=3)(jax.random.key(0), pooled, valid, False)["params"]
     np.testing.assert_allclose(np.std(params["logit"]["kernel"]), expected, rtol=0.05)
+
+
+def test_targets_of_the_whole_image_need_its_masks():
+    assert MaskHeadConfig(gt_mask_size=28).gt_masks == BoxCrops(28)
+    for kind in ("binary", "soft"):
+        assert MaskHeadConfig(mask_targets=kind).gt_masks == ImageMasks(stride=1)

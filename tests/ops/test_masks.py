@@ -115,6 +115,13 @@ def test_paste_weights_of_numpy_and_jax_arrays_are_equal(boxes):
         np.testing.assert_allclose(on_device, on_host, atol=1e-6)
 
 
+@pytest.mark.parametrize("start", [2.5, 3.0, -1.0])
+def test_a_box_without_length_covers_no_pixel(start):
+    """Also where a pixel's centre is at both of its ends."""
+    edge, pixels = np.asarray([start], np.float32), np.arange(6, dtype=np.float32)
+    assert not paste_weights(edge, edge, 4, pixels, "grid_sample").any()
+
+
 @pytest.mark.parametrize("stride", [1, 4])
 @settings(max_examples=40, deadline=None)
 @given(masks=strategies.flags((3, 4, 5)), empty_rows=strategies.flags((3, 4, 1)))

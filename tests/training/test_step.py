@@ -97,17 +97,17 @@ def test_a_batch_that_does_not_divide_is_refused():
 @pytest.mark.parametrize("name", ["cosine", "linear", "step", "constant"])
 def test_schedules(name):
     config = OptimizerConfig(
-        learning_rate=1.0, warmup_steps=10, schedule=name, milestones=(60, 80), warmup_factor=0.1
+        learning_rate=0.5, warmup_steps=10, schedule=name, milestones=(60, 80), warmup_factor=0.1
     )
     schedule = make_schedule(config, 100)
-    np.testing.assert_allclose(schedule(0), 0.1, rtol=1e-5)
-    np.testing.assert_allclose(schedule(10), 1.0, rtol=1e-5)
-    end = {"cosine": 0.0, "linear": 0.0, "step": 0.01, "constant": 1.0}[name]
-    np.testing.assert_allclose(schedule(100), end, atol=1e-6)
-    if name == "linear":
-        np.testing.assert_allclose(schedule(55), 0.5, rtol=1e-5)
-    if name == "step":
-        np.testing.assert_allclose([schedule(59), schedule(61)], [1.0, 0.1], rtol=1e-5)
+    factors = {0: 0.1, 5: 0.55, 10: 1.0}
+    factors[100] = {"cosine": 0.0, "linear": 0.0, "step": 0.01, "constant": 1.0}[name]
+    if name != "step":
+        factors[55] = 1.0 if name == "constant" else 0.5
+    else:
+        factors |= {59: 1.0, 61: 0.1}
+    for step, factor in factors.items():
+        np.testing.assert_allclose(schedule(step), 0.5 * factor, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("decayed", [False, True])
@@ -121,12 +121,14 @@ def test_weight_decay_excludes_vectors_by_default(kind, decayed):
         decay_norm_and_bias=decayed,
         grad_clip_norm=None,
     )
-    params = {"kernel": np.ones((2, 2), np.float32), "bias": np.ones(2, np.float32)}
+    shapes = {"kernel": (2, 2), "bias": (2,), "scale": ()}
+    params = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
     optimizer = make_optimizer(config, 10)
     zero = jax.tree.map(np.zeros_like, params)
     updates, _ = optimizer.update(zero, optimizer.init(params), params, step=0)
     assert (np.asarray(updates["kernel"]) < 0).all()
-    assert np.asarray(updates["bias"]).any() == (decayed)
+    assert np.asarray(updates["bias"]).any() == decayed
+    assert np.asarray(updates["scale"]).any() == decayed
 
 
 def toy_steps(parallel=pmap_step, devices=1, steps=3, seed=0, batch=None, **options):

@@ -61,6 +61,13 @@ TORCHVISION_PIXELS = PixelConfig(IMAGENET_RGB, (58.395, 57.12, 57.375), "rgb")
 CAFFE_PIXELS = PixelConfig(IMAGENET_RGB, (1.0, 1.0, 1.0), "bgr")
 """Detectron2's PIXEL_MEAN, PIXEL_STD and INPUT.FORMAT, with the means in the order RGB."""
 COMMON = {
+    "fpn_channels": 256,
+    "size_divisibility": 32,
+    "rpn.anchor_sizes": (32.0, 64.0, 128.0, 256.0, 512.0),
+    "rpn.aspect_ratios": (0.5, 1.0, 2.0),
+    "rpn.positive_iou": 0.7,
+    "rpn.negative_iou": 0.3,
+    "rpn.positive_fraction": 0.5,
     "rpn.batch_size_per_image": 256,
     "rpn.nms_threshold": 0.7,
     "box.batch_size_per_image": 512,
@@ -69,6 +76,16 @@ COMMON = {
     "box.bbox_reg_weights": (10.0, 10.0, 5.0, 5.0),
     "box.score_threshold": 0.05,
     "box.nms_threshold": 0.5,
+    "box.detections_per_image": 100,
+    "box.conv_dim": 256,
+    "box.fc_dim": 1024,
+    "box.pooler_resolution": 7,
+    "box.cls_agnostic_bbox_reg": False,
+    "mask.num_convs": 4,
+    "mask.conv_dim": 256,
+    "mask.pooler_resolution": 14,
+    "mask.cls_agnostic_mask": False,
+    "roi_align.canonical_box_size": 224.0,
     "backbone.freeze_at": 2,
 }
 TORCHVISION = COMMON | {
