@@ -1,8 +1,10 @@
-"""Write files atomically."""
+"""Write files atomically, and open files that a dataset names."""
 
 import contextlib
+import io
 import os
 import pathlib
+import stat
 import uuid
 from collections.abc import Iterator
 
@@ -37,3 +39,15 @@ def fsync(path: pathlib.Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def open_regular(path: pathlib.Path) -> io.BufferedReader:
+    """Open a regular file, or a link to one, for reading.
+
+    Raises OSError for anything else; a named pipe, for one, would be waited for.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(f"{path} is not a regular file")
+    return os.fdopen(descriptor, "rb")

@@ -220,6 +220,7 @@ def _data_check(command: flags.DataCheck, _: Sequence[str]) -> _Run:
             max_objects=command.max_objects,
             bucket=command.bucket,
             ignore_issues=command.ignore_issues,
+            allow_outside_files=command.allow_outside_files,
             out=command.out,
         )
         return 0 if passed else 1
@@ -232,7 +233,11 @@ def _data_build(command: flags.DataBuild, _: Sequence[str]) -> _Run:
 
     def run(_: "PreemptionNotice") -> None:
         built = build(
-            command.folder, command.out, command.splits, ignore_issues=command.ignore_issues
+            command.folder,
+            command.out,
+            command.splits,
+            ignore_issues=command.ignore_issues,
+            allow_outside_files=command.allow_outside_files,
         )
         print(f"built {command.out}" if built else f"nothing to do: {command.out} is complete")
 

@@ -23,6 +23,7 @@ def report(
     max_objects: int = 100,
     bucket: tuple[int, int] | None = None,
     ignore_issues: Collection[str] = (),
+    allow_outside_files: bool = False,
     out: pathlib.Path | None = None,
 ) -> bool:
     """Print the statistics and issues of a folder, and return whether it has no errors.
@@ -33,13 +34,19 @@ def report(
         max_objects: the objects of an image that training keeps.
         bucket: `(height, width)`, where objects below a pixel are counted.
         ignore_issues: kinds of issues that count as no error, as training ignores them.
+        allow_outside_files: accept file names that leave the image folder.
         out: a file for all issues, one JSON object per line.
     """
     check_kinds(ignore_issues)
     if max_objects < 1 or (bucket is not None and min(bucket) < 1):
         raise ValueError(f"max_objects {max_objects} and bucket {bucket} must be positive")
     splits = scan_folder(
-        folder, split=split, max_objects=max_objects, bucket=bucket, progress=_show_progress
+        folder,
+        split=split,
+        max_objects=max_objects,
+        bucket=bucket,
+        allow_outside_files=allow_outside_files,
+        progress=_show_progress,
     )
     issues = [issue for stats in splits for issue in stats.issues]
     _print("\n\n".join(format_stats(stats, max_objects, bucket) for stats in splits))

@@ -146,6 +146,8 @@ class DataCheck:
     """Count the objects that become smaller than a pixel at this size."""
     ignore_issues: IssueKinds = ()
     """Kinds of issues that are not errors, as training leaves them out."""
+    allow_outside_files: Switch = False
+    """Accept image files outside the image folder."""
     out: Annotated[pathlib.Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """File for a list of all issues, one JSON object per line."""
 
@@ -164,6 +166,8 @@ class DataBuild:
     """Splits to convert."""
     ignore_issues: IssueKinds = ()
     """Kinds of issues that are left out."""
+    allow_outside_files: Switch = False
+    """Accept image files outside the image folder."""
 
 
 def _published_names() -> Any:

@@ -21,6 +21,7 @@ from jaxseg.validation import Validator
 
 CHANGEABLE_ON_RESUME = (
     "data.source.path",
+    "data.source.allow_outside_files",
     "data.num_threads",
     "data.num_workers",
     "model.backbone.remat",

@@ -9,16 +9,22 @@ Terms:
     rotated   after the rotation (or reflection) by the EXIF orientation
 """
 
+import contextlib
 import io
 import pathlib
 import struct
 import threading
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
+
+from jaxseg.files import open_regular
 
 MAX_PIXELS = 89_478_485
 """Largest number of pixels of an image, a quarter of a gigabyte as RGB. Pillow warns above it."""
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""The formats that are read, whatever a file's name says (MPO is a JPEG). Some of Pillow's others
+start programs, such as Ghostscript for EPS."""
 _ROTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -30,6 +36,7 @@ _ROTATIONS = {
 }
 """Undoes each orientation (EXIF 2.3, tag 274); orientations from 5 on swap height and width."""
 _PILLOW_LIMIT_LOCK = threading.Lock()
+_Stream = io.BytesIO | io.BufferedReader
 
 
 class ImageSizeError(ValueError):
@@ -49,8 +56,8 @@ def read_image(path: pathlib.Path, size: tuple[int, int] | None = None) -> np.nd
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it cannot be decoded, has more than `MAX_PIXELS`, or has pixels of 32 bits or
-            floats, whose range is unknown.
+        ValueError: it is no regular file, has none of `FORMATS`, cannot be decoded, has more than
+            `MAX_PIXELS`, or has pixels of 32 bits or floats, whose range is unknown.
         ImageSizeError: it does not have that size.
     """
     return decode_image(path, str(path), size)
@@ -61,7 +68,7 @@ def decode_image(
 ) -> np.ndarray:
     """Decode an image as `read_image` does, also from memory; errors call it `name`."""
     try:
-        with _open(file) as image:
+        with _stream(file) as stream, _open(stream) as image:
             original = image.height, image.width
             if image.height * image.width > MAX_PIXELS:
                 raise ValueError(
@@ -71,6 +78,10 @@ def decode_image(
             orientation = _orientation(image)
     except FileNotFoundError:
         raise
+    except UnidentifiedImageError as error:
+        raise ValueError(
+            f"{name} cannot be decoded as an image: it is not a valid {', '.join(FORMATS)}"
+        ) from error
     except (Exception, Warning) as error:  # Pillow's decoders raise many types
         raise ValueError(f"{name} cannot be decoded as an image: {error}") from error
     rotated = original[::-1] if orientation > 4 else original
@@ -84,13 +95,17 @@ def decode_image(
     return np.asarray(Image.fromarray(pixels).transpose(_ROTATIONS[orientation]))
 
 
-def _open(file: pathlib.Path | io.BytesIO) -> Image.Image:
+def _stream(file: pathlib.Path | io.BytesIO) -> contextlib.AbstractContextManager[_Stream]:
+    return contextlib.nullcontext(file) if isinstance(file, io.BytesIO) else open_regular(file)
+
+
+def _open(file: _Stream) -> Image.Image:
     """Open a file without Pillow's warning about many pixels; the caller checks their number."""
     # The limit is a global of Pillow: the lock keeps threads from restoring each other's value.
     with _PILLOW_LIMIT_LOCK:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(file)
+            return Image.open(file, formats=FORMATS)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 

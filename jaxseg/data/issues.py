@@ -23,6 +23,7 @@ IGNORABLE = {
     "image-id-duplicate": "the id of an earlier image",
     "image-size": "height or width is not a positive whole number, or they are too large",
     "image-name": "a file_name that is not text",
+    "image-outside": "a file_name that leaves the image folder, by an absolute path or `..`",
     "image-name-duplicate": "the file_name of an earlier image",
     "image-missing": "an image without a file",
     "annotation-not-object": "an annotation that is not a JSON object",

@@ -175,15 +175,19 @@ def scan_folder(
     split: str | None = None,
     max_objects: int = 100,
     bucket: tuple[int, int] | None = None,
+    allow_outside_files: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> list[DatasetStats]:
     """Scan one split, or all, of a COCO-format folder or a TFDS dataset.
 
-    Invalid annotations are among the issues. Raises FileNotFoundError or ValueError if there is no
+    Invalid annotations are among the issues; so are file names that leave the image folder, unless
+    `allow_outside_files`. Raises FileNotFoundError or ValueError if there is no
     such split.
     """
     is_tfds = (folder / "dataset_info.json").is_file()
-    opened = _open_tfds(folder, split) if is_tfds else _open_coco(folder, split)
+    opened = (
+        _open_tfds(folder, split) if is_tfds else _open_coco(folder, split, allow_outside_files)
+    )
     found = []
     for name, file, source, issues in opened:
         stats = scan(
@@ -207,12 +211,14 @@ class _OpenedSplit(NamedTuple):
     issues: Sequence[Issue]
 
 
-def _open_coco(folder: pathlib.Path, split: str | None) -> Iterator[_OpenedSplit]:
+def _open_coco(
+    folder: pathlib.Path, split: str | None, allow_outside_files: bool
+) -> Iterator[_OpenedSplit]:
     splits = [find_split(folder, split)] if split is not None else list_splits(folder)
     if not splits:
         find_split(folder, "train")  # raises an error that names the files it needs
     for name, path, images in splits:
-        content = check_file(path, images)
+        content = check_file(path, images, allow_outside_files=allow_outside_files)
         source = CocoSource(content, images, IGNORABLE.keys() - WARNINGS.keys())
         yield _OpenedSplit(name, str(path), source, content.issues)
 

@@ -1,9 +1,10 @@
 import io
+import os
 import warnings
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from jaxseg.data import read_image
 from jaxseg.data.images import ImageSizeError
@@ -160,10 +161,10 @@ def png_of_size(width, height):
 
 
 UNDECODABLE = {
-    "empty": (b"", "cannot identify"),
-    "text": (b"not an image", "cannot identify"),
+    "empty": (b"", "it is not a valid BMP"),
+    "text": (b"not an image", "it is not a valid BMP"),
     "truncated": (valid_png()[:2000], "truncated"),
-    "only a header": (valid_png()[:40], "cannot identify"),
+    "only a header": (valid_png()[:40], "it is not a valid BMP"),
 }
 
 
@@ -205,3 +206,35 @@ def test_a_decompression_bomb_is_refused_without_warnings_or_changes_to_pillow(t
             read_image(tmp_path / "a.png")
     assert not caught
     assert limit == Image.MAX_IMAGE_PIXELS
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 6 4\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+def test_no_program_is_started_for_an_eps_with_another_name(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *a, **k: started.append(a))
+    (tmp_path / "photo.jpg").write_bytes(EPS)
+    with pytest.raises(
+        ValueError, match=r"photo.jpg cannot be .*: it is not a valid BMP, .*, WEBP"
+    ):
+        read_image(tmp_path / "photo.jpg")
+    assert not started
+
+
+@pytest.mark.parametrize("form", ["bmp", "gif", "jpeg", "jp2", "mpo", "png", "ppm", "tiff", "webp"])
+def test_every_named_format_is_read(tmp_path, form):
+    path = save(tmp_path, Image.new("RGB", (6, 4), (250, 250, 250)), f"a.{form}")
+    np.testing.assert_allclose(read_image(path), 250, atol=3)
+
+
+def test_a_named_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"a.png is not a regular file"):
+        read_image(tmp_path / "a.png")
+
+
+def test_a_link_to_an_image_is_read(tmp_path):
+    path = save(tmp_path, Image.fromarray(GREY))
+    (tmp_path / "link.png").symlink_to(path)
+    np.testing.assert_array_equal(read_image(tmp_path / "link.png"), same(GREY))

@@ -83,6 +83,12 @@ INVALID = {
     "no pixels": (image("height", 0), "image-size", "image id 8: 30x0"),
     "many pixels": (image("height", 1 << 40), "image-size", "is not 1 to 89478485 pixels"),
     "name of image": (image("file_name", 3), "image-name", "file_name 3 is not text"),
+    "absolute name": (image("file_name", "/a.png"), "image-outside", "'/a.png' leaves the image f"),
+    "name above": (
+        image("file_name", "x/../../images/a.png"),
+        "image-outside",
+        "image id 8: .* leaves the image folder.*allow it by `--data.source.allow-outside-files`",
+    ),
     "same file": (image("file_name", "a.png"), "image-name-duplicate", "that of images.0. too"),
     "no such file": (image("file_name", "c.png"), "image-missing", "no file .*images/c.png"),
     "impossible file": (image("file_name", "a\0/b.png"), "image-missing", "no file"),

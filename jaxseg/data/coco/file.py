@@ -20,6 +20,7 @@ from jaxseg.data.coco.table import Table, shorten
 from jaxseg.data.images import MAX_PIXELS
 from jaxseg.data.issues import Issue
 from jaxseg.data.source import Category
+from jaxseg.files import open_regular
 
 _LISTS = ("images", "annotations", "categories")
 
@@ -36,10 +37,14 @@ class CocoFile(NamedTuple):
     annotations: Annotations
 
 
-def check_file(path: pathlib.Path, image_folder: pathlib.Path) -> CocoFile:
+def check_file(
+    path: pathlib.Path, image_folder: pathlib.Path, *, allow_outside_files: bool = False
+) -> CocoFile:
     """Read and check a COCO file. All problems are returned as issues; none raises.
 
-    Image files must exist, but are not opened. The tables keep the parsed JSON in memory.
+    Image files must exist, but are not opened. Unless `allow_outside_files`, their names must not
+    leave `image_folder` by an absolute path or `..`; a link in that folder may. The tables keep the
+    parsed JSON in memory.
     """
     with _without_garbage_collection():
         content = parse(path)
@@ -51,7 +56,7 @@ def check_file(path: pathlib.Path, image_folder: pathlib.Path) -> CocoFile:
         tables = [Table(str(path), name, item, lists[name]) for name, item in names]
         image_table, annotation_table, category_table = tables
         categories = _check_categories(category_table)
-        images = _check_images(image_table, image_folder)
+        images = _check_images(image_table, image_folder, allow_outside_files)
         annotations = check_annotations(annotation_table, images, categories)
         for table in (category_table, image_table, annotation_table):
             issues += table.issues
@@ -75,8 +80,8 @@ def _without_garbage_collection() -> Iterator[None]:
 def parse(path: pathlib.Path) -> dict[str, Any] | Issue:
     """Parse a COCO file: a JSON object with lists of images, annotations and categories."""
     try:
-        with _without_garbage_collection():
-            content = json.loads(path.read_text(encoding="utf-8-sig"))
+        with _without_garbage_collection(), open_regular(path) as file:
+            content = json.loads(file.read().decode("utf-8-sig"))
     except OSError as error:
         return Issue("file-json", str(path), "", "", f"it cannot be read: {error}")
     except (ValueError, RecursionError) as error:
@@ -103,7 +108,7 @@ def _check_categories(table: Table) -> list[Category]:
     return sorted(Category(int(ids[row]), names[row]) for row in valid)
 
 
-def _check_images(table: Table, folder: pathlib.Path) -> Images:
+def _check_images(table: Table, folder: pathlib.Path, allow_outside_files: bool) -> Images:
     ids, has_id = table.integers("id", "image-id")
     table.check_unique(ids.tolist(), has_id, "id")
     height, has_height = table.integers("height", "image-size")
@@ -117,6 +122,8 @@ def _check_images(table: Table, folder: pathlib.Path) -> Images:
         table.add(row, "image-size", "height, width", message)
     names, has_name = _check_names(table)
     table.check_unique(names, has_name, "file_name")
+    if not allow_outside_files:
+        has_name &= ~_check_inside(table, names)
     for row in np.flatnonzero(has_name & ~_files_exist(folder, names)).tolist():
         message = f"there is no file {str(folder / names[row])!r}"
         table.add(row, "image-missing", "file_name", message)
@@ -142,6 +149,18 @@ def _check_names(table: Table) -> tuple[list[str], np.ndarray]:
         elif table.is_object[row] and not valid[row]:
             table.add(row, "image-field", field, "there is no file_name")
     return names, valid
+
+
+def _check_inside(table: Table, names: Sequence[str]) -> np.ndarray:
+    """Return which names leave the image folder, bool `[names]`, and add an issue for each."""
+    outside = np.asarray([name[:1] == "/" or ".." in name.split("/") for name in names], bool)
+    for row in np.flatnonzero(outside).tolist():
+        message = (
+            f"{shorten(names[row])} leaves the image folder; if you trust it, allow it by "
+            "`--data.source.allow-outside-files` (`data check` and `build`: --allow-outside-files)"
+        )
+        table.add(row, "image-outside", "file_name", message)
+    return outside
 
 
 def _files_exist(folder: pathlib.Path, names: Sequence[str]) -> np.ndarray:

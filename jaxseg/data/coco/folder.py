@@ -42,6 +42,8 @@ class CocoFolder:
     """Kinds of issues (`jaxseg.data.issues`) whose images or annotations are skipped."""
     ignore_image_ids: tuple[int, ...] = ()
     """Ids of images to skip, such as those whose files cannot be read."""
+    allow_outside_files: bool = False
+    """Accept file names that leave the image folder, by an absolute path or `..`."""
 
     def open(self, split: str) -> "CocoSource":
         """Open the split of a role (`train`, `val`) or of the given name.
@@ -51,7 +53,9 @@ class CocoFolder:
         name = {"train": self.train, "val": self.val}.get(split, split)
         check_kinds(self.ignore_issues)
         files = find_split(pathlib.Path(self.path).expanduser(), name)
-        content = check_file(files.annotations, files.images)
+        content = check_file(
+            files.annotations, files.images, allow_outside_files=self.allow_outside_files
+        )
         raise_if_any(content.issues, self.ignore_issues)
         unknown = sorted(set(self.ignore_image_ids) - set(content.images.ids.tolist()))
         if unknown:

@@ -21,6 +21,7 @@ import tensorflow_datasets as tfds
 
 from jaxseg.data.coco.folder import CocoFolder, CocoSource, list_splits
 from jaxseg.data.tfds.records import IMAGES_PER_SHARD, IndexedAnnotation, features, to_record
+from jaxseg.files import open_regular
 
 VERSION = "1.0.0"
 
@@ -100,7 +101,8 @@ class Records:
         """Return the record of an image; raise ValueError if the image cannot be decoded."""
         self._source[index]  # decodes it
         image_id = self._source.image_ids[index]
-        data = self._source.image_path(index).read_bytes()
+        with open_regular(self._source.image_path(index)) as file:
+            data = file.read()
         annotations = self._annotations.get(image_id, [])
         try:
             return to_record(self._images[image_id], data, annotations, self._label_of)
@@ -109,7 +111,10 @@ class Records:
 
 
 def open_splits(
-    folder: pathlib.Path, splits: Sequence[str], ignore_issues: Sequence[str] = ()
+    folder: pathlib.Path,
+    splits: Sequence[str],
+    ignore_issues: Sequence[str] = (),
+    allow_outside_files: bool = False,
 ) -> dict[str, CocoSource]:
     """Open the named splits of a COCO-format folder, or all of them if no name is given.
 
@@ -122,10 +127,10 @@ def open_splits(
                 f"{folder}: TFDS does not accept the split name {name!r}; a name has letters, "
                 "digits, - and _, and is not 'all'. Rename it, or build other splits by name"
             )
-    sources = {
-        name: CocoFolder(str(folder), ignore_issues=tuple(ignore_issues)).open(name)
-        for name in names
-    }
+    config = CocoFolder(
+        str(folder), ignore_issues=tuple(ignore_issues), allow_outside_files=allow_outside_files
+    )
+    sources = {name: config.open(name) for name in names}
     first = names[0]
     for name in names[1:]:
         if sources[name].categories != sources[first].categories:

@@ -41,7 +41,7 @@ class PanopticDecoder:
 
     def image(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """Return the image as an entry of COCO's `images`, with the size of the panoptic image."""
-        with Image.open(io.BytesIO(record["panoptic_image"])) as panoptic:
+        with Image.open(io.BytesIO(record["panoptic_image"]), formats=("PNG",)) as panoptic:
             width, height = panoptic.size
         return {
             "id": int(record["image/id"]),
@@ -58,7 +58,7 @@ class PanopticDecoder:
         from the image's: `image_id * 1,000,000 + position`.
         """
         objects = record["panoptic_objects"]
-        with Image.open(io.BytesIO(record["panoptic_image"])) as panoptic:
+        with Image.open(io.BytesIO(record["panoptic_image"]), formats=("PNG",)) as panoptic:
             red, green, blue = np.moveaxis(np.asarray(panoptic.convert("RGB"), np.int32), 2, 0)
         segments = red + 256 * green + 65536 * blue  # [h, w]
         image_id = int(record["image/id"])

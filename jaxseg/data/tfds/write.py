@@ -32,6 +32,7 @@ def build(
     splits: Sequence[str] = (),
     *,
     ignore_issues: Sequence[str] = (),
+    allow_outside_files: bool = False,
     images_per_shard: int = IMAGES_PER_SHARD,
 ) -> bool:
     """Build the TFDS dataset `out` from a COCO-format folder, or resume an interrupted build.
@@ -45,6 +46,7 @@ def build(
         splits: names of the splits to build; all if there are none.
         ignore_issues: kinds of issues (`jaxseg.data.issues`) whose images and annotations are
             skipped.
+        allow_outside_files: accept file names that leave the image folder.
         images_per_shard: images in each file.
 
     Returns:
@@ -57,7 +59,7 @@ def build(
     from jaxseg.data.tfds import builder
 
     out = out.expanduser().resolve()
-    sources = builder.open_splits(folder, splits, ignore_issues)
+    sources = builder.open_splits(folder, splits, ignore_issues, allow_outside_files)
     plan = {
         "builder": builder.VERSION,
         "images_per_shard": images_per_shard,

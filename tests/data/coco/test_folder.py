@@ -2,6 +2,7 @@ import copy
 import gc
 import json
 import multiprocessing
+import os
 import pathlib
 import pickle
 
@@ -11,6 +12,7 @@ import pytest
 from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 
+from jaxseg.commands.cli import main
 from jaxseg.data import CocoFolder
 from jaxseg.data.coco.segmentations import to_rle
 
@@ -286,4 +288,39 @@ def test_a_tfds_dataset_is_not_accepted_as_a_coco_folder(tmp_path):
     with pytest.raises(
         ValueError, match="is a TFDS dataset: give the experiment source=TfdsFolder"
     ):
+        CocoFolder(str(tmp_path)).open("train")
+
+
+def test_a_file_outside_the_folder_is_read_only_if_allowed(tmp_path, capsys):
+    data = content()
+    data["images"][1]["file_name"] = "../secret.png"
+    folder = write(tmp_path, data)
+    (tmp_path / "images" / "b.png").rename(tmp_path / "secret.png")
+    with pytest.raises(ValueError, match=r"'../secret.png' leaves the image folder"):
+        folder.open("train")
+    allowed = CocoFolder(str(tmp_path), allow_outside_files=True)
+    assert allowed.open("train")[1].image.shape == (*SIZE, 3)
+    for command in (["data", "check", str(tmp_path)], ["data", "build", str(tmp_path), "--out"]):
+        command += [str(tmp_path / "set")] if command[-1] == "--out" else []
+        assert main(command) == 1
+        assert not (tmp_path / "set").exists()
+        assert "image-outside" in "".join(capsys.readouterr())
+        assert main([*command, "--allow-outside-files"]) == 0
+    assert (tmp_path / "set").is_dir()
+
+
+def test_a_link_in_the_folder_may_leave_it(tmp_path):
+    folder = write(tmp_path, content())
+    (tmp_path / "images").rename(tmp_path / "elsewhere")
+    (tmp_path / "images").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "images" / "b.png").rename(tmp_path / "b.png")
+    (tmp_path / "images" / "b.png").symlink_to(tmp_path / "b.png")
+    assert folder.open("train")[1].image.shape == (*SIZE, 3)
+
+
+def test_annotations_that_are_a_named_pipe_are_not_waited_for(tmp_path):
+    write(tmp_path, content())
+    (tmp_path / "train.json").unlink()
+    os.mkfifo(tmp_path / "train.json")
+    with pytest.raises(ValueError, match=r"train.json is not a regular file \[file-json\]"):
         CocoFolder(str(tmp_path)).open("train")
