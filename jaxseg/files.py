@@ -1,10 +1,12 @@
 """Write files atomically, and open files that a dataset names."""
 
 import contextlib
+import errno
 import io
 import os
 import pathlib
 import stat
+import tempfile
 import uuid
 from collections.abc import Iterator
 
@@ -21,8 +23,7 @@ def atomic_write(path: pathlib.Path, *, sync: bool = False) -> Iterator[pathlib.
         sync: flush the file to the disk before the move, so that a power failure cannot leave an
             empty or truncated `path`.
     """
-    # A process id would not be unique: processes on several machines may share the folder.
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    partial = _partial(path)
     try:
         yield partial
         if sync:
@@ -30,6 +31,46 @@ def atomic_write(path: pathlib.Path, *, sync: bool = False) -> Iterator[pathlib.
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _partial(path: pathlib.Path) -> pathlib.Path:
+    # A process id would not be unique: processes on several machines may share the folder.
+    return path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+
+
+def prepare_output_folder(path: pathlib.Path) -> None:
+    """Make a folder for results, and write and delete a file there.
+
+    Call it before results are computed. Raises OSError if that fails.
+    """
+    with _naming_output(path):
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+
+
+def prepare_output_file(path: pathlib.Path) -> None:
+    """Make the folder of a file for results, and write and delete a file of a name as long.
+
+    Call it before results are computed. Raises OSError if that fails or `path` is a folder.
+    """
+    with _naming_output(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        partial = _partial(path)
+        partial.touch()
+        partial.unlink()
+
+
+@contextlib.contextmanager
+def _naming_output(path: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"results cannot be written to {path} ({error.strerror}): choose another --out"
+        ) from error
 
 
 def fsync(path: pathlib.Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxseg.data.issues import Issue, check_kinds, errors
 from jaxseg.data.stats import DatasetStats, scan_folder
+from jaxseg.files import prepare_output_file
 
 _MAX_SHOWN = 20
 """Issues of each kind, and groups of identical images, that are printed."""
@@ -40,6 +41,8 @@ def report(
     check_kinds(ignore_issues)
     if max_objects < 1 or (bucket is not None and min(bucket) < 1):
         raise ValueError(f"max_objects {max_objects} and bucket {bucket} must be positive")
+    if out is not None:
+        prepare_output_file(out)
     splits = scan_folder(
         folder,
         split=split,

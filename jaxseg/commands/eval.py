@@ -10,6 +10,7 @@ from collections.abc import Collection
 
 from jaxseg import data, evaluation, predictor, visualize
 from jaxseg.distributed import process_count, process_index
+from jaxseg.files import atomic_write, prepare_output_folder
 from jaxseg.training.preemption import PreemptionNotice
 from jaxseg.validation import SplitEvaluator, draw_first
 
@@ -32,7 +33,8 @@ def evaluate(
 ) -> dict[str, float | None]:
     """Evaluate a checkpoint on a split; return the metrics.
 
-    Writes `predictions.json` (COCO results), `metrics.json` and `overlays/` to `out`.
+    Writes `predictions.json` (COCO results), `metrics.json` and `overlays/` to `out`, each as soon
+    as it is computed.
 
     Args:
         workdir: the workdir of the run.
@@ -47,6 +49,8 @@ def evaluate(
     Raises Preempted in all processes after a notice to stop.
     """
     notice = notice or PreemptionNotice()
+    if process_index() == 0:
+        prepare_output_folder(out)
     # Several processes exchange what they see of the checkpoints.
     with notice.raising() if process_count() == 1 else contextlib.nullcontext():
         trained = predictor.restore(workdir, step, ema=ema, allow_modules=allow_modules)
@@ -62,12 +66,12 @@ def evaluate(
     _LOG.info("predicted in %.0f s", time.monotonic() - started)
 
     if process_index() == 0:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "predictions.json").write_text(json.dumps(results))
-        for image_id, picture in draw_first(source, results, OVERLAYS):
-            visualize.save_png(out / "overlays" / f"{image_id}.png", picture)
+        with atomic_write(out / "predictions.json") as partial:
+            partial.write_text(json.dumps(results))
     metrics = evaluator.evaluate(results)
     if process_index() == 0:
         evaluation.write_metrics(metrics, out / "metrics.json")
         print(evaluation.format_table(metrics))
+        for image_id, picture in draw_first(source, results, OVERLAYS):
+            visualize.save_png(out / "overlays" / f"{image_id}.png", picture)
     return metrics

@@ -1,11 +1,13 @@
 """`jaxseg predict`: instances in image files."""
 
 import json
+import os
 import pathlib
 from collections.abc import Collection, Sequence
 from typing import Any
 
 from jaxseg import data, evaluation, predictor
+from jaxseg.files import atomic_write, prepare_output_folder
 from jaxseg.visualize import draw_prediction, save_png
 
 
@@ -20,6 +22,8 @@ def predict(
     """Predict on image files; write overlays and `predictions.json` (COCO results) to `out`.
 
     An image's id is its position in the list, counted from 1; each result also holds its file name.
+    Images are decoded batch by batch, and their overlays written as they are predicted. If one
+    fails, `predictions.json` has those before it.
 
     Args:
         workdir: the workdir of a run, whose newest checkpoint is used.
@@ -28,20 +32,38 @@ def predict(
         threshold: lowest score of the instances that are drawn.
         allow_modules: modules whose config classes the checkpoint may name, besides jaxseg's own.
     """
-    pixels = [data.read_image(path) for path in images]  # all, before the model is restored
+    source = data.ImageFiles(images)
+    prepare_output_folder(out)
     trained = predictor.restore(workdir, allow_modules=allow_modules)
     names = [c.name for c in trained.categories]
     category_ids = [c.id for c in trained.categories]
     predictions = predictor.Predictor(trained.model).predict(
-        trained.variables, data.ImageList(pixels), trained.experiment.data
+        trained.variables, source, trained.experiment.data
     )
-    by_image = sorted(predictions, key=lambda prediction: prediction.image_id)
     results: list[dict[str, Any]] = []
-    for path, image, prediction in zip(images, pixels, by_image, strict=True):
-        for result in evaluation.coco_results([prediction], category_ids):
-            results.append({**result, "file_name": str(path)})
-        overlay = draw_prediction(image, prediction, names, threshold)
-        save_png(out / f"{prediction.image_id:03}_{path.stem}.png", overlay)
-        drawn = int((prediction.scores >= threshold).sum())
-        print(f"{path}: {drawn} instances with a score of at least {threshold}")
-    (out / "predictions.json").write_text(json.dumps(results))
+    try:
+        for prediction in predictions:
+            path = images[prediction.image_id - 1]
+            overlay = draw_prediction(data.read_image(path), prediction, names, threshold)
+            save_png(out / _overlay_name(prediction.image_id, path), overlay)
+            for result in evaluation.coco_results([prediction], category_ids):
+                results.append({**result, "file_name": str(path)})
+            drawn = int((prediction.scores >= threshold).sum())
+            print(f"{path}: {drawn} instances with a score of at least {threshold}")
+    except BaseException:
+        if results:
+            _write_results(out, results)
+        raise
+    _write_results(out, results)
+
+
+def _overlay_name(image_id: int, path: pathlib.Path) -> str:
+    """Return an overlay's file name, at most as long as file systems allow."""
+    stem = os.fsdecode(os.fsencode(path.stem)[:200])
+    return f"{image_id:03}_{stem}.png"
+
+
+def _write_results(out: pathlib.Path, results: list[dict[str, Any]]) -> None:
+    ordered = sorted(results, key=lambda result: result["image_id"])
+    with atomic_write(out / "predictions.json") as partial:
+        partial.write_text(json.dumps(ordered))

@@ -17,6 +17,7 @@ from jaxseg.commands.override import override
 from jaxseg.commands.train import run_metadata
 from jaxseg.data.coco.categories import COCO_CATEGORIES, COCO_IDS
 from jaxseg.experiment import Experiment
+from jaxseg.files import prepare_output_file
 from jaxseg.predictor import restore
 from jaxseg.training import loop
 from jaxseg.training.checkpoint import Checkpoints
@@ -49,6 +50,7 @@ def import_weights(
 def _import_resnet(file: pathlib.Path, name: str, out: pathlib.Path) -> None:
     if out.suffix != ".safetensors" or out.exists():
         raise ValueError(f"{out} must be a new file that ends in .safetensors")
+    prepare_output_file(out)
     state, config = zoo.read_state_dict(file), zoo.RESNETS[name]
     stated = {key: state[key] for key in ("bn_eps",) if key in state}
     if stated:
@@ -58,7 +60,6 @@ def _import_resnet(file: pathlib.Path, name: str, out: pathlib.Path) -> None:
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
     arrays = zoo.resnet_to_torchvision(variables, config) | stated
-    out.parent.mkdir(parents=True, exist_ok=True)
     zoo.write_safetensors(out, arrays)
     _LOG.info("imported %s, %s numbers, into %s", name, f"{_size(arrays):,}", out)
 
@@ -107,6 +108,7 @@ def export_weights(
     The checkpoint may name config classes of jaxseg and of `allow_modules`. Raises ValueError if
     torchvision has no names for the model.
     """
+    prepare_output_file(out)
     trained = restore(workdir, allow_modules=allow_modules)
     try:
         state = zoo.to_torchvision(trained.variables, trained.experiment.model)

@@ -5,10 +5,11 @@ import pathlib
 from jaxseg.data.coco.folder import CocoFolder
 from jaxseg.data.coco.write import coco_json, write_coco
 from jaxseg.data.config import DataConfig
+from jaxseg.data.image_files import ImageFiles
 from jaxseg.data.images import read_image
 from jaxseg.data.pipeline import TrainPipeline, eval_batches, train_batches
 from jaxseg.data.shapes import Shapes
-from jaxseg.data.source import RLE, Category, Example, ImageList, Source, SourceConfig
+from jaxseg.data.source import RLE, Category, Example, Source, SourceConfig
 from jaxseg.data.tfds import TfdsFolder
 from jaxseg.data.transforms.augmentation import (
     Augmentation,
@@ -28,7 +29,7 @@ __all__ = [
     "CopyPaste",
     "DataConfig",
     "Example",
-    "ImageList",
+    "ImageFiles",
     "RandomSizeCrop",
     "ResizeBackend",
     "ScaleJitter",

@@ -14,6 +14,7 @@ import io
 import pathlib
 import struct
 import threading
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -67,23 +68,10 @@ def decode_image(
     file: pathlib.Path | io.BytesIO, name: str, size: tuple[int, int] | None
 ) -> np.ndarray:
     """Decode an image as `read_image` does, also from memory; errors call it `name`."""
-    try:
-        with _stream(file) as stream, _open(stream) as image:
-            original = image.height, image.width
-            if image.height * image.width > MAX_PIXELS:
-                raise ValueError(
-                    f"{image.width}x{image.height} are more than {MAX_PIXELS} pixels: shrink it"
-                )
-            pixels = _to_rgb(image)
-            orientation = _orientation(image)
-    except FileNotFoundError:
-        raise
-    except UnidentifiedImageError as error:
-        raise ValueError(
-            f"{name} cannot be decoded as an image: it is not a valid {', '.join(FORMATS)}"
-        ) from error
-    except (Exception, Warning) as error:  # Pillow's decoders raise many types
-        raise ValueError(f"{name} cannot be decoded as an image: {error}") from error
+    with _image(file, name) as image:
+        original = image.height, image.width
+        pixels = _to_rgb(image)
+        orientation = _orientation(image)
     rotated = original[::-1] if orientation > 4 else original
     if size is not None and size not in (rotated, original):
         note = "" if rotated == original else f" ({rotated[1]}x{rotated[0]} after EXIF rotation)"
@@ -93,6 +81,40 @@ def decode_image(
     if orientation == 1 or size not in (None, rotated):
         return pixels
     return np.asarray(Image.fromarray(pixels).transpose(_ROTATIONS[orientation]))
+
+
+def image_size(path: pathlib.Path) -> tuple[int, int]:
+    """Return the `(height, width)` that `read_image` returns, of a JPEG from its header alone.
+
+    Other formats are decoded, since they may store the orientation behind the pixels. Raises what
+    `read_image` raises.
+    """
+    with _image(path, str(path)) as image:
+        if image.format in ("JPEG", "MPO"):
+            size = image.height, image.width
+            return size[::-1] if _orientation(image) > 4 else size
+    height, width, _ = read_image(path).shape
+    return height, width
+
+
+@contextlib.contextmanager
+def _image(file: pathlib.Path | io.BytesIO, name: str) -> Iterator[Image.Image]:
+    """Open an image; raise ValueError with its name for whatever fails until it is closed."""
+    try:
+        with _stream(file) as stream, _open(stream) as image:
+            if image.height * image.width > MAX_PIXELS:
+                raise ValueError(
+                    f"{image.width}x{image.height} are more than {MAX_PIXELS} pixels: shrink it"
+                )
+            yield image
+    except FileNotFoundError:
+        raise
+    except UnidentifiedImageError as error:
+        raise ValueError(
+            f"{name} cannot be decoded as an image: it is not a valid {', '.join(FORMATS)}"
+        ) from error
+    except (Exception, Warning) as error:  # Pillow's decoders raise many types
+        raise ValueError(f"{name} cannot be decoded as an image: {error}") from error
 
 
 def _stream(file: pathlib.Path | io.BytesIO) -> contextlib.AbstractContextManager[_Stream]:

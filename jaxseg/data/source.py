@@ -76,32 +76,3 @@ class SourceConfig(Protocol):
     def open(self, split: str) -> Source:
         """Open the split of a name; every dataset has a `train` and a `val`."""
         ...
-
-
-class ImageList:
-    """Images without annotations, as a source for prediction; ids count from 1."""
-
-    def __init__(self, images: Sequence[np.ndarray]):
-        self._images = images
-        self.categories: Sequence[Category] = ()
-        self.image_ids = range(1, len(images) + 1)
-        sizes = [image.shape[:2] for image in images]
-        self.image_sizes = np.asarray(sizes, np.int32).reshape(-1, 2)
-        self.object_counts: np.ndarray | None = np.zeros(len(images), np.int64)
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def __getitem__(self, index: int, /) -> Example:
-        return Example(
-            image=self._images[index],
-            image_id=self.image_ids[index],
-            boxes=np.zeros((0, 4), np.float32),
-            labels=np.zeros(0, np.int32),
-            rles=(),
-            iscrowd=np.zeros(0, bool),
-        )
-
-    def ground_truth(self) -> dict[str, Any]:
-        """Return COCO JSON without any annotations."""
-        return {"images": [], "annotations": [], "categories": []}

@@ -4,8 +4,14 @@ import json
 
 import cv2
 import numpy as np
+import pytest
+from PIL import Image
 
+from jaxseg import data, predictor
+from jaxseg.commands import eval as eval_command
+from jaxseg.commands import weights as weights_command
 from jaxseg.commands.cli import main
+from jaxseg.evaluation import coco
 
 
 def test_predict_draws_and_writes_coco_results(workdir, tmp_path, capsys):
@@ -21,3 +27,86 @@ def test_predict_draws_and_writes_coco_results(workdir, tmp_path, capsys):
     for result in results:
         size = [64, 64] if result["image_id"] == 1 else [90, 40]
         assert result["segmentation"]["size"] == size
+
+
+def write_images(folder, count):
+    paths = [folder / f"{number}.jpg" for number in range(count)]
+    for path in paths:
+        cv2.imwrite(str(path), np.full((64, 64, 3), 120, np.uint8))
+    return paths
+
+
+def test_what_was_predicted_before_a_broken_image_is_kept(workdir, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(predictor, "EVAL_BATCH_PER_DEVICE", 1)
+    paths, out = write_images(tmp_path, 8), tmp_path / "out"
+    arguments = ["predict", str(workdir), *map(str, paths), "--out", str(out)]
+    assert main(arguments) == 0
+    complete = json.loads((out / "predictions.json").read_text())
+    paths[7].write_bytes(paths[7].read_bytes()[:-200])  # its header is intact
+    assert main(arguments) == 1
+    assert f"{paths[7]} cannot be decoded" in capsys.readouterr().err
+    found = json.loads((out / "predictions.json").read_text())
+    last = max(result["image_id"] for result in found)
+    assert last in (6, 7)
+    assert found == [result for result in complete if result["image_id"] <= last]
+
+
+def test_images_are_not_all_in_memory_at_once(tmp_path, monkeypatch):
+    paths, decoded = write_images(tmp_path, 8), []
+    read = data.image_files.read_image
+    monkeypatch.setattr(
+        data.image_files, "read_image", lambda path: decoded.append(path) or read(path)
+    )
+    source = data.ImageFiles(paths)
+    assert not decoded
+    assert source[3].image.shape == (64, 64, 3)
+    assert decoded == [paths[3]]
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
+def test_sizes_are_those_of_the_rotated_images(tmp_path, suffix):
+    exif = Image.Exif()
+    exif[274] = 6
+    path = tmp_path / f"image{suffix}"
+    Image.new("RGB", (40, 20)).save(path, exif=exif)
+    (size,) = data.ImageFiles([path]).image_sizes.tolist()
+    assert size == [40, 20] == list(data.read_image(path).shape[:2])
+
+
+def never(*_, **__):
+    pytest.fail("the output was not tried first")
+
+
+@pytest.mark.parametrize("name", ["file", "x" * 300, "file/below"])
+def test_an_output_that_cannot_be_written_is_an_error_before_any_work(
+    workdir, tmp_path, capsys, monkeypatch, name
+):
+    (tmp_path / "file").touch()
+    (image,) = write_images(tmp_path, 1)
+    out = str(tmp_path / name)
+    for module in (predictor, weights_command):
+        monkeypatch.setattr(module, "restore", never)
+    assert main(["eval", str(workdir), "--out", out]) == 1
+    assert f"results cannot be written to {out}" in capsys.readouterr().err
+    assert main(["predict", str(workdir), str(image), "--out", out]) == 1
+    assert "choose another --out" in capsys.readouterr().err
+    if name != "file":
+        assert main(["weights", "export", str(workdir), "--out", out]) == 1
+        assert main(["data", "check", str(tmp_path), "--out", out]) == 1
+
+
+def test_predictions_are_kept_if_the_metrics_fail(workdir, tmp_path, monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(coco, "COCOeval", fail)
+    with pytest.raises(MemoryError):
+        eval_command.evaluate(workdir, tmp_path)
+    assert json.loads((tmp_path / "predictions.json").read_text())
+
+
+def test_an_overlay_of_an_image_with_a_long_name(workdir, tmp_path):
+    path = tmp_path / ("x" * 251 + ".jpg")
+    cv2.imwrite(str(path), np.full((64, 64, 3), 120, np.uint8))
+    assert main(["predict", str(workdir), str(path), "--out", str(tmp_path / "out")]) == 0
+    assert len(list((tmp_path / "out").glob("*.png"))) == 1
