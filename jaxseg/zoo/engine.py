@@ -72,7 +72,7 @@ def import_state(
     """Convert a state dict to variables with the shapes of `like`.
 
     Names that `unused` accepts are skipped. Raises ValueError that lists missing, unknown and
-    misshapen arrays.
+    misshapen arrays, those with NaN or infinite values, and negative variances.
     """
     shapes = {path: leaf.shape for path, leaf in traverse_util.flatten_dict(dict(like)).items()}
     no_entry = sorted(shapes.keys() - {entry.path for entry in table})
@@ -97,6 +97,13 @@ def import_state(
             values[entry.path] = np.ascontiguousarray(entry.layout.from_source(value), np.float32)
     if misshapen:
         problems.append("of another shape: " + _join(misshapen))
+    names = {entry.path: entry.name for entry in table}
+    infinite = [names[path] for path, value in values.items() if not np.isfinite(value).all()]
+    if infinite:
+        problems.append("with NaN or infinite values: " + _join(infinite))
+    negative = [names[p] for p, value in values.items() if _is_variance(p) and (value < 0).any()]
+    if negative:
+        problems.append("with negative variances: " + _join(negative))
     if problems:
         raise ValueError("the checkpoint does not fit the model; " + "; ".join(problems))
     return traverse_util.unflatten_dict(values)
@@ -109,6 +116,11 @@ def export_state(variables: Variables, table: Sequence[Entry]) -> dict[str, np.n
         entry.name: np.ascontiguousarray(entry.layout.to_source(np.asarray(flat[entry.path])))
         for entry in table
     }
+
+
+def _is_variance(path: Path) -> bool:
+    """Return whether an array is the running variance of a batch norm."""
+    return path[0] == "batch_stats" and path[-1] == "var"
 
 
 def _source_shape(entry: Entry, shape: tuple[int, ...]) -> tuple[int, ...]:

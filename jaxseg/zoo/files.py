@@ -8,7 +8,8 @@ Terms:
 
 Unpickling executes any code that the file names. Here nothing is imported, not even torch: the few
 names that arrays require become such calls, and all others are refused. The calls of the state dict
-are not executed but read as data, with every number checked.
+are not executed but read as data, with every number checked. Memory and time are bounded by the
+file's size: that of all arrays, of packed members, and of the hashes of keys.
 """
 
 import collections
@@ -19,7 +20,7 @@ import pathlib
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -49,6 +50,10 @@ _PARTS_OF_ARRAYS = re.compile(
 )
 
 
+_ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_MAX_EXPANSION, _SMALL = 16, 1 << 26
+
+
 def read_state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
     """Read the arrays of a checkpoint by name, in their own layout and in native byte order.
 
@@ -58,7 +63,8 @@ def read_state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
     `module.` of every name (torch's DataParallel) is removed; text and Python numbers are skipped.
 
     Raises FileNotFoundError, or ValueError if the file has another format, is corrupt, would
-    execute anything, or holds no arrays in these places.
+    execute anything, holds no arrays in these places, or holds more than 16 times its size (above
+    64 MB).
     """
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint file {path}")
@@ -90,20 +96,36 @@ def write_safetensors(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> N
 
 
 def _read(file: Any, path: pathlib.Path) -> dict[str, np.ndarray]:
+    limit = max(_SMALL, _MAX_EXPANSION * os.fstat(file.fileno()).st_size)
     start = file.read(9)
     file.seek(0)
     if start[:2] == b"PK":
         with zipfile.ZipFile(file) as archive:
+            _check_members(archive, limit)
             for name in archive.namelist():
                 if re.fullmatch(r"([^/]+/)?data\.pkl", name):
-                    return _read_torch_zip(archive, name.removesuffix("data.pkl"))
+                    return _read_torch_zip(archive, name.removesuffix("data.pkl"), limit)
         with np.load(path, allow_pickle=False) as arrays:
             return _plain_arrays(arrays)
     if start[4:] == b"\0\0\0\0{":  # after the header's length, which is never as long as 4 GB
         return _plain_arrays(safetensors.numpy.load_file(path))
     if start[:1] in (b"\x80", b"(", b"}", b"c"):  # protocol 2 and later; earlier ones of a dict
-        return _read_pickles(file)
+        return _read_pickles(file, limit)
     raise ValueError(f"its format is unknown (it starts with {start!r})")
+
+
+def _check_members(archive: zipfile.ZipFile, limit: int) -> None:
+    """Raise ValueError if the members of an archive unpack to more than `limit` bytes."""
+    total = 0
+    for member in archive.infolist():
+        total += member.file_size
+        if member.compress_type not in _ZIP_METHODS:
+            raise ValueError(f"{member.filename} is packed by another method than deflate")
+        if total > limit:
+            raise ValueError(
+                f"its members up to {member.filename} unpack to {total} bytes, more than {limit}; "
+                "nothing was unpacked"
+            )
 
 
 def _plain_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -141,8 +163,29 @@ class _Storage(NamedTuple):
     read: Callable[[str, int], bytes]
 
 
-class _Unpickler(pickle.Unpickler):
+def _check_keys(keys: Iterable[Any]) -> None:
+    """Raise ValueError unless all keys are text or whole numbers.
+
+    To hash a tuple that holds an earlier one twice, and so on, takes time that doubles per level.
+    """
+    for key in keys:
+        if not isinstance(key, str | int):
+            raise ValueError(f"its pickle has a {type(key).__name__} as a key or in a set")
+
+
+def _ordered_dict(items: Sequence[Any] = ()) -> dict[Any, Any]:
+    pairs = [(key, value) for key, value in items]
+    _check_keys(key for key, _ in pairs)
+    return collections.OrderedDict(pairs)
+
+
+_PythonUnpickler: Any = pickle._Unpickler  # its methods and attributes have no types
+
+
+class _Unpickler(_PythonUnpickler):
     """Unpickle only containers, numbers, text, calls and storages; import nothing.
+
+    It is pickle's Python version, since the other one cannot check keys before it hashes them.
 
     `latin1` keeps the bytes of Python 2's strings, in which NumPy stored its data. Each reference
     gets a new call, since a pickle can set attributes of the objects it receives.
@@ -151,18 +194,46 @@ class _Unpickler(pickle.Unpickler):
     def __init__(self, file: Any, read: Callable[[str, int], bytes], order: str = "<"):
         super().__init__(file, encoding="latin1")
         # Tensors that share a storage mostly follow each other: keep the last storage alone.
-        self.read, self.order = functools.lru_cache(maxsize=1)(read), order
+        self.read_storage, self.order = functools.lru_cache(maxsize=1)(read), order
         self.storages: dict[str, _Storage] = {}
 
     def find_class(self, module: str, name: str, /) -> Any:
         global_name = f"{module}.{name}"
         if global_name == "collections.OrderedDict":
-            return collections.OrderedDict
+            return _ordered_dict
         if _ARRAYS.fullmatch(global_name) or _PARTS_OF_ARRAYS.fullmatch(global_name):
             return _PickledCall(global_name)
         raise ValueError(
             f"it names {global_name}, which is no array; nothing in the file was executed"
         )
+
+    def load_setitem(self) -> None:
+        _check_keys(self.stack[-2:-1])
+        super().load_setitem()
+
+    def load_setitems(self) -> None:
+        _check_keys(self.stack[::2])  # since the mark
+        super().load_setitems()
+
+    def load_dict(self) -> None:
+        _check_keys(self.stack[::2])
+        super().load_dict()
+
+    def load_additems(self) -> None:
+        _check_keys(self.stack)
+        super().load_additems()
+
+    def load_frozenset(self) -> None:
+        _check_keys(self.stack)
+        super().load_frozenset()
+
+    dispatch = _PythonUnpickler.dispatch | {
+        pickle.SETITEM[0]: load_setitem,
+        pickle.SETITEMS[0]: load_setitems,
+        pickle.DICT[0]: load_dict,
+        pickle.ADDITEMS[0]: load_additems,
+        pickle.FROZENSET[0]: load_frozenset,
+    }
 
     def persistent_load(self, pid: Any, /) -> _Storage:
         kind, storage_class, key, _, numel, *view = pid  # `view`: parts of storages, torch < 0.4
@@ -172,21 +243,29 @@ class _Unpickler(pickle.Unpickler):
         if code is None:
             raise ValueError(f"it holds a {storage_class.name}, which NumPy has no numbers for")
         size = int(code.lstrip("bcfiu"))
-        storage = _Storage(key, _ints((numel,))[0], self.order + code, size, self.read)
+        storage = _Storage(key, _ints((numel,))[0], self.order + code, size, self.read_storage)
         if self.storages.setdefault(key, storage) != storage:
             raise ValueError(f"its storage {key} is declared with two sizes or dtypes")
         return storage
 
 
-def _read_torch_zip(archive: zipfile.ZipFile, root: str) -> dict[str, np.ndarray]:
+def _read_torch_zip(archive: zipfile.ZipFile, root: str, limit: int) -> dict[str, np.ndarray]:
+    def read(key: str, nbytes: int) -> bytes:
+        _check_storage(archive.getinfo(f"{root}data/{key}").file_size, nbytes)
+        return archive.read(f"{root}data/{key}")
+
     marked = f"{root}byteorder" in archive.namelist()
     order = ">" if marked and archive.read(f"{root}byteorder") == b"big" else "<"
     with archive.open(f"{root}data.pkl") as file:
-        unpickler = _Unpickler(file, lambda key, _: archive.read(f"{root}data/{key}"), order)
-        return _state_dict(unpickler.load())
+        return _state_dict(_Unpickler(file, read, order).load(), limit)
 
 
-def _read_pickles(file: Any) -> dict[str, np.ndarray]:
+def _check_storage(found: int, nbytes: int) -> None:
+    if found != nbytes:
+        raise ValueError(f"its storage should have {nbytes} bytes, not {found}")
+
+
+def _read_pickles(file: Any, limit: int) -> dict[str, np.ndarray]:
     """Read a plain pickle, or torch's older format.
 
     The latter is pickles of a magic number, a version, the writing machine, the object and the
@@ -203,16 +282,17 @@ def _read_pickles(file: Any) -> dict[str, np.ndarray]:
         for _ in ("version", "machine"):  # one version exists; torch ignores the machine too
             _Unpickler(file, read).load()
         content = (unpickler := _Unpickler(file, read)).load()
-        for key in _Unpickler(file, read).load():
+        _check_keys(keys := _Unpickler(file, read).load())
+        for key in keys:
             storage = unpickler.storages[key]
             if int.from_bytes(file.read(8), "little") != storage.numel:
                 raise ValueError(f"its storage {key} has another size than its pickle declares")
             starts[key] = file.tell()
             file.seek(storage.numel * storage.itemsize, os.SEEK_CUR)
-    return _state_dict(content)
+    return _state_dict(content, limit)
 
 
-def _state_dict(content: Any) -> dict[str, np.ndarray]:
+def _state_dict(content: Any, limit: int) -> dict[str, np.ndarray]:
     if not isinstance(content, dict):
         raise ValueError("it is a pickle, but not of a dict")
     # Nested dicts first: a training state beside them may hold arrays of its own.
@@ -224,7 +304,7 @@ def _state_dict(content: Any) -> dict[str, np.ndarray]:
         raise ValueError(
             f"it holds no arrays at its top, in state_dict or in model; its keys are {keys}"
         )
-    state = {}
+    state, total = {}, 0
     for name, value in found.items():
         if isinstance(name, str) and name.startswith("__"):
             continue
@@ -235,6 +315,9 @@ def _state_dict(content: Any) -> dict[str, np.ndarray]:
                 state[name] = _to_array(value)
             except (AttributeError, TypeError, ValueError) as error:
                 raise ValueError(f"{name}: {error}") from error
+            total += state[name].nbytes
+            if total > limit:  # many views of one storage, or of packed numbers
+                raise ValueError(f"its arrays up to {name} have {total} bytes, more than {limit}")
     return state
 
 
@@ -270,8 +353,7 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any) -> np.ndarray:
     if end > numel or math.prod(size) > numel:
         raise ValueError(f"{size=} {stride=} {offset=} reach outside its storage of {numel}")
     data = read(key, numel * itemsize)
-    if len(data) != numel * itemsize:
-        raise ValueError(f"its storage should have {numel * itemsize} bytes, not {len(data)}")
+    _check_storage(len(data), numel * itemsize)
     flat = _numbers(data[offset * itemsize : end * itemsize], code)
     return np.lib.stride_tricks.as_strided(flat, size, [flat.itemsize * s for s in stride]).copy()
 

@@ -7,6 +7,9 @@ import collections
 import os
 import pickle
 import struct
+import subprocess
+import sys
+import tracemalloc
 import zipfile
 
 import ml_dtypes
@@ -14,6 +17,7 @@ import numpy as np
 import pytest
 
 from jaxseg.zoo.files import read_state_dict, write_safetensors
+from tests.conftest import ROOT
 from tests.zoo.builders import (
     EXAMPLE,
     FILES,
@@ -422,3 +426,72 @@ def test_a_plain_pickle_has_no_storages(tmp_path):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"w\.pkl cannot be read"):
         read_state_dict(path)
+
+
+# Small files that would take all memory or time
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
+@pytest.mark.parametrize("member", ["archive/data/0", "archive/extra", "archive/data.pkl"])
+def test_a_zip_that_unpacks_to_much_more_is_refused_by_member(tmp_path, method, member):
+    path = torch_zip(tmp_path / "w.pth", {"a": whole("Float", "0", np.zeros(4, np.float32))})
+    with zipfile.ZipFile(path) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in contents.items():
+            if name != member:
+                archive.writestr(name, content)
+        archive.writestr(member, contents.get(member, b"") + bytes(1 << 27))
+    assert path.stat().st_size < 1 << 18
+    tracemalloc.start()
+    try:
+        with pytest.raises(
+            ValueError, match=f"(up to {member} unpack to 134|is packed by another)"
+        ):
+            read_state_dict(path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_packed_npz_that_unpacks_to_much_more_is_refused(tmp_path):
+    np.savez_compressed(tmp_path / "w.npz", a=np.zeros(1 << 25, np.float32))
+    with pytest.raises(ValueError, match=r"up to a.npy unpack to 134\d+ bytes"):
+        read_state_dict(tmp_path / "w.npz")
+
+
+@FILES
+def test_many_views_of_one_storage_are_refused(tmp_path, write):
+    storage = Storage("Float", "0", np.zeros(1 << 20, np.float32))
+    state = {f"view{n}": tensor(storage, (1 << 20,), (1,)) for n in range(40)}
+    with pytest.raises(ValueError, match=r"its arrays up to view\d\d have \d+ bytes, more than"):
+        read_state_dict(write(tmp_path / "w.pth", state))
+
+
+EXPLOSIVE = b"K\x01" + b"\x85" + b"2\x86" * 60
+"""A tuple of (the one before) twice, 60 times: its hash would take 2**60 steps."""
+
+
+@pytest.mark.parametrize(
+    "pickled_bytes",
+    [
+        b"\x80\x02}" + EXPLOSIVE + b"K\x01s.",
+        b"\x80\x02}(" + EXPLOSIVE + b"K\x01u.",
+        b"\x80\x02(" + EXPLOSIVE + b"K\x01d.",
+        b"\x80\x04\x8f(" + EXPLOSIVE + b"\x90.",
+        b"\x80\x04(" + EXPLOSIVE + b"\x91.",
+        b"\x80\x02ccollections\nOrderedDict\n]" + EXPLOSIVE + b"K\x01\x86a\x85R.",
+    ],
+    ids=["setitem", "setitems", "dict", "additems", "frozenset", "ordered dict"],
+)
+def test_keys_whose_hash_takes_time_that_doubles_per_level_are_refused(tmp_path, pickled_bytes):
+    path = tmp_path / "w.pkl"
+    path.write_bytes(pickled_bytes)
+    code = (
+        "import pathlib; from jaxseg.zoo.files import read_state_dict\n"
+        f"read_state_dict(pathlib.Path({str(path)!r}))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert "its pickle has a tuple as a key or in a set" in result.stderr

@@ -221,3 +221,22 @@ SOURCE_NAMES = {
 def test_tables_have_the_codebases_names(table):
     names = {entry.name for entry in table(MMDET_SOLOV2_R50)}
     assert set(SOURCE_NAMES[table].split()) <= names
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("backbone.body.layer1.0.bn1.running_var", -1e-3, "negative variances"),
+        ("backbone.body.layer1.0.bn1.running_mean", np.nan, "NaN or infinite values"),
+        ("rpn.head.cls_logits.bias", np.inf, "NaN or infinite values"),
+    ],
+)
+def test_values_that_no_model_has_are_refused_by_name(
+    checkpoint, tmp_path, capsys, name, value, message
+):
+    broken = {key: array.copy() for key, array in checkpoint[1].items()}
+    broken[name].flat[-1] = value
+    zoo.write_safetensors(tmp_path / "broken.safetensors", broken)
+    assert import_checkpoint(tmp_path / "broken.safetensors", tmp_path / "out") == 1
+    assert f"with {message}: {name}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
