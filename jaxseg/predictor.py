@@ -55,10 +55,11 @@ def restore(
         metadata = checkpoints.metadata()
         try:
             experiment = from_json(metadata["experiment"], allow_modules)
+            categories = [data.Category(**category) for category in metadata["categories"]]
+            data.check_category_names(categories)
         except ValueError as error:
             raise ValueError(f"{workdir}: {error}") from error
         state = checkpoints.restore(state_shapes(experiment), step)
-    categories = [data.Category(**category) for category in metadata["categories"]]
     variables = variables_of(state, ema=ema)
     return TrainedModel(
         experiment, categories, experiment.model.build(), variables, int(state.step)

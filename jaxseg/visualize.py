@@ -77,8 +77,8 @@ def side_by_side(left: np.ndarray, right: np.ndarray, titles: tuple[str, str]) -
 def save_png(path: pathlib.Path, picture: np.ndarray) -> None:
     """Write an RGB picture, and make its folder if needed. Raises OSError if that fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), np.ascontiguousarray(picture[..., ::-1])):
-        raise OSError(f"could not write {path}: check the folder's permissions and the free space")
+    _, encoded = cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]))
+    path.write_bytes(encoded.tobytes())  # OpenCV itself writes no file whose name is not UTF-8
 
 
 def _enlarge(image: np.ndarray, scale: int) -> np.ndarray:

@@ -5,6 +5,7 @@ since JAX takes seconds and `--help` should not.
 """
 
 import contextlib
+import io
 import os
 import sys
 import threading
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for a command that was interrupted and can be run again; a training has then saved its state.
     Usage errors exit with status 2.
     """
+    _escape_what_terminals_lack()
     arguments, overrides = flags.parse(sys.argv[1:] if arguments is None else arguments)
     command = _COMMANDS[type(arguments)]
     processes = getattr(arguments, "processes", flags.Processes())
@@ -58,6 +60,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.flush()
         os._exit(status)
     return status
+
+
+def _escape_what_terminals_lack() -> None:
+    """Let prints escape the characters, of class and file names, that the terminal cannot show."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a caller may have replaced it
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _exit_for_usage(message: str) -> NoReturn:

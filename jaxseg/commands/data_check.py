@@ -52,9 +52,9 @@ def report(
         progress=_show_progress,
     )
     issues = [issue for stats in splits for issue in stats.issues]
-    _print("\n\n".join(format_stats(stats, max_objects, bucket) for stats in splits))
+    print("\n\n".join(format_stats(stats, max_objects, bucket) for stats in splits))
     for line in format_shared_images(splits):
-        _print(line)
+        print(line)
     if out is not None:
         out.write_text("".join(json.dumps(issue._asdict()) + "\n" for issue in issues))
         print(f"\n{len(issues)} issues are listed in {out}")
@@ -141,12 +141,6 @@ def format_shared_images(splits: Sequence[DatasetStats]) -> list[str]:
             if shared:
                 lines.append(f"splits {first.split} and {second.split} share {len(shared)} images")
     return lines
-
-
-def _print(text: str) -> None:
-    """Print text, escaping characters of class and file names that the terminal lacks."""
-    encoding = sys.stdout.encoding
-    print(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def _show_progress(done: int, total: int) -> None:

@@ -9,7 +9,14 @@ from jaxseg.data.image_files import ImageFiles
 from jaxseg.data.images import read_image
 from jaxseg.data.pipeline import TrainPipeline, eval_batches, train_batches
 from jaxseg.data.shapes import Shapes
-from jaxseg.data.source import RLE, Category, Example, Source, SourceConfig
+from jaxseg.data.source import (
+    RLE,
+    Category,
+    Example,
+    Source,
+    SourceConfig,
+    check_category_names,
+)
 from jaxseg.data.tfds import TfdsFolder
 from jaxseg.data.transforms.augmentation import (
     Augmentation,
@@ -38,6 +45,7 @@ __all__ = [
     "SourceConfig",
     "TfdsFolder",
     "TrainPipeline",
+    "check_category_names",
     "coco_json",
     "eval_batches",
     "folder_config",

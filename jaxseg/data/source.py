@@ -7,7 +7,7 @@ Terms:
     label    an object's index in `categories`
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -67,6 +67,24 @@ class Source(Protocol):
     def ground_truth(self) -> dict[str, Any]:
         """Return all annotations as COCO JSON, for evaluation."""
         ...
+
+
+def is_unicode(text: str) -> bool:
+    """Return whether a text can be encoded: JSON such as "\\ud800" gives half a character.
+
+    Such a text crashes OpenCV, and cannot be written to most files.
+    """
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def check_category_names(categories: Iterable[Category]) -> None:
+    """Raise ValueError if the name of a category is not valid Unicode."""
+    for category in categories:
+        if not is_unicode(category.name):
+            raise ValueError(
+                f"category id {category.id}: name {category.name!r} has half of a surrogate pair, "
+                "which is no character: rename it"
+            )
 
 
 @runtime_checkable

@@ -1,6 +1,7 @@
 """`jaxseg predict`: overlays and COCO results of image files."""
 
 import json
+import os
 
 import cv2
 import numpy as np
@@ -32,7 +33,8 @@ def test_predict_draws_and_writes_coco_results(workdir, tmp_path, capsys):
 def write_images(folder, count):
     paths = [folder / f"{number}.jpg" for number in range(count)]
     for path in paths:
-        cv2.imwrite(str(path), np.full((64, 64, 3), 120, np.uint8))
+        noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+        Image.fromarray(noise).save(path)
     return paths
 
 
@@ -110,3 +112,14 @@ def test_an_overlay_of_an_image_with_a_long_name(workdir, tmp_path):
     cv2.imwrite(str(path), np.full((64, 64, 3), 120, np.uint8))
     assert main(["predict", str(workdir), str(path), "--out", str(tmp_path / "out")]) == 0
     assert len(list((tmp_path / "out").glob("*.png"))) == 1
+
+
+def test_a_file_name_that_is_not_utf8_is_predicted_on(workdir, tmp_path, capsys):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")
+    Image.new("RGB", (64, 64)).save(path)
+    arguments = ["--out", str(tmp_path / "out"), "--threshold", "0"]
+    assert main(["predict", str(workdir), path, *arguments]) == 0
+    assert "caf\\udce9.png: " in capsys.readouterr().out
+    assert [p.stem[:7] for p in (tmp_path / "out").glob("*.png")] == ["001_caf"]
+    results = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert {result["file_name"] for result in results} <= {path}

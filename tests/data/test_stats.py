@@ -1,5 +1,7 @@
+import io
 import json
 import re
+import sys
 
 import cv2
 import numpy as np
@@ -171,12 +173,26 @@ def test_help_fits_a_screen(capsys, monkeypatch):
     assert len(capsys.readouterr().out.splitlines()) <= 24
 
 
-def test_unprintable_text_is_escaped(tmp_path, capsys):
+def test_half_of_a_surrogate_pair_is_an_issue(tmp_path, capsys):
     data = content()
     data["categories"][0]["name"] = "a\ud800"
     data["images"][1]["file_name"] = "b\ud800.png"
-    write(tmp_path, data)
+    folder = write(tmp_path, data)
     assert main(["data", "check", str(tmp_path)]) == 1
-    out = capsys.readouterr().out
-    assert "  a\\ud800" in out
-    assert "images/b\\ud800.png" in out
+    out = " ".join(capsys.readouterr().out.split())
+    assert "name 'a\\ud800' has half of a surrogate pair, which is no character" in out
+    assert "file_name 'b\\ud800.png' has half of a surrogate pair" in out
+    with pytest.raises(ValueError, match=r"half of a surrogate pair.* \[category-name\]"):
+        folder.open("train")
+
+
+def test_characters_that_the_terminal_lacks_are_escaped(tmp_path, monkeypatch):
+    data = content()
+    data["categories"][0]["name"] = "Zürich"
+    write(tmp_path, data)
+    terminal = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert main(["data", "check", str(tmp_path)]) == 0
+    print("metrics of Zürich")  # as every later print of the program
+    terminal.flush()
+    assert terminal.buffer.getvalue().decode("ascii").count("Z\\xfcrich") == 2

@@ -283,3 +283,12 @@ def test_a_dataset_cannot_import_a_module(pair, tmp_path, monkeypatch, feature):
     (tmp_path / "set" / "features.json").write_bytes((pair[1] / "features.json").read_bytes())
     assert len(TfdsFolder(str(tmp_path / "set")).open("train")) == 7  # the builder's is not used
     assert not (tmp_path / "imported").exists()
+
+
+def test_half_of_a_surrogate_pair_in_a_category_is_refused(pair, tmp_path):
+    shutil.copytree(pair[1], tmp_path / "set")
+    content = json.loads((tmp_path / "set" / "metadata.json").read_text())
+    content["splits"]["train"]["categories"][0]["name"] = "a\ud800"
+    (tmp_path / "set" / "metadata.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"set: category id 1: name 'a\\ud800' has half of"):
+        TfdsFolder(str(tmp_path / "set")).open("train")

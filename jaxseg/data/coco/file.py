@@ -19,7 +19,7 @@ from jaxseg.data.coco.annotations import Annotations, Images, check_annotations
 from jaxseg.data.coco.table import Table, shorten
 from jaxseg.data.images import MAX_PIXELS
 from jaxseg.data.issues import Issue
-from jaxseg.data.source import Category
+from jaxseg.data.source import Category, is_unicode
 from jaxseg.files import open_regular
 
 _LISTS = ("images", "annotations", "categories")
@@ -104,6 +104,8 @@ def _check_categories(table: Table) -> list[Category]:
     for row, name in enumerate(names):
         if type(name) is not str and "name" in table.entries[row]:
             table.add(row, "category-name", "name", f"name {shorten(name)} is not text")
+        elif type(name) is str and not is_unicode(name):
+            table.add(row, "category-name", "name", _half_pair("name", name))
     valid = np.flatnonzero(~table.has_issue()).tolist()
     return sorted(Category(int(ids[row]), names[row]) for row in valid)
 
@@ -146,9 +148,16 @@ def _check_names(table: Table) -> tuple[list[str], np.ndarray]:
         names.append(name)
         if field in entry and not valid[row]:
             table.add(row, "image-name", field, f"{field} {shorten(entry[field])} is not text")
+        elif valid[row] and not is_unicode(name):
+            valid[row] = False
+            table.add(row, "image-name", field, _half_pair(field, name))
         elif table.is_object[row] and not valid[row]:
             table.add(row, "image-field", field, "there is no file_name")
     return names, valid
+
+
+def _half_pair(field: str, name: str) -> str:
+    return f"{field} {shorten(name)} has half of a surrogate pair, which is no character"
 
 
 def _check_inside(table: Table, names: Sequence[str]) -> np.ndarray:

@@ -13,7 +13,7 @@ from jaxseg.data.coco.annotations import xywh_to_xyxy
 from jaxseg.data.coco.folder import role_of
 from jaxseg.data.coco.segmentations import to_rle
 from jaxseg.data.images import decode_image
-from jaxseg.data.source import Category, Example
+from jaxseg.data.source import Category, Example, check_category_names
 from jaxseg.data.tfds.feature_classes import check_feature_classes
 from jaxseg.data.tfds.index import make_index, read_index, write_index
 from jaxseg.data.tfds.panoptic import PanopticDecoder
@@ -49,6 +49,10 @@ class TfdsSource:
         self.path, self.split = path, _find_split(builder, path, split)
         self._decoder = _make_decoder(builder, path, self.split)
         self.categories: Sequence[Category] = self._decoder.categories
+        try:
+            check_category_names(self.categories)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
         self._label_of = {c.id: label for label, c in enumerate(self.categories)}
         self._records: Any = _open_records(builder, self.split)
         index = read_index(path, self.split, len(self._records))
