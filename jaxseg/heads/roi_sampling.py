@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
 from jaxseg import ops
 from jaxseg.types import Batch
@@ -41,9 +41,19 @@ def candidate_ids(num_proposals: int, gt_boxes: Float[Array, "N 4"]) -> Int[Arra
     one.
     """
     positive_zeros = gt_boxes + 0.0
-    x1, y1, x2, y2 = jax.lax.bitcast_convert_type(positive_zeros, jnp.int32).T
-    hashed = ((x1 * 1000003 ^ y1) * 1000003 ^ x2) * 1000003 ^ y2  # wraps around
+    x1, y1, x2, y2 = jax.lax.bitcast_convert_type(positive_zeros, jnp.uint32).T
+    hashed = _mix(_mix(_mix(_mix(x1) ^ y1) ^ x2) ^ y2).astype(jnp.int32)
     return jnp.concatenate([jnp.arange(num_proposals), hashed | 1 << 30])
+
+
+def _mix(x: UInt32[Array, " N"]) -> UInt32[Array, " N"]:
+    """Return numbers of which every bit depends on all bits of `x` (the constants of lowbias32).
+
+    The floats of round coordinates differ in their upper bits alone.
+    """
+    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+    return x ^ (x >> 16)
 
 
 def match_proposals(

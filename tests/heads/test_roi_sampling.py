@@ -1,5 +1,7 @@
 """RoI sampling, with more candidates than samples."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,6 +39,13 @@ def test_no_object_has_the_number_of_a_proposal():
     ids = np.asarray(candidate_ids(100, jnp.zeros((1, 4))))
     np.testing.assert_array_equal(ids[:100], np.arange(100))
     assert ids[100] not in range(100)
+
+
+def test_the_numbers_of_different_objects_differ():
+    """Also where boxes share all but one coordinate, or have them in another order."""
+    boxes = np.asarray(list(itertools.product([0, 0.5, 7, 10, 64, 333.25], repeat=4)), np.float32)
+    ids = np.asarray(candidate_ids(0, jnp.asarray(boxes)))
+    assert np.unique(ids).size == 6**4
 
 
 @pytest.mark.parametrize("seed", range(5))
