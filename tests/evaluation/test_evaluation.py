@@ -215,6 +215,13 @@ def test_predictions_are_in_pixels_of_the_original_image(frame):
     np.testing.assert_array_equal(mask_api.decode(prediction.rles[0]), expected)
 
 
+def test_boxes_are_clipped_at_the_original_image():
+    found = detections(None, None)
+    beyond = np.asarray([[[-3, -1, 30, 40], [0, 0, 0, 0]], [[0, 0, 0, 0]] * 2], np.float32)
+    (prediction,) = to_predictions(found._replace(boxes=beyond), HALVED)
+    np.testing.assert_array_equal(prediction.boxes, [[0, 0, 40, 60]])
+
+
 def test_predictions_without_masks_are_evaluated_by_their_boxes():
     (prediction,) = to_predictions(detections(None, None), HALVED)
     assert prediction.rles is None
