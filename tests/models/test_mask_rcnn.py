@@ -91,6 +91,14 @@ def test_other_depths_build(depth):
     assert count_parameters(config) > 1_000_000
 
 
+def test_pooling_and_heads_have_the_documented_defaults():
+    """As trained from scratch in `experiments/`: aligned, four samples a cell, no background."""
+    config = MaskRCNNConfig()
+    assert (config.roi_align.aligned, config.roi_align.sampling_ratio) == (True, 2)
+    assert not config.predict_background
+    assert config.num_classes == 80
+
+
 def test_images_must_be_padded_to_multiples_of_32():
     with pytest.raises(ValueError, match="multiples of 32"):
         tiny_config().build().init(jax.random.key(0), (1, 60, 64, 3))
