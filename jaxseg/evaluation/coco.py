@@ -2,9 +2,11 @@
 
 The twelve metrics (https://cocodataset.org/#detection-eval) are AP, AP50, AP75, AP for small,
 medium and large objects, and AR for 1, 10 and 100 detections and by size. Their keys are `segm/AP`,
-`bbox/AP50`, ...; a class's AP is `segm/AP/<name>`. A metric without any object to evaluate is None.
+`bbox/AP50`, ...; a class's AP is `segm/AP/<name>`, or `segm/AP/<name> (id <id>)` where several have
+the name. A metric without any object to evaluate is None.
 """
 
+import collections
 import contextlib
 import io
 from collections.abc import Mapping, Sequence
@@ -91,7 +93,7 @@ def evaluate(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any
 
 def _evaluate_type(truth: COCO, results: Sequence[Mapping[str, Any]], iou_type: str) -> Metrics:
     """Compute the metrics of one IoU type, then each class's AP."""
-    names = {c["id"]: c["name"] for c in truth.dataset["categories"]}
+    names = _unique_names(truth.dataset["categories"])
     evaluator = COCOeval(truth, _load_results(truth, results, iou_type), iou_type)
     evaluator.evaluate()
     evaluator.accumulate()
@@ -108,6 +110,15 @@ def _evaluate_type(truth: COCO, results: Sequence[Mapping[str, Any]], iou_type: 
         value = float(np.mean(defined)) if defined.size else -1.0
         metrics[f"{iou_type}/AP/{names[category_id]}"] = _none_if_undefined(value)
     return metrics
+
+
+def _unique_names(categories: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+    """Return each category's name by its id; names that occur twice end with the id."""
+    counts = collections.Counter(c["name"] for c in categories)
+    return {
+        c["id"]: c["name"] if counts[c["name"]] == 1 else f"{c['name']} (id {c['id']})"
+        for c in categories
+    }
 
 
 def _load_results(truth: COCO, results: Sequence[Mapping[str, Any]], iou_type: str) -> COCO:

@@ -314,3 +314,16 @@ def test_coco_results_are_read_back_as_they_were_written():
         np.testing.assert_array_equal(found.labels, prediction.labels)
         np.testing.assert_allclose(found.scores, prediction.scores)
         assert found.rles == prediction.rles
+
+
+def test_categories_of_one_name_have_a_metric_each():
+    truth = SOURCE.ground_truth()
+    expected = evaluate(truth, coco_results(perfect_predictions(), IDS))
+    first, second, *others = truth["categories"]
+    renamed = {**truth, "categories": [{**first, "name": second["name"]}, second, *others]}
+    metrics = evaluate(renamed, coco_results(perfect_predictions(), IDS))
+    assert len(metrics) == len(expected)
+    for category in (first, second):
+        key = f"segm/AP/{second['name']} (id {category['id']})"
+        assert metrics[key] == expected[f"segm/AP/{category['name']}"]
+        assert key.removeprefix("segm/AP/") in format_table(metrics)
