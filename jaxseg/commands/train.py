@@ -2,7 +2,6 @@
 
 import logging
 import pathlib
-import zlib
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -36,7 +35,11 @@ CHANGEABLE_ON_RESUME = (
 )
 """Fields that may differ when a run is resumed: they change where and how it is computed, not what
 it learns. `pretrained` is read at the start only. `grad_accum_steps` and `remat` let the same step
-fit on fewer devices (batch norm, where it is trained, then sees smaller microbatches)."""
+fit on fewer devices (batch norm, where it is trained, then sees smaller microbatches).
+
+`data.source.ignore_image_ids` may name more images than before, so that a run can go on without
+images that went bad. From there on it draws the remaining images in another order, the same for
+each run that is resumed at that step without these images."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -55,7 +58,9 @@ def train(
     def open_data() -> dict[str, Any]:
         source = experiment.data.source.open("train")
         check_num_classes(experiment, source)
-        metadata = run_metadata(experiment, source.categories) | {"data": _fingerprint(source)}
+        metadata = run_metadata(experiment, source.categories) | {
+            "data": {"fingerprint": source.fingerprint}
+        }
         from_json(metadata["experiment"], modules)  # fail now if it cannot be read back later
         opened["source"] = source
         if config.eval_every:
@@ -147,12 +152,18 @@ def check_resumable(
     # Read and written again, a config gets the defaults of fields that are newer than the run.
     saved["experiment"] = to_json(from_json(saved["experiment"], allow_modules))
     before = _flatten({name: value for name, value in saved.items() if name in metadata})
-    changed = _changes(before, _flatten(metadata), CHANGEABLE_ON_RESUME)
+    now = _flatten(metadata)
+    dropped, dropped_before = (set(record.get(_IGNORED, [])) for record in (now, before))
+    more_dropped = [_IGNORED.removeprefix("experiment.")] if dropped >= dropped_before else []
+    changed = _changes(before, now, [*CHANGEABLE_ON_RESUME, *more_dropped])
     if changed:
         raise ValueError(
             f"{workdir} holds a run with a different config: {', '.join(changed)}. "
             "Use the same values to resume it, or another --workdir"
         )
+
+
+_IGNORED = "experiment.data.source.ignore_image_ids"
 
 
 def _changes(before: dict[str, Any], now: dict[str, Any], allowed: Sequence[str]) -> list[str]:
@@ -171,16 +182,6 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
         items = value.items()
         return {k: v for name, item in items for k, v in _flatten(item, f"{prefix}{name}.").items()}
     return {prefix.removesuffix("."): value}
-
-
-def _fingerprint(source: data.Source) -> dict[str, int]:
-    """Return the number of images and a checksum of their ids and sizes, in order.
-
-    A resumed run must have the same. Annotations are not included: they may have been corrected.
-    """
-    ids = np.asarray(source.image_ids, np.int64).tobytes()
-    sizes = np.ascontiguousarray(source.image_sizes, np.int32).tobytes()
-    return {"images": len(source), "checksum": zlib.crc32(ids + sizes)}
 
 
 def _warn_of_truncated_objects(source: data.Source, max_objects: int) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxseg.data.fingerprint import fingerprint
 from jaxseg.data.images import image_size, read_image
 from jaxseg.data.source import Category, Example
 
@@ -22,6 +23,7 @@ class ImageFiles:
         self.image_ids = range(1, len(paths) + 1)
         self.image_sizes = np.asarray([image_size(path) for path in paths], np.int32).reshape(-1, 2)
         self.object_counts: np.ndarray | None = np.zeros(len(paths), np.int64)
+        self.fingerprint = fingerprint(self.image_sizes)
 
     def __len__(self) -> int:
         return len(self._paths)

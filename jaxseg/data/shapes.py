@@ -17,6 +17,7 @@ import numpy as np
 from pycocotools import mask as mask_api
 
 from jaxseg.data.coco.write import coco_json
+from jaxseg.data.fingerprint import fingerprint
 from jaxseg.data.masks.regions import bitmap_bounds, mask_bounds
 from jaxseg.data.source import Category, Example
 
@@ -62,6 +63,7 @@ class ShapesSource:
         self.image_ids: Sequence[int] = range(1, self._count + 1)
         self.image_sizes = np.full((self._count, 2), config.size, np.int32)
         self.object_counts: np.ndarray | None = None
+        self.fingerprint = fingerprint(repr(config), split)
 
     def __len__(self) -> int:
         return self._count

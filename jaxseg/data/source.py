@@ -60,6 +60,16 @@ class Source(Protocol):
         """
         ...
 
+    @property
+    def fingerprint(self) -> str:
+        """Return the identity of the data (`jaxseg.data.fingerprint`), to resume a run with.
+
+        It covers what training reads besides the pixels: ids and sizes of the images, and their
+        annotations, in order. It does not depend on images or annotations that the config leaves
+        out, nor on where the files are.
+        """
+        ...
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Example: ...

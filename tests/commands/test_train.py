@@ -10,7 +10,7 @@ import pytest
 
 from jaxseg.commands import train as train_command
 from jaxseg.commands.cli import main
-from jaxseg.data import Shapes
+from jaxseg.data import CocoFolder, Shapes, write_coco
 from jaxseg.training.checkpoint import Checkpoints
 from jaxseg.training.loop import TrainConfig
 from jaxseg.training.optimizer import OptimizerConfig
@@ -56,10 +56,46 @@ def test_a_finished_run_has_nothing_left_to_do(workdir, caplog):
 
 def test_a_run_whose_data_has_changed_is_refused(workdir, monkeypatch):
     source = SHAPES.open("train")
-    source.image_ids = list(source.image_ids)[::-1]
+    source.fingerprint = dataclasses.replace(SHAPES, seed=1).open("train").fingerprint
     monkeypatch.setattr(Shapes, "open", lambda self, split: source)
-    with pytest.raises(ValueError, match=r"a different config: data.checksum \(\d+ -> \d+\)\."):
+    with pytest.raises(ValueError, match=r"a different config: data.fingerprint \(\w+ -> \w+\)\."):
         train_command.train(EXPERIMENT, workdir)
+
+
+def test_a_run_goes_on_without_an_image_that_went_bad(tmp_path):
+    folder, workdir = tmp_path / "data", tmp_path / "run"
+    write_coco(SHAPES.open("train"), folder, "train")
+    source = CocoFolder(str(folder))
+    train = dataclasses.replace(EXPERIMENT.train, steps=4, checkpoint_every=1)
+    experiment = dataclasses.replace(
+        EXPERIMENT, data=dataclasses.replace(EXPERIMENT.data, source=source), train=train
+    )
+    order = train_command.data.TrainPipeline(
+        source.open("train"), experiment.data, experiment.model.build().targets, 2, 0
+    )
+    bad = order.image_ids(3)[0]
+    (path,) = folder.glob(f"**/*{bad:06}*.png")
+    content = path.read_bytes()
+    path.write_bytes(content[:60])
+    with pytest.raises(
+        ValueError, match=rf"skip the image by --data.source.ignore-image-ids {bad};"
+    ):
+        train_command.train(experiment, workdir)
+
+    def without(*ids):
+        changed = dataclasses.replace(source, ignore_image_ids=ids)
+        return dataclasses.replace(
+            experiment, data=dataclasses.replace(experiment.data, source=changed)
+        )
+
+    train_command.train(without(bad), workdir)
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        assert checkpoints.latest_step() == 4
+        saved = checkpoints.metadata()["experiment"]["data"]["source"]
+    assert saved["ignore_image_ids"] == [bad]
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"data\.source\.ignore_image_ids"):
+        train_command.train(experiment, workdir)
 
 
 def test_images_with_more_objects_than_max_objects_are_logged(workdir, monkeypatch, caplog):
@@ -105,9 +141,9 @@ def test_processes_with_different_settings_are_refused_by_field(
 
 
 def test_processes_with_different_data_are_refused():
-    mine = {"experiment": {}, "data": {"images": 8, "checksum": 1}}
-    other = {"experiment": {}, "data": {"images": 8, "checksum": 2}}
-    with pytest.raises(ValueError, match=r"data.checksum \(1 -> 2\)"):
+    mine = {"experiment": {}, "data": {"fingerprint": "1"}}
+    other = {"experiment": {}, "data": {"fingerprint": "2"}}
+    with pytest.raises(ValueError, match=r"data.fingerprint \(1 -> 2\)"):
         train_command.check_processes_agree([mine, other])
 
 
@@ -138,7 +174,7 @@ def test_fields_that_do_not_change_the_result_may_differ_on_resume(workdir):
     changed = dataclasses.replace(EXPERIMENT, model=model, train=train, pretrained="absent.pth")
     metadata = train_command.run_metadata(changed, SHAPES.open("train").categories)
     train_command.check_resumable(
-        workdir, metadata | {"data": train_command._fingerprint(SHAPES.open("train"))}
+        workdir, metadata | {"data": {"fingerprint": SHAPES.open("train").fingerprint}}
     )
 
 

@@ -60,6 +60,7 @@ class Examples:
         self.image_ids = range(len(examples))
         self.image_sizes = np.asarray([e.image.shape[:2] for e in examples], np.int32)
         self.object_counts = None
+        self.fingerprint = ""
 
     def __len__(self):
         return len(self._examples)

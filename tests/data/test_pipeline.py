@@ -161,6 +161,8 @@ def test_invalid_config_raises(change, message):
 class KillingSource:
     """Shapes, one of which kills the process that reads it."""
 
+    fingerprint = ""
+
     def __init__(self, killing_index):
         self._shapes, self._killing_index = SHAPES.open("train"), killing_index
         self.categories, self.image_ids = self._shapes.categories, self._shapes.image_ids
@@ -188,6 +190,8 @@ def test_the_error_of_a_killed_worker_names_the_batch():
 
 class TwoSizes:
     """A source of shapes in two alternating sizes."""
+
+    fingerprint = ""
 
     def __init__(self):
         self._parts = [Shapes(size, 12, 12).open("val") for size in (48, 64)]

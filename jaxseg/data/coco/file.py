@@ -7,6 +7,7 @@ differ in that images have a `coco_url` and no `file_name`, and annotations have
 
 import contextlib
 import gc
+import hashlib
 import json
 import os
 import pathlib
@@ -35,6 +36,8 @@ class CocoFile(NamedTuple):
     images: Images
     annotation_table: Table
     annotations: Annotations
+    digest: str
+    """SHA-256 of the file's bytes; empty if it cannot be read."""
 
 
 def check_file(
@@ -47,7 +50,7 @@ def check_file(
     parsed JSON in memory.
     """
     with _without_garbage_collection():
-        content = parse(path)
+        content, digest = parse(path)
         issues = [content] if isinstance(content, Issue) else []
         lists = {name: [] for name in _LISTS} if isinstance(content, Issue) else content
         if not lists["images"] and not issues:
@@ -61,7 +64,7 @@ def check_file(
         for table in (category_table, image_table, annotation_table):
             issues += table.issues
         return CocoFile(
-            path, issues, categories, image_table, images, annotation_table, annotations
+            path, issues, categories, image_table, images, annotation_table, annotations, digest
         )
 
 
@@ -77,13 +80,21 @@ def _without_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def parse(path: pathlib.Path) -> dict[str, Any] | Issue:
-    """Parse a COCO file: a JSON object with lists of images, annotations and categories."""
+def parse(path: pathlib.Path) -> tuple[dict[str, Any] | Issue, str]:
+    """Parse a COCO file; return its content and the SHA-256 of its bytes."""
     try:
-        with _without_garbage_collection(), open_regular(path) as file:
-            content = json.loads(file.read().decode("utf-8-sig"))
+        with open_regular(path) as file:
+            data = file.read()
     except OSError as error:
-        return Issue("file-json", str(path), "", "", f"it cannot be read: {error}")
+        return Issue("file-json", str(path), "", "", f"it cannot be read: {error}"), ""
+    return _content(path, data), hashlib.sha256(data).hexdigest()
+
+
+def _content(path: pathlib.Path, data: bytes) -> dict[str, Any] | Issue:
+    """Parse a JSON object with lists of images, annotations and categories."""
+    try:
+        with _without_garbage_collection():
+            content = json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         return Issue("file-json", str(path), "", "", f"it is not valid JSON: {error}")
     if not isinstance(content, dict):

@@ -22,6 +22,7 @@ from pycocotools import mask as mask_api
 
 from jaxseg.data.coco.file import CocoFile, check_file, parse
 from jaxseg.data.coco.segmentations import to_rle
+from jaxseg.data.fingerprint import fingerprint
 from jaxseg.data.images import read_image
 from jaxseg.data.issues import Issue, check_kinds, count_kinds, raise_if_any
 from jaxseg.data.ragged import offsets
@@ -41,7 +42,8 @@ class CocoFolder:
     ignore_issues: tuple[str, ...] = ()
     """Kinds of issues (`jaxseg.data.issues`) whose images or annotations are skipped."""
     ignore_image_ids: tuple[int, ...] = ()
-    """Ids of images to skip, such as those whose files cannot be read."""
+    """Ids of images to skip, such as those whose files cannot be read. A run may be resumed with
+    more of them."""
     allow_outside_files: bool = False
     """Accept file names that leave the image folder, by an absolute path or `..`."""
 
@@ -139,7 +141,7 @@ class CocoSource:
         ignore_image_ids: Sequence[int] = (),
     ):
         self.path, self.image_folder = content.path, image_folder
-        self._state = _file_state(self.path)
+        self._digest, self.fingerprint = content.digest, _fingerprint(content)
         self.categories: Sequence[Category] = content.categories
         images, annotations = content.images, content.annotations
         skipped_image = content.image_table.has_issue(ignore_issues)
@@ -200,7 +202,10 @@ class CocoSource:
         try:
             image = read_image(self.image_path(index), (height, width))
         except ValueError as error:
-            raise type(error)(f"{error} (image id {image_id} of {self.path})") from error
+            raise type(error)(
+                f"{error} (image id {image_id} of {self.path}). Mend the file, or skip the image "
+                f"by --data.source.ignore-image-ids {image_id}; a run may be resumed either way"
+            ) from error
         start, end = self._arrays["row_offsets"][index : index + 2]
         rows = self._arrays["rows"][start:end]
         return Example(
@@ -235,8 +240,8 @@ class CocoSource:
         Annotations without area stay, as COCO evaluates them. `iscrowd` and `area` are added to
         annotations without them.
         """
-        content = parse(self.path)
-        if isinstance(content, Issue) or _file_state(self.path) != self._state:
+        content, digest = parse(self.path)
+        if isinstance(content, Issue) or digest != self._digest:
             raise ValueError(f"{self.path} was changed since it was opened: open it again")
         skipped_images, skipped_annotations = (set(rows.tolist()) for rows in self._skipped_rows)
         images = [e for row, e in enumerate(content["images"]) if row not in skipped_images]
@@ -253,7 +258,15 @@ class CocoSource:
         return {**content, "images": images, "annotations": complete}
 
 
-def _file_state(path: pathlib.Path) -> tuple[int, int]:
-    """Return a file's size and time of modification."""
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
+def _fingerprint(content: CocoFile) -> str:
+    """Return the identity of all images and annotations, before any is left out."""
+    images, annotations = content.images, content.annotations
+    return fingerprint(
+        images.ids,
+        images.sizes,
+        annotations.image_rows,
+        annotations.labels,
+        annotations.boxes,
+        annotations.iscrowd,
+        *annotations.masks,
+    )

@@ -12,6 +12,7 @@ import numpy as np
 from jaxseg.data.coco.annotations import xywh_to_xyxy
 from jaxseg.data.coco.folder import role_of
 from jaxseg.data.coco.segmentations import to_rle
+from jaxseg.data.fingerprint import fingerprint
 from jaxseg.data.images import decode_image
 from jaxseg.data.source import Category, Example, check_category_names
 from jaxseg.data.tfds.feature_classes import check_feature_classes
@@ -34,17 +35,20 @@ class TfdsFolder:
     path: str
     train: str = "train"
     val: str = "val"
+    ignore_image_ids: tuple[int, ...] = ()
+    """Ids of images to skip, such as those that cannot be decoded. A run may be resumed with more
+    of them."""
 
     def open(self, split: str) -> "TfdsSource":
         """Open the split of a role (`train`, `val`) or of the given name."""
         name = {"train": self.train, "val": self.val}.get(split, split)
-        return TfdsSource(pathlib.Path(self.path).expanduser(), name)
+        return TfdsSource(pathlib.Path(self.path).expanduser(), name, self.ignore_image_ids)
 
 
 class TfdsSource:
     """A split of a TFDS dataset, as a `Source`. Records are read through `as_data_source`."""
 
-    def __init__(self, path: pathlib.Path, split: str):
+    def __init__(self, path: pathlib.Path, split: str, ignore_image_ids: Sequence[int] = ()):
         builder = _open_builder(path)
         self.path, self.split = path, _find_split(builder, path, split)
         self._decoder = _make_decoder(builder, path, self.split)
@@ -58,6 +62,20 @@ class TfdsSource:
         index = read_index(path, self.split, len(self._records))
         if index is None:
             index = self._build_index()
+        info = builder.info.splits[self.split]
+        # Annotations are known by their size alone: to read them all would take minutes.
+        sizes = f"{info.num_bytes} {info.shard_lengths}"
+        self.fingerprint = fingerprint(index, sizes, [c.name for c in self.categories])
+        unknown = sorted(set(ignore_image_ids) - set(index[:, 0].tolist()))
+        if unknown:
+            raise ValueError(
+                f"ignore_image_ids: {path}, split {self.split}, has no image id {unknown[0]}; "
+                "remove it"
+            )
+        self._rows = np.flatnonzero(~np.isin(index[:, 0], ignore_image_ids))
+        index = index[self._rows]
+        if not len(index):
+            raise ValueError(f"{path}, split {self.split}: ignore_image_ids skips all images")
         self.image_ids = index[:, 0].tolist()
         self.image_sizes = index[:, 1:].astype(np.int32)
         self.object_counts: np.ndarray | None = None
@@ -70,12 +88,18 @@ class TfdsSource:
         return len(self.image_ids)
 
     def __getitem__(self, index: int, /) -> Example:
-        record = self._record(index)
+        record = self._record(int(self._rows[index]))
         image = self._decoder.image(record)
         height, width = image["height"], image["width"]
         file_name = image.get("file_name", "image")
         name = f"{self.path}, split {self.split}: {file_name} (image id {image['id']})"
-        pixels = decode_image(io.BytesIO(record["image"]), name, (height, width))
+        try:
+            pixels = decode_image(io.BytesIO(record["image"]), name, (height, width))
+        except ValueError as error:
+            raise type(error)(
+                f"{error}. Skip the image by --data.source.ignore-image-ids {image['id']}; a run "
+                "may be resumed with it"
+            ) from error
         annotations = [annotation for _, annotation in self._annotations(record)]
         bboxes = np.asarray([a["bbox"] for a in annotations], np.float64).reshape(-1, 4)
         boxes = xywh_to_xyxy(bboxes)
@@ -94,7 +118,7 @@ class TfdsSource:
         """Return the split as COCO JSON: the file's content, if the dataset was built from one."""
         images, indexed = [], []
         for index in range(len(self)):
-            record = self._record(index)
+            record = self._record(int(self._rows[index]))
             images.append(self._decoder.image(record))
             indexed += self._annotations(record)
         indexed.sort(key=lambda pair: pair[0])

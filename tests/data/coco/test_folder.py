@@ -264,6 +264,50 @@ def test_a_file_changed_after_opening_is_an_error(tmp_path):
         source.ground_truth()
 
 
+def test_a_file_that_is_only_touched_is_the_same(tmp_path):
+    source = write(tmp_path, content()).open("train")
+    before = source.ground_truth()
+    os.utime(tmp_path / "train.json", (1, 1))
+    assert source.ground_truth() == before
+
+
+def test_a_change_that_keeps_size_and_time_is_an_error(tmp_path):
+    source = write(tmp_path, content()).open("train")
+    path = tmp_path / "train.json"
+    text, status = path.read_text(), path.stat()
+    changed = text.replace('"iscrowd": 1', '"iscrowd": 0', 1)
+    assert changed != text
+    path.write_text(changed)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(ValueError, match=r"train.json was changed since it was opened"):
+        source.ground_truth()
+
+
+def test_the_fingerprint_sees_each_annotation_and_nothing_else(tmp_path):
+    def fingerprint(change=lambda data: None, **options):
+        data = content()
+        change(data)
+        write(tmp_path, data)
+        return CocoFolder(str(tmp_path), **options).open("train").fingerprint
+
+    def set_annotation(field, value):
+        return lambda data: data["annotations"][0].update({field: value})
+
+    first = content()["annotations"][0]
+    x, y, width, height = first["bbox"]
+    changes = [
+        set_annotation("bbox", [x, y, width - 0.5, height]),
+        set_annotation("iscrowd", 1 - first.get("iscrowd", 0)),
+        lambda data: data["annotations"].pop(0),
+        lambda data: data["annotations"].reverse(),
+    ]
+    expected = fingerprint()
+    found = [fingerprint(change) for change in changes]
+    assert len({expected, *found}) == 1 + len(changes)
+    assert fingerprint(lambda data: data.update(info={"note": "other"})) == expected
+    assert fingerprint(ignore_image_ids=(content()["images"][0]["id"],)) == expected
+
+
 def test_images_are_skipped_by_id(tmp_path):
     data = content()
     write(tmp_path, data)
