@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from jaxseg.heads.mask_head import MaskHead, MaskHeadConfig
+from jaxseg.model import BATCH_AXIS
 from jaxseg.types import BoxCrops, ImageMasks
 
 
@@ -23,3 +24,19 @@ def test_targets_of_the_whole_image_need_its_masks():
     assert MaskHeadConfig(gt_mask_size=28).gt_masks == BoxCrops(28)
     for kind in ("binary", "soft"):
         assert MaskHeadConfig(mask_targets=kind).gt_masks == ImageMasks(stride=1)
+
+
+def test_statistics_are_those_of_the_valid_rois():
+    head = MaskHead(MaskHeadConfig(num_convs=1, conv_dim=4), outputs=1, norm="sync_batch")
+    pooled = jax.random.normal(jax.random.key(0), (3, 2, 2, 4))
+    valid = jnp.asarray([True, True, False])
+    variables = head.init(jax.random.key(1), pooled, valid, False)
+
+    def logits(pooled):
+        return head.apply(variables, pooled, valid, True, mutable=["batch_stats"])[0][:2]
+
+    apply = jax.vmap(logits, axis_name=BATCH_AXIS)
+    first, other = apply(jnp.stack([pooled, pooled])), pooled.at[2].multiply(9)
+    np.testing.assert_allclose(apply(jnp.stack([other, other])), first, rtol=1e-5)
+    changed = apply(jnp.stack([pooled.at[1].multiply(9)] * 2))
+    assert not np.allclose(changed[:, 0], first[:, 0], rtol=1e-3)

@@ -99,6 +99,15 @@ def test_pooling_and_heads_have_the_documented_defaults():
     assert config.num_classes == 80
 
 
+@pytest.mark.parametrize(("agnostic", "outputs"), [(False, 3), (True, 1)])
+def test_a_mask_for_all_classes_is_one_output(agnostic, outputs):
+    config = tiny_config()
+    mask = dataclasses.replace(config.mask, cls_agnostic_mask=agnostic)
+    init = dataclasses.replace(config, mask=mask).build().init
+    params = jax.eval_shape(lambda: init(jax.random.key(0), (1, 64, 64, 3)))["params"]
+    assert params["mask_head"]["logit"]["bias"].shape == (outputs,)
+
+
 def test_images_must_be_padded_to_multiples_of_32():
     with pytest.raises(ValueError, match="multiples of 32"):
         tiny_config().build().init(jax.random.key(0), (1, 60, 64, 3))

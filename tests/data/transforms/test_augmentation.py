@@ -155,6 +155,7 @@ def test_augmented_batches_do_not_depend_on_num_threads():
         (lambda: RandomSizeCrop(1.5), "crop: prob 1.5 must be between 0 and 1"),
         (lambda: RandomSizeCrop(resize_to=()), r"crop: resize_to \(\)"),
         (lambda: RandomSizeCrop(min_size=0), "crop: min_size 0"),
+        (lambda: RandomSizeCrop(min_size=-1), "crop: min_size -1"),
         (lambda: CopyPaste(min_visible_fraction=-0.1), "copy_paste: min_visible_fraction -0.1"),
         (lambda: ColorJitter(hue=0.6), "color: hue 0.6 must be between 0 and 0.5"),
         (lambda: ColorJitter(contrast=-1.0), "color: contrast -1.0"),
