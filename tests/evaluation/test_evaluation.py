@@ -215,16 +215,6 @@ def test_predictions_are_in_pixels_of_the_original_image(frame):
     np.testing.assert_array_equal(mask_api.decode(prediction.rles[0]), expected)
 
 
-def test_many_masks_are_pasted_as_each_alone():
-    rng = np.random.default_rng(0)
-    masks = rng.uniform(0.4, 1, (40, 4, 5)).astype(np.float32)
-    boxes = np.asarray([[3.0, 2.0, 27.0, 18.0]] * 40)
-    together = box_mask_rles(masks, boxes, (20, 30), paste="integer")
-    for n, rle in enumerate(together):
-        alone = box_mask_rles(masks[n : n + 1], boxes[:1], (20, 30), paste="integer")
-        assert alone == [rle]
-
-
 def test_boxes_are_clipped_at_the_original_image():
     found = detections(None, None)
     beyond = np.asarray([[[-3, -1, 30, 40], [0, 0, 0, 0]], [[0, 0, 0, 0]] * 2], np.float32)

@@ -184,6 +184,19 @@ def test_every_published_mask_rcnn_has_its_settings_stated():
     assert named == MASK_RCNN_SETTINGS.keys()
 
 
+def test_the_published_solov2_has_mmdetections_settings():
+    config = MODELS["mmdet_solov2_r50_fpn"].config
+    assert config.num_grids == (40, 36, 24, 16, 12)
+    assert config.scale_ranges == ((1, 96), (48, 192), (96, 384), (192, 768), (384, 2048))
+    assert config.pos_scale == 0.2
+    assert (config.score_threshold, config.post_nms_score_threshold) == (0.1, 0.05)
+    assert config.min_mask_area == (8, 8, 16, 32, 32)
+    assert (config.matrix_nms_kernel, config.matrix_nms_sigma) == ("gaussian", 2.0)
+    assert (config.pre_nms_topk, config.detections_per_image) == (500, 100)
+    assert (config.num_head_convs, config.head_channels) == (4, 512)
+    assert (config.mask_feat_channels, config.mask_out_channels) == (128, 256)
+
+
 def test_docs_models_is_up_to_date():
     spec = importlib.util.spec_from_file_location("model_table", ROOT / "scripts/model_table.py")
     script = importlib.util.module_from_spec(spec)
