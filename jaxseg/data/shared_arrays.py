@@ -1,5 +1,7 @@
 """Arrays that processes share through memory-mapped files instead of copies in a pickle."""
 
+import fcntl
+import io
 import os
 import pathlib
 import shutil
@@ -12,6 +14,7 @@ import numpy as np
 _MIN_FILE_BYTES = 1 << 20
 """Arrays of at least this size go to a file."""
 _PREFIX = "jaxseg-arrays-"
+_LOCK = "owner.lock"
 
 
 class SharedArrays:
@@ -20,7 +23,7 @@ class SharedArrays:
     The first pickle writes the large arrays to files in a temporary folder. Each process that
     unpickles them maps these files into memory, so all share one copy. The folder is removed with
     the object that wrote it, which must outlive the unpickling. Folders that killed processes left
-    behind are removed when another one makes its own.
+    behind are removed when another one makes its own: those whose lock nobody holds any more.
     """
 
     def __init__(self, arrays: Mapping[str, np.ndarray]):
@@ -34,9 +37,8 @@ class SharedArrays:
         large = [name for name, array in self._arrays.items() if array.nbytes >= _MIN_FILE_BYTES]
         if large and not self._files:
             _remove_orphans()
-            # The process id in the name is how `_remove_orphans` finds the owner.
-            folder = pathlib.Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
-            weakref.finalize(self, _remove, folder, os.getpid())
+            folder = pathlib.Path(tempfile.mkdtemp(prefix=_PREFIX))
+            weakref.finalize(self, _remove, folder, os.getpid(), _lock(folder))
             for name in large:
                 np.save(folder / f"{name}.npy", self._arrays[name])
             self._files = {name: str(folder / f"{name}.npy") for name in large}
@@ -49,14 +51,37 @@ class SharedArrays:
         self._arrays = small | large
 
 
+def _lock(folder: pathlib.Path) -> io.TextIOWrapper | None:
+    """Hold a lock on a new folder until the file is closed or the process ends.
+
+    The lock tells other processes that the owner lives, in whatever container or machine it is,
+    where process ids would not. The file gets its name once it is locked. Returns None on a file
+    system without locks, where the folder has no lock file and is left to its owner alone.
+    """
+    unlocked = folder / f"{_LOCK}.new"
+    file = open(unlocked, "w")  # noqa: SIM115
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        return None
+    unlocked.rename(folder / _LOCK)
+    return file
+
+
 def _remove_orphans() -> None:
-    """Remove the folders of processes that no longer run."""
-    for folder in pathlib.Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
-        owner = folder.name.removeprefix(_PREFIX).partition("-")[0]
-        if owner.isdecimal() and not pathlib.Path("/proc", owner).exists():
-            shutil.rmtree(folder, ignore_errors=True)
+    """Remove the folders whose owner does not live any more."""
+    for path in pathlib.Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_LOCK}"):
+        try:
+            with open(path, "r+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path.parent, ignore_errors=True)
+        except OSError:  # the owner lives, or the folder is another user's, or was just removed
+            continue
 
 
-def _remove(folder: pathlib.Path, owner: int) -> None:
+def _remove(folder: pathlib.Path, owner: int, lock: io.TextIOWrapper | None) -> None:
     if os.getpid() == owner:  # a forked child inherits the finalizer, but does not own the folder
         shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            lock.close()
