@@ -141,6 +141,29 @@ def test_the_class_loss_is_divided_by_one_more_than_the_positive_cells():
         assert (terms["mask"].weight, terms["mask"].offset) == (3, 0)
 
 
+@pytest.mark.parametrize("order", [[0, 1], [1, 0]])
+def test_a_shared_cell_goes_to_the_object_with_the_smaller_box(order):
+    config = dataclasses.replace(tiny_solov2_config(), shared_cells="smallest")
+    batch = jax.tree.map(jnp.asarray, make_batch([(64, 64)], [2], targets=TARGETS))
+    boxes = np.asarray([[12, 27, 52, 37], [24, 21, 39, 43]], np.float32)  # 40 x 10, 15 x 22
+    labels, centers = np.asarray([0, 1]), np.asarray([[32, 32], [32, 32]], np.float32)
+    slots = {"boxes": boxes, "labels": labels, "centers": centers}
+    batch = batch._replace(
+        **{
+            name: getattr(batch, name).at[0, :2].set(values[order])
+            for name, values in slots.items()
+        }
+    )
+    targets = make_targets(config, batch, jnp.asarray([[64, 64]]))
+    shared = np.asarray(targets.positive[0])
+    assert shared.any()
+    assert (np.asarray(targets.label[0])[shared] == 1).any()
+    cells = np.asarray(targets.cell[0])[np.asarray(targets.valid[0])]
+    twice = [cell for cell in set(cells.tolist()) if (cells == cell).sum() == 2]
+    assert twice
+    assert (np.asarray(targets.label[0])[twice] == 1).all()
+
+
 def random_head(rng, config, shape):
     """One image's logits, kernels and feature, whose channel n is a blurred rectangle of cell n."""
     cells = sum(grid * grid for grid in config.num_grids)
@@ -166,12 +189,13 @@ def test_instances_agree_with_the_loop(seed, most):
         detections_per_image=most,
     )
     logits, kernels, feature = random_head(np.random.default_rng(seed), config, (8, 8))
-    image_size, padded_size = (30, 21), (32, 24)
+    image_size, padded_size = (26, 21), (28, 24)
     expected = slow_select_instances(config, logits, kernels, feature, image_size, padded_size)
     sizes = jnp.asarray(image_size), jnp.asarray(padded_size)
     select = jax.jit(functools.partial(select_instances, config))
     boxes, scores, labels, valid, masks = map(np.asarray, select(logits, kernels, feature, *sizes))
     assert len(expected) == 5 if most == 5 else 5 < len(expected) < most
+    assert len(valid) == most
     assert valid.sum() == len(expected)
     assert valid[: len(expected)].all()
     for n, (box, score, label, mask) in enumerate(expected):
