@@ -23,7 +23,7 @@ def predict(
 
     An image's id is its position in the list, counted from 1; each result also holds its file name.
     Images are decoded batch by batch, and their overlays written as they are predicted. If one
-    fails, `predictions.json` has those before it.
+    fails, `predictions.json` has those that were predicted before.
 
     Args:
         workdir: the workdir of a run, whose newest checkpoint is used.
@@ -32,9 +32,12 @@ def predict(
         threshold: lowest score of the instances that are drawn.
         allow_modules: modules whose config classes the checkpoint may name, besides jaxseg's own.
     """
-    source = data.ImageFiles(images)
+    for path in images:
+        if not path.exists():
+            raise FileNotFoundError(f"no image file {path}")
     prepare_output_folder(out)
     trained = predictor.restore(workdir, allow_modules=allow_modules)
+    source = data.ImageFiles(images)
     names = [c.name for c in trained.categories]
     category_ids = [c.id for c in trained.categories]
     predictions = predictor.Predictor(trained.model).predict(

@@ -17,7 +17,7 @@ from jaxseg.commands.override import override
 from jaxseg.commands.train import run_metadata
 from jaxseg.data.coco.categories import COCO_CATEGORIES, COCO_IDS
 from jaxseg.experiment import Experiment
-from jaxseg.files import prepare_output_file
+from jaxseg.files import prepare_output_file, prepare_output_folder
 from jaxseg.predictor import restore
 from jaxseg.training import loop
 from jaxseg.training.checkpoint import Checkpoints
@@ -69,6 +69,7 @@ def _import_detector(
 ) -> None:
     if (out / "checkpoints").exists():
         raise ValueError(f"{out} holds checkpoints already: choose another --out")
+    prepare_output_folder(out.parent)
     experiment = override(zoo_experiment(record), overrides)
     if experiment.pretrained is not None:
         raise ValueError("--pretrained is for training; the weights imported are those of the file")

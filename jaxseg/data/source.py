@@ -65,8 +65,8 @@ class Source(Protocol):
         """Return the identity of the data (`jaxseg.data.fingerprint`), to resume a run with.
 
         It covers what training reads besides the pixels: ids and sizes of the images, and their
-        annotations, in order. It does not depend on images or annotations that the config leaves
-        out, nor on where the files are.
+        annotations, in order (of a TFDS dataset, the annotations' size alone). It does not depend
+        on images or annotations that the config leaves out, nor on where the files are.
         """
         ...
 

@@ -100,6 +100,21 @@ def test_indices_work_as_in_a_sequence(pair):
             source[index]
 
 
+def test_images_are_skipped_by_id(pair):
+    _, built = pair
+    whole = TfdsFolder(str(built)).open("train")
+    skipped = whole.image_ids[1]
+    source = TfdsFolder(str(built), ignore_image_ids=(skipped,)).open("train")
+    assert source.image_ids == [i for i in whole.image_ids if i != skipped]
+    assert source.fingerprint == whole.fingerprint
+    assert [source[n].image_id for n in range(len(source))] == source.image_ids
+    truth = source.ground_truth()
+    assert [image["id"] for image in truth["images"]] == source.image_ids
+    assert skipped not in {a["image_id"] for a in truth["annotations"]}
+    with pytest.raises(ValueError, match=r"ignore_image_ids: .* has no image id 999999"):
+        TfdsFolder(str(built), ignore_image_ids=(999999,)).open("train")
+
+
 def test_splits_are_found_by_role_or_name(pair, tmp_path):
     coco = tmp_path / "coco"
     (coco / "annotations").mkdir(parents=True)

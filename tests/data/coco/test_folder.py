@@ -298,6 +298,8 @@ def test_the_fingerprint_sees_each_annotation_and_nothing_else(tmp_path):
     changes = [
         set_annotation("bbox", [x, y, width - 0.5, height]),
         set_annotation("iscrowd", 1 - first.get("iscrowd", 0)),
+        set_annotation("category_id", 9),
+        set_annotation("segmentation", [[4.0, 2.0, 14.0, 2.0, 14.0, 11.5, 4.0, 12.0]]),
         lambda data: data["annotations"].pop(0),
         lambda data: data["annotations"].reverse(),
     ]
