@@ -291,12 +291,32 @@ def test_a_dataset_cannot_import_a_module(pair, tmp_path, monkeypatch, feature):
     (tmp_path / "set" / "dataset_info.json").write_text(
         json.dumps(info | {"moduleName": "tfds_of_a_stranger"})
     )
-    named = r"features.json names the class (tfds_of_a_stranger.Feature|in jsonFeature)"
+    named = r"features.json names the class (tfds_of_a_stranger.Feature|in jsonFeature|in type)"
     with pytest.raises(ValueError, match=named):
         TfdsFolder(str(tmp_path / "set")).open("train")
     assert not (tmp_path / "imported").exists()
     (tmp_path / "set" / "features.json").write_bytes((pair[1] / "features.json").read_bytes())
     assert len(TfdsFolder(str(tmp_path / "set")).open("train")) == 7  # the builder's is not used
+    assert not (tmp_path / "imported").exists()
+
+
+def test_a_dataset_cannot_import_a_module_that_a_text_in_the_old_format_names(
+    pair, tmp_path, monkeypatch
+):
+    shutil.copytree(pair[1], tmp_path / "set")
+    (tmp_path / "tfds_of_a_stranger.py").write_text(
+        "import pathlib; pathlib.Path(__file__).with_name('imported').touch()"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    feature = {"pythonClassName": "tfds_of_a_stranger.Feature", "text": {}}
+    old_format = {
+        "type": "tensorflow_datasets.core.features.features_dict.FeaturesDict",
+        "proto_cls": "tensorflow_datasets.FeaturesDict",
+        "content": json.dumps({"features": {"image": feature}}),
+    }
+    (tmp_path / "set" / "features.json").write_text(json.dumps(old_format))
+    with pytest.raises(ValueError, match=r"features.json names the class in type"):
+        TfdsFolder(str(tmp_path / "set")).open("train")
     assert not (tmp_path / "imported").exists()
 
 

@@ -22,10 +22,10 @@ _ALLOWED = tuple(
         "text_feature.Text",
     )
 )
-_CLASS_KEYS = ("pythonClassName", "python_class_name", "type")
-"""The keys of a class, in JSON of the protocol buffer and in TFDS's format before 4.3."""
-_TEXT_KEYS = ("jsonFeature", "json_feature")
-"""The keys of JSON as text, in which more classes could be named."""
+_CLASS_KEYS = ("pythonClassName", "python_class_name")
+_HIDING_KEYS = ("jsonFeature", "json_feature", "type")
+"""The keys of what may hold JSON as text, in which more classes could be named: TFDS's feature of
+its own JSON, and the class in its format before 4.3, whose `content` may be a text."""
 
 
 def check_feature_classes(path: pathlib.Path) -> None:
@@ -49,15 +49,16 @@ def check_feature_classes(path: pathlib.Path) -> None:
 
 
 def _class_names(value: Any) -> Iterator[Any]:
-    """Yield all that a JSON value names as a class, and a note for JSON as text."""
+    """Yield all that a JSON value names as a class, and a note where more could be hidden."""
     if isinstance(value, list):
         for item in value:
             yield from _class_names(item)
     elif isinstance(value, dict):
         for key, item in value.items():
-            if key in _TEXT_KEYS:
-                yield f"in {key}"
-            elif key in _CLASS_KEYS and not isinstance(item, dict):  # else a feature of that name
+            # A dict under one of these keys is a feature that has the key's name.
+            if key in _CLASS_KEYS and not isinstance(item, dict):
                 yield item
+            elif key in _HIDING_KEYS and not (key == "type" and isinstance(item, dict)):
+                yield f"in {key} ({item})"
             else:
                 yield from _class_names(item)
