@@ -62,9 +62,11 @@ def test_a_run_whose_data_has_changed_is_refused(workdir, monkeypatch):
         train_command.train(EXPERIMENT, workdir)
 
 
-def test_a_run_goes_on_without_an_image_that_went_bad(tmp_path):
+@pytest.mark.parametrize("damage", ["truncated", "deleted"])
+def test_a_run_goes_on_without_an_image_that_went_bad(tmp_path, damage):
     folder, workdir = tmp_path / "data", tmp_path / "run"
-    write_coco(SHAPES.open("train"), folder, "train")
+    for split in ("train", "val"):
+        write_coco(SHAPES.open(split), folder, split)
     source = CocoFolder(str(folder))
     train = dataclasses.replace(EXPERIMENT.train, steps=4, checkpoint_every=1)
     experiment = dataclasses.replace(
@@ -74,13 +76,15 @@ def test_a_run_goes_on_without_an_image_that_went_bad(tmp_path):
         source.open("train"), experiment.data, experiment.model.build().targets, 2, 0
     )
     bad = order.image_ids(3)[0]
-    (path,) = folder.glob(f"**/*{bad:06}*.png")
+    path = folder / "images" / f"train_{bad:08}.png"
     content = path.read_bytes()
     path.write_bytes(content[:60])
-    with pytest.raises(
-        ValueError, match=rf"skip the image by --data.source.ignore-image-ids {bad};"
-    ):
+    with pytest.raises(ValueError, match=rf"--data.source.ignore-image-ids {bad}, also on resume"):
         train_command.train(experiment, workdir)
+    if damage == "deleted":
+        path.unlink()
+        with pytest.raises(ValueError, match=r"resumed skips images by .*ignore-image-ids"):
+            train_command.train(experiment, workdir)
 
     def without(*ids):
         changed = dataclasses.replace(source, ignore_image_ids=ids)
@@ -88,6 +92,7 @@ def test_a_run_goes_on_without_an_image_that_went_bad(tmp_path):
             experiment, data=dataclasses.replace(experiment.data, source=changed)
         )
 
+    assert len(without(bad).data.source.open("val")) == SHAPES.val_images
     train_command.train(without(bad), workdir)
     with Checkpoints(workdir, read_only=True) as checkpoints:
         assert checkpoints.latest_step() == 4

@@ -178,6 +178,12 @@ def test_an_invalid_file_is_refused_and_read_without_the_issue(tmp_path, name):
     assert len(truth["annotations"]) == len(source[0].boxes) + 1  # also the one without area
 
 
+def test_annotations_without_any_image_are_refused(tmp_path):
+    folder = write(tmp_path, change(("images",), []))
+    with pytest.raises(ValueError, match="there are no images"):
+        folder.open("train")
+
+
 def test_all_kinds_found_on_opening_are_tested():
     tested = {kind for _, kind, _ in INVALID.values()} | WARNINGS.keys()
     found_on_reading = {"image-unreadable", "image-size-differs", "objects-truncated"}

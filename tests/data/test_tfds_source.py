@@ -108,6 +108,8 @@ def test_images_are_skipped_by_id(pair):
     assert source.image_ids == [i for i in whole.image_ids if i != skipped]
     assert source.fingerprint == whole.fingerprint
     assert [source[n].image_id for n in range(len(source))] == source.image_ids
+    val = TfdsFolder(str(built)).open("val").image_ids
+    assert TfdsFolder(str(built), ignore_image_ids=(skipped,)).open("val").image_ids == val
     truth = source.ground_truth()
     assert [image["id"] for image in truth["images"]] == source.image_ids
     assert skipped not in {a["image_id"] for a in truth["annotations"]}

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +38,16 @@ class CocoFile(NamedTuple):
     annotations: Annotations
     digest: str
     """SHA-256 of the file's bytes; empty if it cannot be read."""
+
+    def issues_without(self, image_ids: Collection[int]) -> list[Issue]:
+        """Return the issues, except those of some images and of their annotations."""
+        images = np.isin(self.images.ids, list(image_ids)) & self.images.has_id
+        annotations = np.isin(self.annotations.image_rows, np.flatnonzero(images))
+        left_out = {
+            *self.image_table.issues_of(images),
+            *self.annotation_table.issues_of(annotations),
+        }
+        return [issue for issue in self.issues if issue not in left_out]
 
 
 def check_file(

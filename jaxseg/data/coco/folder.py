@@ -42,8 +42,8 @@ class CocoFolder:
     ignore_issues: tuple[str, ...] = ()
     """Kinds of issues (`jaxseg.data.issues`) whose images or annotations are skipped."""
     ignore_image_ids: tuple[int, ...] = ()
-    """Ids of images to skip, such as those whose files cannot be read. A run may be resumed with
-    more of them."""
+    """Ids of images of the training split to skip, such as those whose files cannot be read. A run
+    may be resumed with more of them."""
     allow_outside_files: bool = False
     """Accept file names that leave the image folder, by an absolute path or `..`."""
 
@@ -58,17 +58,18 @@ class CocoFolder:
         content = check_file(
             files.annotations, files.images, allow_outside_files=self.allow_outside_files
         )
-        raise_if_any(content.issues, self.ignore_issues)
-        unknown = sorted(set(self.ignore_image_ids) - set(content.images.ids.tolist()))
+        ignored = self.ignore_image_ids if name == self.train else ()
+        raise_if_any(content.issues_without(ignored), self.ignore_issues)
+        unknown = sorted(set(ignored) - set(content.images.ids.tolist()))
         if unknown:
             raise ValueError(
                 f"ignore_image_ids: {content.path} has no image id {unknown[0]}; remove it"
             )
-        source = CocoSource(content, files.images, self.ignore_issues, self.ignore_image_ids)
+        source = CocoSource(content, files.images, self.ignore_issues, ignored)
         if not len(source):
             raise ValueError(
                 f"{source.path}: no image is left: ignore_issues={self.ignore_issues} and "
-                f"ignore_image_ids={self.ignore_image_ids} skip all"
+                f"ignore_image_ids={ignored} skip all"
             )
         source.log_skipped(content, self.ignore_issues)
         return source
@@ -203,8 +204,9 @@ class CocoSource:
             image = read_image(self.image_path(index), (height, width))
         except ValueError as error:
             raise type(error)(
-                f"{error} (image id {image_id} of {self.path}). Mend the file, or skip the image "
-                f"by --data.source.ignore-image-ids {image_id}; a run may be resumed either way"
+                f"{error} (image id {image_id} of {self.path}). Mend the file, or skip the image: "
+                f"in training by --data.source.ignore-image-ids {image_id}, also on resume, in "
+                "other splits by removing it from the annotations"
             ) from error
         start, end = self._arrays["row_offsets"][index : index + 2]
         rows = self._arrays["rows"][start:end]

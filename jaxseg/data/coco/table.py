@@ -60,6 +60,11 @@ class Table:
         found[[row for row, issue in pairs if kinds is None or issue.kind in kinds]] = True
         return found
 
+    def issues_of(self, rows: np.ndarray) -> list[Issue]:
+        """Return the issues of some rows (bool `[rows]`)."""
+        pairs = zip(self._issue_rows, self.issues, strict=True)
+        return [issue for row, issue in pairs if rows[row]]
+
     def values(self, field: str) -> list[Any]:
         """Return the field of every row; add an issue for each row without it, which gives None."""
         values = [entry.get(field, _ABSENT) for entry in self.entries]

@@ -36,13 +36,14 @@ class TfdsFolder:
     train: str = "train"
     val: str = "val"
     ignore_image_ids: tuple[int, ...] = ()
-    """Ids of images to skip, such as those that cannot be decoded. A run may be resumed with more
-    of them."""
+    """Ids of images of the training split to skip, such as those that cannot be decoded. A run may
+    be resumed with more of them."""
 
     def open(self, split: str) -> "TfdsSource":
         """Open the split of a role (`train`, `val`) or of the given name."""
         name = {"train": self.train, "val": self.val}.get(split, split)
-        return TfdsSource(pathlib.Path(self.path).expanduser(), name, self.ignore_image_ids)
+        ignored = self.ignore_image_ids if name == self.train else ()
+        return TfdsSource(pathlib.Path(self.path).expanduser(), name, ignored)
 
 
 class TfdsSource:
@@ -97,8 +98,8 @@ class TfdsSource:
             pixels = decode_image(io.BytesIO(record["image"]), name, (height, width))
         except ValueError as error:
             raise type(error)(
-                f"{error}. Skip the image by --data.source.ignore-image-ids {image['id']}; a run "
-                "may be resumed with it"
+                f"{error}. Skip the image in training by --data.source.ignore-image-ids "
+                f"{image['id']}, also on resume; other splits must be built without it"
             ) from error
         annotations = [annotation for _, annotation in self._annotations(record)]
         bboxes = np.asarray([a["bbox"] for a in annotations], np.float64).reshape(-1, 4)

@@ -318,6 +318,8 @@ def test_images_are_skipped_by_id(tmp_path):
     assert skipped not in source.image_ids
     assert len(source) == len(data["images"]) - 1
     assert all(a["image_id"] != skipped for a in source.ground_truth()["annotations"])
+    (tmp_path / "val.json").write_text(json.dumps(data))
+    assert skipped in CocoFolder(str(tmp_path), ignore_image_ids=(skipped,)).open("val").image_ids
     with pytest.raises(ValueError, match=r"ignore_image_ids: .*train.json has no image id 999"):
         CocoFolder(str(tmp_path), ignore_image_ids=(999,)).open("train")
 
