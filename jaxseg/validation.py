@@ -102,9 +102,14 @@ class Validator:
             experiment.model.build(), categories, experiment.data, "val", notice
         )
 
+    @property
+    def source(self) -> data.Source:
+        """Return the data of the split."""
+        return self._evaluator.source
+
     def __call__(self, state: TrainState, step: int) -> Validation:
         """Return the metrics of `state` and pictures of some predictions."""
-        source = self._evaluator.source
+        source = self.source
         _LOG.info("evaluating step %d on %d images", step, len(source))
         results, metrics = self._evaluate(variables_of(state, ema=True))
         raw_metrics = None

@@ -9,7 +9,9 @@ import time
 from collections.abc import Collection
 
 from jaxseg import data, evaluation, predictor, visualize
-from jaxseg.distributed import process_count, process_index
+from jaxseg.commands.records import check_processes_agree
+from jaxseg.distributed import allgather_json, process_count, process_index
+from jaxseg.experiment import to_json
 from jaxseg.files import atomic_write, prepare_output_folder
 from jaxseg.training.preemption import PreemptionNotice
 from jaxseg.validation import SplitEvaluator, draw_first
@@ -46,8 +48,11 @@ def evaluate(
         allow_modules: modules whose config classes the checkpoint may name, besides jaxseg's own.
         notice: the notice to stop, None for none.
 
-    Raises Preempted in all processes after a notice to stop.
+    Raises:
+        Preempted: a notice to stop arrived; in all processes.
+        ValueError: the processes have different flags, checkpoints or data.
     """
+    check_processes_agree(allgather_json({"step": step, "no_ema": not ema, "split": split}))
     notice = notice or PreemptionNotice()
     if process_index() == 0:
         prepare_output_folder(out)
@@ -59,6 +64,8 @@ def evaluate(
             config = dataclasses.replace(config, source=data.folder_config(data_folder))
         evaluator = SplitEvaluator(trained.model, trained.categories, config, split, notice)
     source = evaluator.source
+    record = {"experiment": to_json(trained.experiment), "checkpoint": {"step": trained.step}}
+    check_processes_agree(allgather_json(record | {"data": {"fingerprint": source.fingerprint}}))
 
     _LOG.info("evaluating step %d on %d images of split %r", trained.step, len(source), split)
     started = time.monotonic()

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from jaxseg import data, zoo
+from jaxseg.commands.records import changed_fields, check_processes_agree, flatten
 from jaxseg.distributed import allgather_json, process_count, process_index
 from jaxseg.experiment import Experiment, config_modules, from_json, to_json
 from jaxseg.model import Model, Variables
@@ -62,14 +63,14 @@ def train(
             "data": {"fingerprint": source.fingerprint}
         }
         from_json(metadata["experiment"], modules)  # fail now if it cannot be read back later
-        opened["source"] = source
-        if config.eval_every:
-            opened["validator"] = Validator(experiment, source.categories, notice)
-        return metadata
+        opened.update(metadata=metadata, source=source)
+        if not config.eval_every:
+            return metadata
+        opened["validator"] = validator = Validator(experiment, source.categories, notice)
+        return metadata | {"val": {"fingerprint": validator.source.fingerprint}}
 
-    records = gather_unless_stopped(notice, open_data)
-    check_processes_agree(records)
-    metadata, source = records[process_index()], opened["source"]
+    check_processes_agree(gather_unless_stopped(notice, open_data))
+    metadata, source = opened["metadata"], opened["source"]
     check_resumable(workdir, metadata, modules)
     pipeline = data.TrainPipeline(
         source,
@@ -105,27 +106,6 @@ def check_num_classes(experiment: Experiment, source: data.Source) -> None:
         )
 
 
-PROCESSES_MAY_DIFFER = ("data.source.path", "data.num_threads", "data.num_workers", "pretrained")
-"""Fields of an experiment that may differ between the processes of a run: where each finds the same
-data and weights, and how it prepares its batches."""
-
-
-def check_processes_agree(records: Sequence[dict[str, Any]]) -> None:
-    """Raise ValueError unless all processes train the same experiment on the same data.
-
-    The processes would otherwise train different models, or wait for each other forever. `records`
-    is the metadata of each.
-    """
-    first, *others = map(_flatten, records)
-    for process, record in enumerate(others, start=1):
-        changed = _changes(first, record, PROCESSES_MAY_DIFFER)
-        if changed:
-            raise ValueError(
-                f"process {process} was started with other settings or data than process 0: "
-                f"{', '.join(changed)}. Run the same command on all"
-            )
-
-
 def run_metadata(experiment: Experiment, categories: Sequence[data.Category]) -> dict[str, Any]:
     """Return the JSON that is stored with a checkpoint and suffices to use it."""
     return {
@@ -141,21 +121,18 @@ def check_resumable(
 
     `allow_modules` are modules of config classes, besides jaxseg's own.
     """
-    # Process 0 decides whether there is a run: the processes may see files at different times, and
-    # a process that returns early would leave the others waiting in the next collective.
-    if not allgather_json((workdir / "checkpoints").is_dir())[0]:
+    # A shared disk may show a new checkpoint to some processes late.
+    records = allgather_json(_saved_metadata(workdir))
+    saved = next((record for record in records if record is not None), None)
+    if saved is None:
         return
-    with Checkpoints(workdir, read_only=True) as checkpoints:
-        if allgather_json(checkpoints.latest_step())[0] is None:
-            return
-        saved = checkpoints.metadata()
     # Read and written again, a config gets the defaults of fields that are newer than the run.
     saved["experiment"] = to_json(from_json(saved["experiment"], allow_modules))
-    before = _flatten({name: value for name, value in saved.items() if name in metadata})
-    now = _flatten(metadata)
+    before = flatten({name: value for name, value in saved.items() if name in metadata})
+    now = flatten(metadata)
     dropped, dropped_before = (set(record.get(_IGNORED, [])) for record in (now, before))
     more_dropped = [_IGNORED.removeprefix("experiment.")] if dropped >= dropped_before else []
-    changed = _changes(before, now, [*CHANGEABLE_ON_RESUME, *more_dropped])
+    changed = changed_fields(before, now, [*CHANGEABLE_ON_RESUME, *more_dropped])
     if changed:
         raise ValueError(
             f"{workdir} holds a run with a different config: {', '.join(changed)}. "
@@ -166,22 +143,10 @@ def check_resumable(
 _IGNORED = "experiment.data.source.ignore_image_ids"
 
 
-def _changes(before: dict[str, Any], now: dict[str, Any], allowed: Sequence[str]) -> list[str]:
-    """Return "field (before -> now)" for each field of flat metadata that is not in `allowed`."""
-    changed = []
-    for key in sorted(before.keys() | now.keys()):
-        field = key.removeprefix("experiment.")
-        if before.get(key) != now.get(key) and field not in allowed:
-            changed.append(f"{field} ({before.get(key)} -> {now.get(key)})")
-    return changed
-
-
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Return nested JSON as `{"train.optimizer.name": "sgd", ...}`."""
-    if isinstance(value, dict):
-        items = value.items()
-        return {k: v for name, item in items for k, v in _flatten(item, f"{prefix}{name}.").items()}
-    return {prefix.removesuffix("."): value}
+def _saved_metadata(workdir: pathlib.Path) -> dict[str, Any] | None:
+    """Return the metadata of the newest checkpoint that this process sees; None if it sees none."""
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        return None if checkpoints.latest_step() is None else checkpoints.metadata()
 
 
 def _warn_of_truncated_objects(source: data.Source, max_objects: int) -> None:

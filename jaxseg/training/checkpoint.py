@@ -16,6 +16,7 @@ import logging
 import pathlib
 import re
 import shutil
+import time
 import zlib
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -29,6 +30,8 @@ from jaxseg.distributed import allgather_json, process_index
 from jaxseg.training.step import TrainState
 
 _LOG = logging.getLogger(__name__)
+_DELAYS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+"""Seconds after which processes that see different checkpoints look again."""
 
 
 class _Manager(ocp.CheckpointManager):
@@ -195,13 +198,12 @@ class Checkpoints:
         if step not in steps:
             saved = ", ".join(map(str, steps))
             raise ValueError(f"{self.folder} holds no step {step}, only {saved}")
-        try:
-            return self._read_state(step, abstract)
-        except Exception as error:  # Orbax and TensorStore raise many types for corrupt files
-            self._raise_unless_corrupt(step, [_failure(error)])
-            raise ValueError(
-                f"checkpoint {self.folder / str(step)} is corrupt ({_first_line(error)})"
-            ) from error
+        state, failures = self._read_in_all(step, abstract)
+        if state is None or failures:
+            self._raise_unless_corrupt(step, failures)
+            path, reason = self.folder / str(step), failures[0]["reason"]
+            raise ValueError(f"checkpoint {path} is corrupt ({reason})")
+        return state
 
     def metadata(self) -> dict[str, Any]:
         """Return the run metadata of the newest checkpoint whose metadata can be read."""
@@ -215,35 +217,48 @@ class Checkpoints:
         raise self._nothing_readable(corrupt)
 
     def _common_steps(self) -> list[int]:
-        """Return the steps that all processes find; a shared disk may show a new one late."""
-        found = allgather_json(sorted(self._manager.all_steps()))
-        common = sorted(set.intersection(*map(set, found)))
-        if any(found) and not common:
-            views = "; ".join(
-                f"process {process} sees {', '.join(map(str, steps)) or 'none'}"
-                for process, steps in enumerate(found)
-            )
-            raise OSError(
-                f"the processes see no common checkpoint in {self.folder} ({views}): it must be "
-                "the same shared folder on all. If it is, run the same command again"
-            )
-        return common
+        """Return the steps that all processes find, once they agree on the newest.
+
+        A shared disk may show a new checkpoint to some processes late. Without it they would take
+        an older one for the newest, which `save` then cannot overwrite.
+        """
+        found: list[list[int]] = []
+        for delay in _DELAYS:
+            time.sleep(delay)
+            self._manager.reload()
+            found = allgather_json(sorted(self._manager.all_steps()))
+            if len({max(steps, default=None) for steps in found}) == 1:
+                return sorted(set.intersection(*map(set, found)))
+        views = "; ".join(
+            f"process {process} sees {', '.join(map(str, steps)) or 'none'}"
+            for process, steps in enumerate(found)
+        )
+        raise OSError(
+            f"the processes see different checkpoints in {self.folder} ({views}): it must be the "
+            "same shared folder on all. If it is, run the same command again"
+        )
 
     def _newest_state(self, steps: list[int], like: TrainState) -> TrainState:
         """Return the newest state that all processes can read."""
         corrupt: dict[int, str] = {}
         for step in reversed(steps):
-            try:
-                state, failure = self._read_state(step, like), None
-            except Exception as error:  # Orbax and TensorStore raise many types for corrupt files
-                state, failure = None, _failure(error)
-            failures = [f for f in allgather_json(failure) if f is not None]
+            state, failures = self._read_in_all(step, like)
             if state is not None and not failures:
                 self._set_aside(corrupt)
                 return state
             self._raise_unless_corrupt(step, failures)
             corrupt[step] = failures[0]["reason"]
         raise self._nothing_readable(corrupt)
+
+    def _read_in_all(
+        self, step: int, like: TrainState
+    ) -> tuple[TrainState | None, list[dict[str, Any]]]:
+        """Read a state in all processes; return this process's, and the failures of all."""
+        try:
+            state, failure = self._read_state(step, like), None
+        except Exception as error:  # Orbax and TensorStore raise many types for corrupt files
+            state, failure = None, _failure(error)
+        return state, [f for f in allgather_json(failure) if f is not None]
 
     def _read_state(self, step: int, like: TrainState) -> TrainState:
         """Return the state at `step`; raise ValueError if its checksum differs."""

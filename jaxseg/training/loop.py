@@ -280,8 +280,8 @@ def _restore(
     checkpoints: Checkpoints, model: Model, config: TrainConfig, image_shape: tuple[int, ...]
 ) -> TrainState | None:
     """Return the newest saved state, or None for a new run."""
-    # Process 0 decides for all: a shared disk may show a new checkpoint to some of them late.
-    if allgather_json(checkpoints.latest_step())[0] is None:
+    # A shared disk may show a new checkpoint to some processes late.
+    if all(step is None for step in allgather_json(checkpoints.latest_step())):
         return None
     state = checkpoints.restore(abstract_state(model, config, image_shape))
     _LOG.info("resuming from step %d of %s", int(state.step), checkpoints.folder.parent)

@@ -136,6 +136,26 @@ def test_an_earlier_checkpoint_is_evaluated_by_its_step(workdir, tmp_path, capsy
     assert "holds no step 5, only 2, 4, 6" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("section", "field", "message"),
+    [
+        ("step", None, r"step \(4 -> 3\)"),
+        ("checkpoint", "step", r"checkpoint.step \(4 -> 3\)"),
+        ("data", "fingerprint", r"data.fingerprint \(\w+ -> 3\)"),
+    ],
+)
+def test_processes_that_evaluate_something_else_are_refused(
+    workdir, tmp_path, monkeypatch, section, field, message
+):
+    def of_two_processes(record):
+        other = {section: 3 if field is None else {field: 3}} if section in record else {}
+        return [record, record | other]
+
+    monkeypatch.setattr(eval_command, "allgather_json", of_two_processes)
+    with pytest.raises(ValueError, match=f"process 1 was started with other .*: {message}"):
+        eval_command.evaluate(workdir, tmp_path / "out", step=4)
+
+
 def test_pictures_are_of_the_first_images_whatever_process_predicted_on_them():
     source = SHAPES.open("val")
     box, counts = [8.0, 8.0, 20.0, 20.0], {"score": 0.9, "category_id": 1}

@@ -10,6 +10,7 @@ import pytest
 
 from jaxseg.commands import train as train_command
 from jaxseg.commands.cli import main
+from jaxseg.commands.records import check_processes_agree
 from jaxseg.data import CocoFolder, Shapes, write_coco
 from jaxseg.training.checkpoint import Checkpoints
 from jaxseg.training.loop import TrainConfig
@@ -145,17 +146,30 @@ def test_processes_with_different_settings_are_refused_by_field(
     assert not list(tmp_path.iterdir())
 
 
+def test_processes_with_different_validation_data_are_refused(tmp_path, monkeypatch):
+    def of_two_processes(notice, compute):
+        mine = compute()
+        return [mine, mine | {"val": {"fingerprint": "other"}}]
+
+    monkeypatch.setattr(train_command, "gather_unless_stopped", of_two_processes)
+    evaluated = dataclasses.replace(
+        EXPERIMENT, train=dataclasses.replace(EXPERIMENT.train, eval_every=3)
+    )
+    with pytest.raises(ValueError, match=r"process 1 .*: val.fingerprint \(\w+ -> other\)"):
+        train_command.train(evaluated, tmp_path)
+
+
 def test_processes_with_different_data_are_refused():
     mine = {"experiment": {}, "data": {"fingerprint": "1"}}
     other = {"experiment": {}, "data": {"fingerprint": "2"}}
     with pytest.raises(ValueError, match=r"data.fingerprint \(1 -> 2\)"):
-        train_command.check_processes_agree([mine, other])
+        check_processes_agree([mine, other])
 
 
 def test_processes_may_find_the_same_data_in_different_places():
     mine = {"experiment": {"data": {"source": {"path": "/a"}, "num_workers": 2}}}
     other = {"experiment": {"data": {"source": {"path": "/b"}, "num_workers": 4}}}
-    train_command.check_processes_agree([mine, other])
+    check_processes_agree([mine, other])
 
 
 def test_num_classes_must_match_the_data(tmp_path):
@@ -191,6 +205,16 @@ def test_a_run_from_before_a_field_existed_is_resumed_with_its_default(tmp_path)
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(2, TrainState(np.asarray(2), {"w": np.ones(2)}, {}, ()), saved)
     train_command.check_resumable(tmp_path, metadata)
+
+
+def test_a_run_that_only_another_process_sees_is_compared_too(tmp_path, monkeypatch):
+    metadata = train_command.run_metadata(EXPERIMENT, SHAPES.open("train").categories)
+    other = dataclasses.replace(EXPERIMENT, train=dataclasses.replace(EXPERIMENT.train, seed=9))
+    saved = train_command.run_metadata(other, SHAPES.open("train").categories)
+    monkeypatch.setattr(train_command, "allgather_json", lambda value: [value, saved])
+    with pytest.raises(ValueError, match=r"a different config: train.seed \(9 -> 0\)"):
+        train_command.check_resumable(tmp_path, metadata)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_run_may_be_resumed_from_its_best_checkpoint(tmp_path):

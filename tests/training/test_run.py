@@ -162,15 +162,51 @@ def test_when_no_checkpoint_can_be_read_the_error_lists_them(tmp_path):
         run(tmp_path)
 
 
+MISMATCH = {"reason": "checksum mismatch", "corrupt": True}
+
+
+def other_process(monkeypatch, *values):
+    """Pretend that there is a second process, which passes these values to the collectives."""
+    remaining = iter(values)
+    monkeypatch.setattr(checkpoint, "allgather_json", lambda value: [value, next(remaining)])
+    monkeypatch.setattr(checkpoint.time, "sleep", lambda seconds: None)
+
+
 def test_processes_agree_on_a_checkpoint_that_all_can_read(
     tmp_path, uninterrupted, monkeypatch, log
 ):
     run_until(9, tmp_path)
-    of_the_other = iter([[4, 8, 99], {"reason": "checksum mismatch", "corrupt": True}, None])
-    monkeypatch.setattr(checkpoint, "allgather_json", lambda value: [value, next(of_the_other)])
+    other_process(monkeypatch, [4, 8], MISMATCH, None)
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.restore(uninterrupted).step == 4
     assert "8 is corrupt (checksum mismatch): renamed to corrupt-8" in log()
+
+
+def test_processes_agree_that_the_requested_checkpoint_is_corrupt(
+    tmp_path, uninterrupted, monkeypatch
+):
+    run_until(9, tmp_path)
+    other_process(monkeypatch, [4, 8], MISMATCH)
+    with (
+        Checkpoints(tmp_path, read_only=True) as checkpoints,
+        pytest.raises(ValueError, match=r"checkpoints/8 is corrupt \(checksum mismatch\)"),
+    ):
+        checkpoints.restore(uninterrupted, 8)
+
+
+def test_processes_wait_until_all_see_the_newest_checkpoint(tmp_path, uninterrupted, monkeypatch):
+    run_until(9, tmp_path)
+    other_process(monkeypatch, [], [4], [4, 8], None)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.restore(uninterrupted).step == 8
+
+
+def test_a_run_that_only_another_process_sees_is_not_started_again(
+    tmp_path, uninterrupted, monkeypatch
+):
+    run_until(9, tmp_path)
+    monkeypatch.setattr(loop, "allgather_json", lambda value: [None, value])
+    assert_same(run(tmp_path), uninterrupted)
 
 
 @pytest.mark.parametrize(
@@ -205,14 +241,15 @@ def test_a_checkpoint_that_cannot_be_read_for_now_is_left_as_it_is(
     assert_same(run(tmp_path), uninterrupted)
 
 
-def test_when_processes_see_no_common_checkpoint_each_view_is_reported(
-    tmp_path, uninterrupted, monkeypatch
+@pytest.mark.parametrize(("steps", "view"), [([], "none"), ([4], "4"), ([4, 8, 99], "4, 8, 99")])
+def test_when_processes_keep_seeing_different_checkpoints_each_view_is_reported(
+    tmp_path, uninterrupted, monkeypatch, steps, view
 ):
     run_until(9, tmp_path)
-    monkeypatch.setattr(checkpoint, "allgather_json", lambda value: [value, []])
+    other_process(monkeypatch, *[steps] * len(checkpoint._DELAYS))
     with (
         Checkpoints(tmp_path) as checkpoints,
-        pytest.raises(OSError, match=r"process 0 sees 4, 8; process 1 sees none.*same shared"),
+        pytest.raises(OSError, match=rf"process 0 sees 4, 8; process 1 sees {view}\).*same shared"),
     ):
         checkpoints.restore(uninterrupted)
 
