@@ -9,6 +9,7 @@ import numpy as np
 from pycocotools import mask as mask_api
 
 from jaxseg import data, evaluation
+from jaxseg.files import atomic_write
 
 _MIN_SIDE = 512
 """Smaller images are enlarged to about this size before drawing, so that text stays readable."""
@@ -78,7 +79,8 @@ def save_png(path: pathlib.Path, picture: np.ndarray) -> None:
     """Write an RGB picture, and make its folder if needed. Raises OSError if that fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _, encoded = cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]))
-    path.write_bytes(encoded.tobytes())  # OpenCV itself writes no file whose name is not UTF-8
+    with atomic_write(path) as partial:
+        partial.write_bytes(encoded.tobytes())  # OpenCV writes no file whose name is not UTF-8
 
 
 def _enlarge(image: np.ndarray, scale: int) -> np.ndarray:

@@ -23,7 +23,7 @@ ALLOWED_IMPORTS = {
     "data": {"types", "files", "model"},
     "training": {"types", "model", "distributed", "log", "parallel"},
     "evaluation": {"types", "files", "model", "ops", "data"},
-    "visualize": {"types", "data", "evaluation"},
+    "visualize": {"types", "files", "data", "evaluation"},
     "experiment": {"types", "model", "nn", "heads", "models", "data", "training"},
 }
 

@@ -9,6 +9,7 @@ import io
 import os
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
@@ -21,11 +22,16 @@ if TYPE_CHECKING:
 EXIT_SECONDS = 5.0
 """Longest time that an interrupted program waits for its threads, some of which may hang on a
 disk."""
+INTERRUPTED = 130
+"""Exit status of a program that Ctrl-C ended, as shells report it."""
 
 
 def program() -> NoReturn:
     """Run `main` as the program `jaxseg`."""
-    status = main()
+    try:
+        status = main()
+    except KeyboardInterrupt:
+        os._exit(INTERRUPTED)  # at once: at its end Python waits for threads, which may hang
     if status == 75:
         ending = threading.Timer(EXIT_SECONDS, os._exit, (status,))
         ending.daemon = True
@@ -49,12 +55,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _exit_for_usage(f"{command.name}: {problem}")
     if not processes.several:
         return _exit_status(command, arguments, overrides, processes)[0]
+    from jaxseg.distributed import process_index
+
     try:
         status, together = _exit_status(command, arguments, overrides, processes)
     except Exception:
         traceback.print_exc()
         status, together = 1, False
     if not together:
+        if status == 75 and process_index() == 0:
+            # JAX aborts the others as soon as process 0 ends; they may be about to end themselves.
+            time.sleep(EXIT_SECONDS)
         # JAX's regular shutdown waits minutes for the other processes, which wait for this one.
         sys.stdout.flush()
         sys.stderr.flush()
@@ -88,8 +99,31 @@ def _exit_status(
     Returns:
         The status, and whether all processes end with it together.
     """
-    from jaxseg.distributed import connect, is_process_failure
+    from jaxseg.distributed import connect
     from jaxseg.log import log_to_stderr
+
+    def join() -> None:
+        if processes.several:
+            connect(processes.coordinator_address, processes.num_processes, processes.process_id)
+
+    with log_to_stderr():
+        try:
+            run = command.prepare(arguments, overrides)
+        except Exception as error:
+            if isinstance(error, (ValueError, OSError)):
+                _report(command, _with_notes(error))
+            elif processes.several:
+                traceback.print_exc()
+            else:
+                raise
+            join()  # the others end as soon as this process does, but wait for one that is absent
+            return 1, False
+        return _run_status(command, run, join)
+
+
+def _run_status(command: "_Command", run: "_Run", join: Callable[[], None]) -> tuple[int, bool]:
+    """Join the other processes and run a prepared command; return as `_exit_status` does."""
+    from jaxseg.distributed import is_process_failure
     from jaxseg.training.preemption import (
         EXIT_STATUS,
         Preempted,
@@ -97,42 +131,33 @@ def _exit_status(
         handle_signals,
     )
 
-    def join() -> None:
-        if processes.several:
-            connect(processes.coordinator_address, processes.num_processes, processes.process_id)
-
-    def report(message: object) -> None:
-        print(f"jaxseg {command.name}: {message}", file=sys.stderr, flush=True)
-
     notice = PreemptionNotice()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(log_to_stderr())
-        try:
-            run = command.prepare(arguments, overrides)
-        except (ValueError, OSError) as error:
-            report(_with_notes(error))
-            join()  # the others end as soon as this process does, but wait for one that is absent
-            return 1, False
         try:
             join()
             if command.stoppable:
                 notice = stack.enter_context(handle_signals())
             return run(notice) or 0, True
         except Preempted as stop:
-            report(stop)
+            _report(command, stop)
             return EXIT_STATUS, not stop.alone
         except (ValueError, OSError, FloatingPointError) as error:
-            report(_with_notes(error))
+            _report(command, _with_notes(error))
             return 1, False
         except RuntimeError as error:
             if not is_process_failure(error):
                 raise
-            report(
+            _report(
+                command,
                 f"another process has died or cannot be reached ({error}). Its own messages say "
-                "why; run the same command on all processes to resume from the newest checkpoint"
+                "why; run the same command on all processes to resume from the newest checkpoint",
             )
             # A cluster that stops all processes may kill another one first.
             return EXIT_STATUS if notice.reason else 1, False
+
+
+def _report(command: "_Command", message: object) -> None:
+    print(f"jaxseg {command.name}: {message}", file=sys.stderr, flush=True)
 
 
 def _with_notes(error: Exception) -> str:
@@ -210,12 +235,14 @@ def _predict(command: flags.Predict, _: Sequence[str]) -> _Run:
 
     if not command.images:
         _exit_for_usage("predict: give at least one IMAGE")
-    return lambda _: predict(
-        command.workdir,
-        command.images,
-        command.out,
-        command.threshold,
-        allow_modules=command.allow_module,
+    return _until_notice(
+        lambda: predict(
+            command.workdir,
+            command.images,
+            command.out,
+            command.threshold,
+            allow_modules=command.allow_module,
+        )
     )
 
 
@@ -271,7 +298,7 @@ _COMMANDS: dict[type, _Command] = {
     flags.Demo: _Command("demo", _demo, stoppable=True),
     flags.Train: _Command("train", _train, stoppable=True),
     flags.Eval: _Command("eval", _eval, stoppable=True),
-    flags.Predict: _Command("predict", _predict),
+    flags.Predict: _Command("predict", _predict, stoppable=True),
     flags.DataCheck: _Command("data check", _data_check),
     flags.DataBuild: _Command("data build", _data_build),
     flags.WeightsImport: _Command("weights import", _weights_import),

@@ -22,8 +22,9 @@ def predict(
     """Predict on image files; write overlays and `predictions.json` (COCO results) to `out`.
 
     An image's id is its position in the list, counted from 1; each result also holds its file name.
-    Images are decoded batch by batch, and their overlays written as they are predicted. If one
-    fails, `predictions.json` has those that were predicted before.
+    Images are decoded batch by batch. Overlays are written as they are predicted, and results are
+    appended to `predictions.incomplete.jsonl`, one in each line, which remains if an image fails or
+    the process is stopped. `predictions.json` takes its place at the end.
 
     Args:
         workdir: the workdir of a run, whose newest checkpoint is used.
@@ -44,29 +45,25 @@ def predict(
         trained.variables, source, trained.experiment.data
     )
     results: list[dict[str, Any]] = []
-    try:
+    incomplete = out / "predictions.incomplete.jsonl"
+    with incomplete.open("w") as lines:
         for prediction in predictions:
             path = images[prediction.image_id - 1]
             overlay = draw_prediction(data.read_image(path), prediction, names, threshold)
             save_png(out / _overlay_name(prediction.image_id, path), overlay)
-            for result in evaluation.coco_results([prediction], category_ids):
-                results.append({**result, "file_name": str(path)})
+            found = evaluation.coco_results([prediction], category_ids)
+            found = [{**result, "file_name": str(path)} for result in found]
+            results += found
+            lines.write("".join(f"{json.dumps(result)}\n" for result in found))
+            lines.flush()
             drawn = int((prediction.scores >= threshold).sum())
             print(f"{path}: {drawn} instances with a score of at least {threshold}")
-    except BaseException:
-        if results:
-            _write_results(out, results)
-        raise
-    _write_results(out, results)
+    with atomic_write(out / "predictions.json") as partial:
+        partial.write_text(json.dumps(sorted(results, key=lambda result: result["image_id"])))
+    incomplete.unlink()
 
 
 def _overlay_name(image_id: int, path: pathlib.Path) -> str:
     """Return an overlay's file name, at most as long as file systems allow."""
     stem = os.fsdecode(os.fsencode(path.stem)[:200])
     return f"{image_id:03}_{stem}.png"
-
-
-def _write_results(out: pathlib.Path, results: list[dict[str, Any]]) -> None:
-    ordered = sorted(results, key=lambda result: result["image_id"])
-    with atomic_write(out / "predictions.json") as partial:
-        partial.write_text(json.dumps(ordered))

@@ -31,6 +31,9 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 SECOND_INTERRUPT_SECONDS = 1.0
 """A second Ctrl-C ends the process at once, unless it follows the first within this time: `timeout`
 and the wrappers of commands send a signal twice."""
+RAISE_AGAIN_SECONDS = 10.0
+"""A notice that the code within `PreemptionNotice.raising` catches, as callbacks and finalizers do,
+is raised again after this time."""
 
 
 class Preempted(BaseException):
@@ -56,6 +59,7 @@ class PreemptionNotice:
     def __init__(self) -> None:
         self.reason = ""
         self._delay: float | None = None  # of the context `raising`; None outside of it
+        self._timer_runs = False
         self._noticed: jax.Array | None = None  # of the previous step
         self._interrupted: float | None = None
 
@@ -78,8 +82,8 @@ class PreemptionNotice:
     def raising(self, *, after: float = 0.0) -> Iterator[None]:
         """Raise `Preempted` within the context, `after` seconds after a notice or after its start.
 
-        The code within may be cut off anywhere, so it must change no file, and must not exchange
-        data with other processes.
+        The code within may be cut off anywhere, so it must leave no file half-written that others
+        read, and must not exchange data with other processes.
         """
         outer, self._delay = self._delay, after
         try:
@@ -88,9 +92,9 @@ class PreemptionNotice:
             yield
         finally:
             self._delay = outer
-            if after:
-                signal.setitimer(signal.ITIMER_REAL, 0)
-        if self.reason and not after:  # the code within caught it, as callbacks and finalizers do
+            if self._timer_runs:
+                self._set_timer(0.0)
+        if self.reason and not after:  # the code within caught it
             raise Preempted(self.reason)
 
     def receive(self, number: int, frame: FrameType | None) -> None:
@@ -114,15 +118,24 @@ class PreemptionNotice:
         """End the delay of `raising`, as the handler of SIGALRM."""
         del number, frame
         if self._delay is not None:
-            self._delay = None  # once: a second would cut off what the first one leaves through
-            raise Preempted(self.reason)
+            self._raise()
 
     def _raise_or_wait(self) -> None:
+        # Where the timer runs, the notice waits or was raised: a second signal must not cut off
+        # what the first one leaves through.
+        if self._delay is None or self._timer_runs:
+            return
         if self._delay == 0:
-            self._delay = None
-            raise Preempted(self.reason)
-        if self._delay is not None:
-            signal.setitimer(signal.ITIMER_REAL, self._delay)
+            self._raise()
+        self._set_timer(self._delay)
+
+    def _raise(self) -> None:
+        self._set_timer(RAISE_AGAIN_SECONDS)
+        raise Preempted(self.reason)
+
+    def _set_timer(self, seconds: float) -> None:
+        self._timer_runs = seconds > 0
+        signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 @contextmanager

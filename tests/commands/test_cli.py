@@ -6,9 +6,11 @@ import sys
 import pytest
 
 from jaxseg import distributed
+from jaxseg.commands import cli
 from jaxseg.commands import eval as eval_command
 from jaxseg.commands import train as train_command
 from jaxseg.commands.cli import main
+from jaxseg.training.preemption import Preempted
 from tests.conftest import ROOT
 
 
@@ -112,12 +114,53 @@ def test_wrong_flags_of_processes_are_usage_errors(arguments, message, capsys):
 def test_usage_errors_come_before_other_processes_are_joined(arguments, monkeypatch, capsys):
     joined = []
     monkeypatch.setattr(distributed, "connect", lambda *_: joined.append(True))
-    processes = ["--coordinator-address", "host:1", "--num-processes", "2", "--process-id", "0"]
     experiment = ROOT / "experiments" / "solov2_light_r50_fpn_3x.py"
     with pytest.raises(SystemExit) as stop:
-        main(["train", str(experiment), *processes, *arguments])
+        main(["train", str(experiment), *PROCESSES, *arguments])
     assert stop.value.code == 2
     assert not joined
+
+
+PROCESSES = ["--coordinator-address", "host:1", "--num-processes", "2", "--process-id", "0"]
+
+
+def test_a_broken_experiment_file_ends_all_processes(tmp_path, monkeypatch, capsys):
+    """A process that fails before it joins would let the others wait for five minutes."""
+    (tmp_path / "broken.py").write_text("experiment = (")
+    calls = []
+    monkeypatch.setattr(distributed, "connect", lambda *_: calls.append("joined"))
+    monkeypatch.setattr(cli.os, "_exit", lambda status: calls.append(status))
+    main(["train", str(tmp_path / "broken.py"), *PROCESSES, "--workdir", str(tmp_path / "run")])
+    assert calls == ["joined", 1]
+    assert "SyntaxError" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("process", "waits"), [(0, [cli.EXIT_SECONDS]), (1, [])])
+def test_process_0_lets_the_others_stop_before_it_ends(tmp_path, monkeypatch, process, waits):
+    def stop(*_):
+        raise Preempted("stopped by SIGTERM", alone=True)
+
+    ends, slept = [], []
+    monkeypatch.setattr(train_command, "train", stop)
+    monkeypatch.setattr(distributed, "connect", lambda *_: None)
+    monkeypatch.setattr(distributed, "process_index", lambda: process)
+    monkeypatch.setattr(cli.os, "_exit", ends.append)
+    monkeypatch.setattr(cli.time, "sleep", slept.append)
+    experiment = ROOT / "experiments" / "solov2_light_r50_fpn_3x.py"
+    main(["train", str(experiment), *PROCESSES, "--workdir", str(tmp_path)])
+    assert ends == [75]
+    assert slept == waits
+
+
+def test_a_second_interrupt_waits_for_no_thread(monkeypatch):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "main", interrupt)
+    monkeypatch.setattr(cli.os, "_exit", sys.exit)
+    with pytest.raises(SystemExit) as stop:
+        cli.program()
+    assert stop.value.code == 130
 
 
 def test_the_demo_trains_either_model(tmp_path, monkeypatch):

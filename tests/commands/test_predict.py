@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 
 import cv2
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from jaxseg import data, predictor
 from jaxseg.commands import eval as eval_command
+from jaxseg.commands import predict as predict_command
 from jaxseg.commands import weights as weights_command
 from jaxseg.commands.cli import main
 from jaxseg.evaluation import coco
@@ -47,10 +49,38 @@ def test_what_was_predicted_before_a_broken_image_is_kept(workdir, tmp_path, cap
     paths[7].write_bytes(paths[7].read_bytes()[:-200])  # its header is intact
     assert main(arguments) == 1
     assert f"{paths[7]} cannot be decoded" in capsys.readouterr().err
-    found = json.loads((out / "predictions.json").read_text())
+    found = read_lines(out / "predictions.incomplete.jsonl")
     last = max(result["image_id"] for result in found)
     assert last in (6, 7)
     assert found == [result for result in complete if result["image_id"] <= last]
+    assert json.loads((out / "predictions.json").read_text()) == complete
+
+
+def read_lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_signal_ends_predict_and_keeps_its_results(workdir, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(predictor, "EVAL_BATCH_PER_DEVICE", 1)
+    save, out = predict_command.save_png, tmp_path / "out"
+
+    def save_until_stopped(path, picture):
+        save(path, picture)
+        if path.name.startswith("003"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    arguments = ["predict", str(workdir), *map(str, write_images(tmp_path, 5)), "--out", str(out)]
+    with monkeypatch.context() as patch:
+        patch.setattr(predict_command, "save_png", save_until_stopped)
+        assert main(arguments) == 75
+    assert "stopped by SIGTERM" in capsys.readouterr().err
+    found = read_lines(out / "predictions.incomplete.jsonl")
+    assert {result["image_id"] for result in found} == {1, 2}
+    assert not (out / "predictions.json").exists()
+    assert main(arguments) == 0
+    complete = json.loads((out / "predictions.json").read_text())
+    assert found == [result for result in complete if result["image_id"] <= 2]
+    assert not (out / "predictions.incomplete.jsonl").exists()
 
 
 def test_images_are_not_all_in_memory_at_once(tmp_path, monkeypatch):

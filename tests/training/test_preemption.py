@@ -47,6 +47,47 @@ def test_a_notice_that_the_code_within_catches_is_raised_at_the_end():
     assert signal.getsignal(signal.SIGUSR1) == before
 
 
+def test_a_notice_that_the_code_within_catches_is_raised_again(monkeypatch):
+    def catches_once():
+        with contextlib.suppress(Preempted):
+            send(signal.SIGTERM)
+        time.sleep(60)
+
+    monkeypatch.setattr(preemption, "RAISE_AGAIN_SECONDS", 0.05)
+    with pytest.raises(Preempted), handle_signals() as notice, notice.raising():
+        catches_once()
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+@pytest.mark.parametrize("after", [0.0, 0.01])
+def test_a_second_signal_does_not_cut_off_what_the_first_leaves_through(after):
+    cleaned = []
+
+    def clean_up_when_stopped():
+        try:
+            send(signal.SIGTERM)
+            time.sleep(60)
+        finally:
+            send(signal.SIGTERM)
+            time.sleep(2 * after)
+            cleaned.append(True)
+
+    with pytest.raises(Preempted), handle_signals() as notice, notice.raising(after=after):
+        clean_up_when_stopped()
+    assert cleaned
+
+
+def test_a_second_signal_does_not_extend_the_delay():
+    def repeat():
+        while time.monotonic() < end:
+            send(signal.SIGTERM)
+
+    start, end = time.monotonic(), time.monotonic() + 1
+    with pytest.raises(Preempted), handle_signals() as notice, notice.raising(after=0.1):
+        repeat()
+    assert time.monotonic() - start < 0.9
+
+
 def test_code_that_handles_all_errors_lets_a_notice_pass():
     def decode():
         try:
