@@ -1,6 +1,6 @@
 """Checkpoint files built byte by byte, as torch and NumPy write them, out of stand-ins.
 
-Terms as in `jaxseg.zoo.files`.
+Terms as in `jaxseg.zoo.pickles`.
 """
 
 import collections
