@@ -94,7 +94,7 @@ class Config:
     width: int = 3
 
     def open(self, split):
-        raise NotImplementedError
+        return None
 """
 """A module that leaves a file when it is imported."""
 

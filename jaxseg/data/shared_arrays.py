@@ -1,7 +1,6 @@
 """Arrays that processes share through memory-mapped files instead of copies in a pickle."""
 
 import fcntl
-import io
 import os
 import pathlib
 import shutil
@@ -51,22 +50,22 @@ class SharedArrays:
         self._arrays = small | large
 
 
-def _lock(folder: pathlib.Path) -> io.TextIOWrapper | None:
-    """Hold a lock on a new folder until the file is closed or the process ends.
+def _lock(folder: pathlib.Path) -> int | None:
+    """Hold a lock on a new folder until the descriptor is closed or the process ends.
 
     The lock tells other processes that the owner lives, in whatever container or machine it is,
     where process ids would not. The file gets its name once it is locked. Returns None on a file
     system without locks, where the folder has no lock file and is left to its owner alone.
     """
     unlocked = folder / f"{_LOCK}.new"
-    file = open(unlocked, "w")  # noqa: SIM115
+    descriptor = os.open(unlocked, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        file.close()
+        os.close(descriptor)
         return None
     unlocked.rename(folder / _LOCK)
-    return file
+    return descriptor
 
 
 def _remove_orphans() -> None:
@@ -80,8 +79,8 @@ def _remove_orphans() -> None:
             continue
 
 
-def _remove(folder: pathlib.Path, owner: int, lock: io.TextIOWrapper | None) -> None:
+def _remove(folder: pathlib.Path, owner: int, lock: int | None) -> None:
     if os.getpid() == owner:  # a forked child inherits the finalizer, but does not own the folder
         shutil.rmtree(folder, ignore_errors=True)
         if lock is not None:
-            lock.close()
+            os.close(lock)
