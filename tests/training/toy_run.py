@@ -4,8 +4,9 @@ import dataclasses
 
 import jax
 import numpy as np
+import pytest
 
-from jaxseg.training import loop
+from jaxseg.training import checkpoint, loop
 from jaxseg.training.loop import TrainConfig
 from jaxseg.training.optimizer import OptimizerConfig
 from jaxseg.training.step import init_variables
@@ -75,3 +76,25 @@ class SimulatedCrash(Exception):
 
 def crash():
     raise SimulatedCrash
+
+
+def run_until(step, workdir):
+    """Train until a crash just before a step."""
+    with pytest.raises(SimulatedCrash):
+        run(workdir, at_step={step: crash})
+
+
+def assert_same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def fail_writes(monkeypatch, errors):
+    """Make Orbax's waits for writes raise these errors in turn; None is a success."""
+    errors = iter(errors)
+
+    def wait(self):
+        error = next(errors, None)
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(checkpoint._Manager, "wait_until_finished", wait)
