@@ -11,7 +11,7 @@ from jaxseg.distributed import process_index
 from jaxseg.experiment import Experiment
 from jaxseg.model import Model, Variables
 from jaxseg.predictor import Predictor, variables_of
-from jaxseg.training.loop import Validation
+from jaxseg.training.evaluator import Validation
 from jaxseg.training.preemption import PreemptionNotice, gather_unless_stopped
 from jaxseg.training.step import TrainState
 

@@ -8,17 +8,18 @@ import dataclasses
 import logging
 import pathlib
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 
-from jaxseg.distributed import allgather_json, process_count, process_index
+from jaxseg.distributed import allgather_json, process_count
 from jaxseg.model import Model, Variables
 from jaxseg.parallel import check_batch_size, pmap_step, replicate, shard_map_step, to_global
 from jaxseg.training.checkpoint import Checkpoints, rename_to_backup
+from jaxseg.training.evaluator import Evaluator, Validate
 from jaxseg.training.lock import workdir_lock
 from jaxseg.training.nonfinite import NonFiniteSteps
 from jaxseg.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
@@ -97,22 +98,6 @@ class TrainData(Protocol):
         ...
 
 
-class Validation(NamedTuple):
-    """The result of an evaluation during training."""
-
-    score: float
-    """The checkpoint with the highest score is kept as the best."""
-    metrics: Mapping[str, float | None]
-    pictures: Sequence[np.ndarray]
-    """Predictions drawn on images, uint8 `[h, w, 3]`."""
-    raw_metrics: Mapping[str, float | None] | None = None
-    """Metrics of the parameters themselves, where `metrics` are those of their EMA."""
-
-
-Validate = Callable[[TrainState, int], Validation]
-"""`(state, step) -> Validation`."""
-
-
 def abstract_state(model: Model, config: TrainConfig, image_shape: tuple[int, ...]) -> TrainState:
     """Return the shapes and dtypes of a run's state; nothing is compiled or computed."""
     optimizer, ema = make_optimizer(config.optimizer, config.steps), config.ema_decay is not None
@@ -160,7 +145,6 @@ def train(
     _check_name(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     train_step = _parallel_step(model, config, devices)
-    schedule = make_schedule(config.optimizer, config.steps)
     with ExitStack() as stack:
         stack.enter_context(workdir_lock(workdir))
         notice = notice or stack.enter_context(handle_signals())
@@ -174,49 +158,111 @@ def train(
         progress = stack.enter_context(
             closing(Progress(workdir, start, config.steps, config.batch_size))
         )
-        evaluator = _Evaluator(config, validate, workdir, metadata, checkpoints, progress)
+        evaluator = Evaluator(
+            config.steps, config.eval_every, validate, workdir, metadata, checkpoints, progress
+        )
         if start > 0 and evaluator.is_due(start):
             evaluator.run(state, start)
         batches = stack.enter_context(closing(data.batches(start)))
         nonfinite = NonFiniteSteps(workdir, config.max_consecutive_nonfinite, data.image_ids)
+        steps = _Steps(
+            config,
+            train_step,
+            batches,
+            notice,
+            nonfinite,
+            progress,
+            checkpoints,
+            metadata,
+            evaluator,
+        )
+        return steps.run(state, start)
+
+
+_TrainStep = Callable[[TrainState, Batch, bool], tuple[TrainState, Metrics, jax.Array]]
+"""Takes the state, this process's share of the batch and whether it has a notice to stop; returns
+the new state, the metrics and whether any process has a notice."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Steps:
+    """The steps of a run, and what is due after each: a progress line, a checkpoint, the end."""
+
+    config: TrainConfig
+    train_step: _TrainStep
+    batches: Iterator[Batch]
+    notice: PreemptionNotice
+    nonfinite: NonFiniteSteps
+    progress: Progress
+    checkpoints: Checkpoints
+    metadata: Mapping[str, Any]
+    evaluator: Evaluator
+
+    def run(self, state: TrainState, start: int) -> TrainState:
+        """Return the state after the last step."""
         pending: Metrics | None = None  # of the previous step, perhaps still being computed
-        for step in range(start, config.steps):
-            wait_start = time.monotonic()
-            try:
-                with notice.raising(after=0.0 if process_count() == 1 else STALL_SECONDS):
-                    batch = next(batches)
-            except Preempted as stop:
-                if pending is not None:
-                    nonfinite.check(step - 1, pending)
-                raise _save_and_stop(checkpoints, step, state, metadata, stop) from None
-            progress.add_data_wait(time.monotonic() - wait_start)
-            state, metrics, noticed = train_step(state, batch, bool(notice.reason))
+        for step in range(start, self.config.steps):
+            batch = self._next_batch(step, state, pending)
+            state, metrics, noticed = self.train_step(state, batch, bool(self.notice.reason))
             # To read metrics is to wait for their step. Those of the previous step are read while
             # this one runs, which keeps the device busy.
             if pending is not None:
-                nonfinite.check(step - 1, pending)
-            pending, done = metrics, step + 1
-            last, stopping = done == config.steps, notice.reached(noticed)
-            eval_due = evaluator.is_due(done)
-            log_due = last or stopping or done % config.log_every == 0
-            # Saved before it is evaluated: if the evaluation is aborted, the next start repeats it.
-            save_due = last or stopping or eval_due or done % config.checkpoint_every == 0
-            if log_due or save_due:
-                values, pending = nonfinite.check(step, metrics), None
-            if log_due:
-                progress.show(done, values, float(schedule(step)))
-            # Skipped steps leave the state as it was: there is nothing new to evaluate, and saving
-            # it would delete the checkpoints from before.
-            if nonfinite.consecutive and not (last or stopping):
-                continue
-            if save_due:
-                checkpoints.save(done, to_global(state, devices), metadata)
-            if stopping and (eval_due or not last):
-                checkpoints.wait_until_finished()
-                raise Preempted(notice.reason, done)
-            if eval_due:
-                evaluator.run(state, done)
-    return state
+                self.nonfinite.check(step - 1, pending)
+            checked = self._finish(step, state, metrics, stopping=self.notice.reached(noticed))
+            pending = None if checked else metrics
+        return state
+
+    def _next_batch(self, step: int, state: TrainState, pending: Metrics | None) -> Batch:
+        """Return the batch of a step; if a notice cuts off the wait for it, save and stop."""
+        wait_start = time.monotonic()
+        try:
+            with self.notice.raising(after=0.0 if process_count() == 1 else STALL_SECONDS):
+                batch = next(self.batches)
+        except Preempted as stop:
+            if pending is not None:
+                self.nonfinite.check(step - 1, pending)
+            raise self._save_and_stop(step, state, stop) from None
+        self.progress.add_data_wait(time.monotonic() - wait_start)
+        return batch
+
+    def _save_and_stop(self, step: int, state: TrainState, stop: Preempted) -> Preempted:
+        """Save the state after `step` steps, where the wait for the next batch was cut off.
+
+        Several processes can only save together, and the others wait for this one inside a step:
+        the newest checkpoint must do.
+        """
+        if process_count() > 1:
+            return Preempted(stop.reason, self.checkpoints.latest_step(), alone=True)
+        if step == 0:
+            return stop
+        self.checkpoints.save(step, state, self.metadata)
+        self.checkpoints.wait_until_finished()
+        return Preempted(stop.reason, step)
+
+    def _finish(self, step: int, state: TrainState, metrics: Metrics, *, stopping: bool) -> bool:
+        """Log, save, evaluate and stop as is due; return whether `metrics` were checked."""
+        config, done = self.config, step + 1
+        last, eval_due = done == config.steps, self.evaluator.is_due(done)
+        log_due = last or stopping or done % config.log_every == 0
+        # Saved before it is evaluated: if the evaluation is aborted, the next start repeats it.
+        save_due = last or stopping or eval_due or done % config.checkpoint_every == 0
+        if not (log_due or save_due):
+            return False
+        values = self.nonfinite.check(step, metrics)
+        if log_due:
+            learning_rate = make_schedule(config.optimizer, config.steps)(step)
+            self.progress.show(done, values, float(learning_rate))
+        # Skipped steps leave the state as it was: there is nothing new to evaluate, and saving
+        # it would delete the checkpoints from before.
+        if not save_due or (self.nonfinite.consecutive and not (last or stopping)):
+            return True
+        self.checkpoints.save(done, to_global(state, jax.device_count()), self.metadata)
+        if stopping and (eval_due or not last):
+            self.checkpoints.wait_until_finished()
+            raise Preempted(self.notice.reason, done)
+        if eval_due:
+            self.evaluator.run(state, done)
+        return True
 
 
 def _check_name(workdir: pathlib.Path) -> None:
@@ -229,35 +275,8 @@ def _check_name(workdir: pathlib.Path) -> None:
         ) from error
 
 
-def _save_and_stop(
-    checkpoints: Checkpoints,
-    step: int,
-    state: TrainState,
-    metadata: Mapping[str, Any],
-    stop: Preempted,
-) -> Preempted:
-    """Save the state after `step` steps, where the wait for the next batch was cut off.
-
-    Several processes can only save together, and the others wait for this one inside a step: the
-    newest checkpoint must do.
-    """
-    if process_count() > 1:
-        return Preempted(stop.reason, checkpoints.latest_step(), alone=True)
-    if step == 0:
-        return stop
-    checkpoints.save(step, state, metadata)
-    checkpoints.wait_until_finished()
-    return Preempted(stop.reason, step)
-
-
-def _parallel_step(
-    model: Model, config: TrainConfig, devices: int
-) -> Callable[[TrainState, Batch, bool], tuple[TrainState, Metrics, jax.Array]]:
-    """Return the step of a global batch.
-
-    It takes the state, this process's share of the batch and whether it has a notice to stop, and
-    returns the new state, the metrics and whether any process has a notice.
-    """
+def _parallel_step(model: Model, config: TrainConfig, devices: int) -> _TrainStep:
+    """Return the step of a global batch on all devices."""
     step = make_step(
         model,
         make_optimizer(config.optimizer, config.steps),
@@ -299,84 +318,3 @@ def _start(
         rename_to_backup(workdir / "best")
     optimizer = make_optimizer(config.optimizer, config.steps)
     return start_state(initial_variables(), optimizer, ema=config.ema_decay is not None)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Evaluator:
-    """Evaluates states of a run and keeps the best checkpoint."""
-
-    config: TrainConfig
-    validate: Validate | None
-    workdir: pathlib.Path
-    metadata: Mapping[str, Any]
-    checkpoints: Checkpoints
-    progress: Progress
-
-    def is_due(self, done: int) -> bool:
-        """Return whether the state after `done` steps is to be evaluated."""
-        every, steps = self.config.eval_every, self.config.steps
-        return self.validate is not None and (done == steps or done % every == 0)
-
-    def run(self, state: TrainState, done: int) -> None:
-        """Evaluate the state after `done` steps, which is being saved; record the metrics.
-
-        Raises Preempted if a notice to stop has cut the evaluation short.
-        """
-        assert self.validate is not None
-        started = time.monotonic()
-        try:
-            validation = self.validate(state, done)
-        except Preempted as stop:
-            self.checkpoints.wait_until_finished()
-            raise Preempted(stop.reason, done) from None
-        self.progress.show_validation(
-            done, validation.metrics, validation.pictures, validation.raw_metrics
-        )
-        # The processes match Orbax's writes by their order: two at once would be mixed up.
-        self.checkpoints.wait_or_log()
-        _save_if_best(
-            self.workdir / "best",
-            done,
-            to_global(state, jax.device_count()),
-            self.metadata,
-            validation.score,
-        )
-        self.progress.exclude_time(time.monotonic() - started)
-
-
-def _save_if_best(
-    folder: pathlib.Path,
-    step: int,
-    state: TrainState,
-    metadata: Mapping[str, Any],
-    score: float,
-) -> None:
-    """Save the state in the workdir `folder` if its score is higher than all before.
-
-    If that fails it is logged: the state is among the run's own checkpoints.
-    """
-    with Checkpoints(folder, max_to_keep=1) as best:
-        previous, latest = allgather_json((_best_score(best), best.latest_step()))[0]
-    if previous is not None and score <= previous:
-        return
-    if latest is not None and (previous is None or latest >= step):
-        rename_to_backup(folder)  # Orbax saves only steps later than the existing ones
-    try:
-        with Checkpoints(folder, max_to_keep=1) as best:
-            best.save(step, state, {**metadata, "best": {"step": step, "score": score}})
-    except OSError as error:
-        _LOG.warning("step %d is the best so far (%.3f), but is not kept: %s", step, score, error)
-        return
-    _LOG.info("step %d is the best so far (%.3f): saved in %s", step, score, folder)
-
-
-def _best_score(best: Checkpoints) -> float | None:
-    """Return the score of the best checkpoint; None if there is none or it cannot be read."""
-    if best.latest_step() is None:
-        return None
-    try:
-        return float(best.metadata()["best"]["score"])
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        if process_index() == 0:
-            _LOG.warning("the best checkpoint so far cannot be read and is replaced: %s", error)
-        return None

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxseg.training.checkpoint import Checkpoints, open_checkpoints
-from jaxseg.training.loop import Validation
+from jaxseg.training.evaluator import Validation
 from jaxseg.training.preemption import Preempted, gather_unless_stopped, handle_signals
 from tests.training.toy_run import (
     CONFIG,

@@ -1,0 +1,127 @@
+"""Evaluations during a run: when they are due, and the checkpoint with the best score."""
+
+import dataclasses
+import logging
+import pathlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxseg.distributed import allgather_json, process_index
+from jaxseg.parallel import to_global
+from jaxseg.training.checkpoint import Checkpoints, rename_to_backup
+from jaxseg.training.preemption import Preempted
+from jaxseg.training.progress import Progress
+from jaxseg.training.step import TrainState
+
+_LOG = logging.getLogger(__name__)
+
+
+class Validation(NamedTuple):
+    """The result of an evaluation during training."""
+
+    score: float
+    """The checkpoint with the highest score is kept as the best."""
+    metrics: Mapping[str, float | None]
+    pictures: Sequence[np.ndarray]
+    """Predictions drawn on images, uint8 `[h, w, 3]`."""
+    raw_metrics: Mapping[str, float | None] | None = None
+    """Metrics of the parameters themselves, where `metrics` are those of their EMA."""
+
+
+Validate = Callable[[TrainState, int], Validation]
+"""`(state, step) -> Validation`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluator:
+    """Evaluates states of a run and keeps the best checkpoint.
+
+    Args:
+        steps: number of steps of the run, after which it is evaluated.
+        every: steps between evaluations.
+        validate: evaluates a state; None to evaluate nothing.
+        workdir: the workdir of the run.
+        metadata: run metadata that is stored with the best checkpoint.
+        checkpoints: the checkpoints of the run.
+        progress: records the metrics.
+    """
+
+    steps: int
+    every: int
+    validate: Validate | None
+    workdir: pathlib.Path
+    metadata: Mapping[str, Any]
+    checkpoints: Checkpoints
+    progress: Progress
+
+    def is_due(self, done: int) -> bool:
+        """Return whether the state after `done` steps is to be evaluated."""
+        return self.validate is not None and (done == self.steps or done % self.every == 0)
+
+    def run(self, state: TrainState, done: int) -> None:
+        """Evaluate the state after `done` steps, which is being saved; record the metrics.
+
+        Raises Preempted if a notice to stop has cut the evaluation short.
+        """
+        assert self.validate is not None
+        started = time.monotonic()
+        try:
+            validation = self.validate(state, done)
+        except Preempted as stop:
+            self.checkpoints.wait_until_finished()
+            raise Preempted(stop.reason, done) from None
+        self.progress.show_validation(
+            done, validation.metrics, validation.pictures, validation.raw_metrics
+        )
+        # The processes match Orbax's writes by their order: two at once would be mixed up.
+        self.checkpoints.wait_or_log()
+        _save_if_best(
+            self.workdir / "best",
+            done,
+            to_global(state, jax.device_count()),
+            self.metadata,
+            validation.score,
+        )
+        self.progress.exclude_time(time.monotonic() - started)
+
+
+def _save_if_best(
+    folder: pathlib.Path,
+    step: int,
+    state: TrainState,
+    metadata: Mapping[str, Any],
+    score: float,
+) -> None:
+    """Save the state in the workdir `folder` if its score is higher than all before.
+
+    If that fails it is logged: the state is among the run's own checkpoints.
+    """
+    with Checkpoints(folder, max_to_keep=1) as best:
+        previous, latest = allgather_json((_best_score(best), best.latest_step()))[0]
+    if previous is not None and score <= previous:
+        return
+    if latest is not None and (previous is None or latest >= step):
+        rename_to_backup(folder)  # Orbax saves only steps later than the existing ones
+    try:
+        with Checkpoints(folder, max_to_keep=1) as best:
+            best.save(step, state, {**metadata, "best": {"step": step, "score": score}})
+    except OSError as error:
+        _LOG.warning("step %d is the best so far (%.3f), but is not kept: %s", step, score, error)
+        return
+    _LOG.info("step %d is the best so far (%.3f): saved in %s", step, score, folder)
+
+
+def _best_score(best: Checkpoints) -> float | None:
+    """Return the score of the best checkpoint; None if there is none or it cannot be read."""
+    if best.latest_step() is None:
+        return None
+    try:
+        return float(best.metadata()["best"]["score"])
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        if process_index() == 0:
+            _LOG.warning("the best checkpoint so far cannot be read and is replaced: %s", error)
+        return None
