@@ -40,15 +40,17 @@ Deformable convolutions are not supported, so SOLOv2's published DCN variants ar
 TAIL = """
 ## Differences from the sources
 
-Everything else is equal to float32's rounding, which moves single elements of a gradient by up to
-2 % in the R50 SOLOv2, where a neuron near zero falls on the other side of a ReLU.
+The models differ from their sources in the following. All else is equal to float32's rounding,
+which moves single elements of a gradient by up to 2 % in the R50 SOLOv2, where a neuron near zero
+falls on the other side of a ReLU.
 
 - Random draws (the anchors and RoIs that are sampled, augmentation) depend on the seed, the step
   and the image, in any order of the objects; in the sources on the state of a generator. No
   difference where everything is sampled (`test_losses_of_everything_sampled`). Two objects of an
   image with the same box share their draws.
-- Mask targets are box crops of `gt_mask_size`, those of the sources masks of the whole image. No
-  difference with the source's `mask_targets`.
+- Mask targets are cut from box crops by default (`mask_targets="box_crop"`). `"binary"`
+  (Detectron2, MMDetection) and `"soft"` (torchvision) give the source's targets, from masks of the
+  whole image.
 - NMS of detections receives the best `pre_nms_topk` pairs of box and class, in torchvision all
   above the score threshold. No difference unless NMS keeps fewer than `detections_per_image` of
   them.
