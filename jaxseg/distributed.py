@@ -30,7 +30,7 @@ def connect(
             coordinator_address, num_processes, process_id, heartbeat_timeout_seconds=30
         )
     except RuntimeError as error:
-        raise ProcessLostError(_first_line(error)) from error
+        raise ProcessLostError(first_line(error)) from error
 
 
 def is_process_failure(error: RuntimeError) -> bool:
@@ -79,8 +79,9 @@ def _allgather(array: np.ndarray) -> np.ndarray:
     try:
         return np.asarray(multihost_utils.process_allgather(array))
     except (ValueError, RuntimeError, OSError) as error:
-        raise ProcessLostError(_first_line(error)) from error
+        raise ProcessLostError(first_line(error)) from error
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, of at most 200 characters."""
+    return str(error).partition("\n")[0][:200]

@@ -61,8 +61,8 @@ CONFIG_CLASSES: tuple[type, ...] = (
     ResNetConfig,
     PixelConfig,
 )
-"""The classes that a checkpoint may name. It may come from a stranger, so no module is imported
-because a file names it."""
+"""The classes that a checkpoint may name. It may be untrusted, so no module is imported because a
+file names it."""
 
 
 def load_experiment(path: pathlib.Path) -> Experiment:

@@ -1,4 +1,4 @@
-"""Write files atomically, and open files that a dataset names."""
+"""Write files atomically, check output paths, and open files that a dataset names."""
 
 import contextlib
 import errno
@@ -43,18 +43,18 @@ def prepare_output_folder(path: pathlib.Path) -> None:
 
     Call it before results are computed. Raises OSError if that fails.
     """
-    with _naming_output(path):
+    with _output_errors(path):
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
 
 
 def prepare_output_file(path: pathlib.Path) -> None:
-    """Make the folder of a file for results, and write and delete a file of a name as long.
+    """Make a file's folder, and check that the file can be written there by `atomic_write`.
 
     Call it before results are computed. Raises OSError if that fails or `path` is a folder.
     """
-    with _naming_output(path):
+    with _output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
@@ -64,7 +64,8 @@ def prepare_output_file(path: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def _naming_output(path: pathlib.Path) -> Iterator[None]:
+def _output_errors(path: pathlib.Path) -> Iterator[None]:
+    """Raise an OSError that names the output and says what to do for each one within."""
     try:
         yield
     except OSError as error:

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from jaxseg import data, evaluation, visualize
-from jaxseg.distributed import process_index
+from jaxseg.distributed import allgather_json, process_index
 from jaxseg.experiment import Experiment
 from jaxseg.model import Model, Variables
 from jaxseg.predictor import Predictor, variables_of
 from jaxseg.training.evaluator import Validation
-from jaxseg.training.preemption import PreemptionNotice, gather_unless_stopped
+from jaxseg.training.preemption import PreemptionNotice, run_unless_stopped
 from jaxseg.training.step import TrainState
 
 PICTURES = 4
@@ -44,7 +44,7 @@ class SplitEvaluator:
         notice: PreemptionNotice | None = None,
     ):
         self._notice = notice or PreemptionNotice()
-        self.source = config.source.open(split)
+        self.source, self._split = config.source.open(split), split
         self._label_map = match_categories(self.source.categories, categories, split)
         self._predictor, self._config = Predictor(model), config
 
@@ -60,7 +60,7 @@ class SplitEvaluator:
             relabelled = [relabel(prediction, self._label_map) for prediction in predictions]
             return evaluation.coco_results(relabelled, category_ids)
 
-        shares = gather_unless_stopped(self._notice, share)
+        shares = allgather_json(run_unless_stopped(self._notice, share))
         return [result for share in shares for result in share]
 
     def evaluate(self, results: Sequence[dict[str, Any]]) -> evaluation.Metrics:
@@ -73,15 +73,10 @@ class SplitEvaluator:
             if process_index() != 0:
                 return None
             truth = self.source.ground_truth()
-            if any("neg_category_ids" in image for image in truth["images"]):
-                _LOG.warning(
-                    "these are annotations of LVIS, where each image has only some categories "
-                    "annotated. COCO's metrics count all other detections as wrong: they are "
-                    "lower than LVIS's own and not comparable with published ones"
-                )
+            _warn_of_lvis(truth, self._split)
             return evaluation.evaluate(truth, results)
 
-        return gather_unless_stopped(self._notice, metrics)[0]
+        return allgather_json(run_unless_stopped(self._notice, metrics))[0]
 
 
 class Validator:
@@ -124,6 +119,16 @@ class Validator:
     def _evaluate(self, variables: Variables) -> tuple[list[dict[str, Any]], evaluation.Metrics]:
         results = self._evaluator.predict(variables)
         return results, self._evaluator.evaluate(results)
+
+
+def _warn_of_lvis(truth: dict[str, Any], split: str) -> None:
+    if any("neg_category_ids" in image for image in truth["images"]):
+        _LOG.warning(
+            "split %r has annotations of LVIS, where each image has only some categories "
+            "annotated. COCO's metrics count all other detections as wrong: they are lower than "
+            "LVIS's own and not comparable with published ones",
+            split,
+        )
 
 
 def draw_first(

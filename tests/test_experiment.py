@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import pkgutil
 import sys
+import typing
 
 import numpy as np
 import pytest
@@ -162,16 +163,24 @@ def test_a_training_may_bring_its_own_config_classes(plugin):
         from_json(written)
 
 
-def test_all_configs_of_jaxseg_may_be_named():
-    kept = set()
+def frozen_dataclasses():
+    found = set()
     for module in pkgutil.walk_packages(jaxseg.__path__, "jaxseg."):
         if not module.name.endswith("__main__"):
-            kept |= {
-                value
-                for name, value in vars(importlib.import_module(module.name)).items()
-                if name.endswith("Config")
-                and dataclasses.is_dataclass(value)
-                and value.__dataclass_params__.frozen
-            }
-    assert len(kept) > 8
-    assert kept <= set(experiment.CONFIG_CLASSES)
+            values = vars(importlib.import_module(module.name)).values()
+            found |= {v for v in values if isinstance(v, type) and dataclasses.is_dataclass(v)}
+    return {cls for cls in found if cls.__dataclass_params__.frozen}
+
+
+def test_all_configs_of_jaxseg_may_be_named():
+    """Of a class that is missing, a training would write checkpoints that cannot be read."""
+    allowed = set(experiment.CONFIG_CLASSES)
+    sources = {cls for cls in frozen_dataclasses() if hasattr(cls, "open")}
+    configs = {cls for cls in frozen_dataclasses() if cls.__name__.endswith("Config")}
+    assert {"CocoFolder", "TfdsFolder", "Shapes"} <= {cls.__name__ for cls in sources}
+    assert len(configs) > 8
+    assert sources | configs <= allowed
+    for cls in allowed:
+        for hint in typing.get_type_hints(cls).values():
+            parts = {hint, *typing.get_args(hint)}
+            assert {part for part in parts if dataclasses.is_dataclass(part)} <= allowed, cls

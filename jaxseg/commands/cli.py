@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from jaxseg.training.preemption import PreemptionNotice
 
 EXIT_SECONDS = 5.0
-"""Longest time that an interrupted program waits for its threads, some of which may hang on a
-disk."""
+"""Longest time that a stopped program waits for its threads, some of which may hang on a disk, and
+the time that process 0 waits for the others to stop."""
+PREEMPTED = 75
+"""Exit status after a notice to stop: `EX_TEMPFAIL` of sysexits.h, a temporary failure."""
 INTERRUPTED = 130
 """Exit status of a program that Ctrl-C ended, as shells report it."""
 
@@ -32,7 +34,7 @@ def program() -> NoReturn:
         status = main()
     except KeyboardInterrupt:
         os._exit(INTERRUPTED)  # at once: at its end Python waits for threads, which may hang
-    if status == 75:
+    if status == PREEMPTED:
         ending = threading.Timer(EXIT_SECONDS, os._exit, (status,))
         ending.daemon = True
         ending.start()
@@ -46,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for a command that was interrupted and can be run again; a training has then saved its state.
     Usage errors exit with status 2.
     """
-    _escape_what_terminals_lack()
+    _escape_unencodable_output()
     arguments, overrides = flags.parse(sys.argv[1:] if arguments is None else arguments)
     command = _COMMANDS[type(arguments)]
     processes = getattr(arguments, "processes", flags.Processes())
@@ -63,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         status, together = 1, False
     if not together:
-        if status == 75 and process_index() == 0:
+        if status == PREEMPTED and process_index() == 0:
             # JAX aborts the others as soon as process 0 ends; they may be about to end themselves.
             time.sleep(EXIT_SECONDS)
         # JAX's regular shutdown waits minutes for the other processes, which wait for this one.
@@ -73,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _escape_what_terminals_lack() -> None:
+def _escape_unencodable_output() -> None:
     """Let prints escape the characters, of class and file names, that the terminal cannot show."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a caller may have replaced it
@@ -109,27 +111,20 @@ def _exit_status(
     with log_to_stderr():
         try:
             run = command.prepare(arguments, overrides)
-        except Exception as error:
-            if isinstance(error, (ValueError, OSError)):
-                _report(command, _with_notes(error))
-            elif processes.several:
-                traceback.print_exc()
-            else:
-                raise
+        except (ValueError, OSError) as error:
+            _report(command, _with_notes(error))
             join()  # the others end as soon as this process does, but wait for one that is absent
             return 1, False
+        except Exception:
+            join()
+            raise
         return _run_status(command, run, join)
 
 
 def _run_status(command: "_Command", run: "_Run", join: Callable[[], None]) -> tuple[int, bool]:
     """Join the other processes and run a prepared command; return as `_exit_status` does."""
     from jaxseg.distributed import is_process_failure
-    from jaxseg.training.preemption import (
-        EXIT_STATUS,
-        Preempted,
-        PreemptionNotice,
-        handle_signals,
-    )
+    from jaxseg.training.preemption import Preempted, PreemptionNotice, handle_signals
 
     notice = PreemptionNotice()
     with contextlib.ExitStack() as stack:
@@ -140,7 +135,7 @@ def _run_status(command: "_Command", run: "_Run", join: Callable[[], None]) -> t
             return run(notice) or 0, True
         except Preempted as stop:
             _report(command, stop)
-            return EXIT_STATUS, not stop.alone
+            return PREEMPTED, not stop.alone
         except (ValueError, OSError, FloatingPointError) as error:
             _report(command, _with_notes(error))
             return 1, False
@@ -153,7 +148,7 @@ def _run_status(command: "_Command", run: "_Run", join: Callable[[], None]) -> t
                 "why; run the same command on all processes to resume from the newest checkpoint",
             )
             # A cluster that stops all processes may kill another one first.
-            return EXIT_STATUS if notice.reason else 1, False
+            return PREEMPTED if notice.reason else 1, False
 
 
 def _report(command: "_Command", message: object) -> None:
@@ -175,7 +170,7 @@ class _Command(NamedTuple):
     """Takes the flags and the overrides. It checks what can be checked without JAX's devices, and
     before other processes are joined."""
     stoppable: bool = False
-    """Whether a notice to stop ends the command, and not the signal itself."""
+    """Whether SIGTERM, SIGUSR1 and Ctrl-C become a notice; otherwise they end the process."""
 
 
 def _demo(command: flags.Demo, _: Sequence[str]) -> _Run:
@@ -203,7 +198,7 @@ def _train(command: flags.Train, overrides: Sequence[str]) -> _Run:
 
 
 def _until_notice(run: Callable[[], int | None]) -> _Run:
-    """Return the command that a notice to stop cuts off anywhere."""
+    """Return the command that a notice may abort at any point."""
 
     def run_until(notice: "PreemptionNotice") -> int | None:
         with notice.raising():
@@ -304,7 +299,3 @@ _COMMANDS: dict[type, _Command] = {
     flags.WeightsImport: _Command("weights import", _weights_import),
     flags.WeightsExport: _Command("weights export", _weights_export),
 }
-
-
-if __name__ == "__main__":
-    program()

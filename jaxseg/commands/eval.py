@@ -9,7 +9,7 @@ import time
 from collections.abc import Collection
 
 from jaxseg import data, evaluation, predictor, visualize
-from jaxseg.commands.records import check_processes_agree
+from jaxseg.commands.settings import check_processes_agree
 from jaxseg.distributed import allgather_json, process_count, process_index
 from jaxseg.experiment import to_json
 from jaxseg.files import atomic_write, prepare_output_folder
@@ -56,7 +56,7 @@ def evaluate(
     notice = notice or PreemptionNotice()
     if process_index() == 0:
         prepare_output_folder(out)
-    # Several processes exchange what they see of the checkpoints.
+    # With several processes `restore` is a collective, which must not be aborted.
     with notice.raising() if process_count() == 1 else contextlib.nullcontext():
         trained = predictor.restore(workdir, step, ema=ema, allow_modules=allow_modules)
         config = trained.experiment.data
@@ -64,8 +64,8 @@ def evaluate(
             config = dataclasses.replace(config, source=data.folder_config(data_folder))
         evaluator = SplitEvaluator(trained.model, trained.categories, config, split, notice)
     source = evaluator.source
-    record = {"experiment": to_json(trained.experiment), "checkpoint": {"step": trained.step}}
-    check_processes_agree(allgather_json(record | {"data": {"fingerprint": source.fingerprint}}))
+    restored = {"experiment": to_json(trained.experiment), "checkpoint": {"step": trained.step}}
+    check_processes_agree(allgather_json(restored | {"data": {"fingerprint": source.fingerprint}}))
 
     _LOG.info("evaluating step %d on %d images of split %r", trained.step, len(source), split)
     started = time.monotonic()

@@ -33,12 +33,9 @@ def predict(
         threshold: lowest score of the instances that are drawn.
         allow_modules: modules whose config classes the checkpoint may name, besides jaxseg's own.
     """
-    for path in images:
-        if not path.exists():
-            raise FileNotFoundError(f"no image file {path}")
+    source = data.ImageFiles(images)
     prepare_output_folder(out)
     trained = predictor.restore(workdir, allow_modules=allow_modules)
-    source = data.ImageFiles(images)
     names = [c.name for c in trained.categories]
     category_ids = [c.id for c in trained.categories]
     predictions = predictor.Predictor(trained.model).predict(

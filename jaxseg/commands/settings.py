@@ -1,6 +1,6 @@
-"""Compare the records of runs, and of the processes of a run, field by field.
+"""Compare the settings of runs, and of the processes of a run, field by field.
 
-A record is nested JSON: an experiment, what identifies its data, and the flags of a command.
+Settings are nested JSON: an experiment, the fingerprints of its data, and the flags of a command.
 """
 
 from collections.abc import Collection, Sequence
@@ -9,28 +9,29 @@ from typing import Any
 PROCESSES_MAY_DIFFER = ("data.source.path", "data.num_threads", "data.num_workers", "pretrained")
 """Fields that may differ between the processes of a run: where each finds the same data and
 weights, and how it prepares its batches."""
+DATA_NOTE = " (another `fingerprint` means other images or annotations)"
 
 
-def check_processes_agree(records: Sequence[dict[str, Any]]) -> None:
-    """Raise ValueError unless all processes do the same work on the same data.
+def check_processes_agree(settings: Sequence[dict[str, Any]]) -> None:
+    """Raise ValueError unless all processes have the same settings and data.
 
-    The processes would otherwise train different models, or wait for each other forever. `records`
-    has one of each process.
+    The processes would otherwise train different models, or wait for each other forever.
+    `settings` has those of each process.
     """
-    first, *others = map(flatten, records)
-    for process, record in enumerate(others, start=1):
-        changed = changed_fields(first, record, PROCESSES_MAY_DIFFER)
+    first, *others = map(flatten, settings)
+    for process, other in enumerate(others, start=1):
+        changed = changed_fields(first, other, PROCESSES_MAY_DIFFER)
         if changed:
             raise ValueError(
                 f"process {process} was started with other settings or data than process 0: "
-                f"{', '.join(changed)}. Run the same command on all"
+                f"{', '.join(changed)}{DATA_NOTE}. Run the same command on all"
             )
 
 
 def changed_fields(
     before: dict[str, Any], now: dict[str, Any], allowed: Collection[str]
 ) -> list[str]:
-    """Return "field (before -> now)" for each field of flat records that is not in `allowed`."""
+    """Return "field (before -> now)" for each field of flat settings that is not in `allowed`."""
     changed = []
     for key in sorted(before.keys() | now.keys()):
         field = key.removeprefix("experiment.")
@@ -39,9 +40,9 @@ def changed_fields(
     return changed
 
 
-def flatten(record: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
     """Return nested JSON as `{"train.optimizer.name": "sgd", ...}`."""
-    if isinstance(record, dict):
-        items = record.items()
+    if isinstance(settings, dict):
+        items = settings.items()
         return {k: v for name, item in items for k, v in flatten(item, f"{prefix}{name}.").items()}
-    return {prefix.removesuffix("."): record}
+    return {prefix.removesuffix("."): settings}

@@ -1,5 +1,6 @@
 """`jaxseg train`: an experiment's data, model and settings, passed to the training loop."""
 
+import contextlib
 import logging
 import pathlib
 from collections.abc import Collection, Sequence
@@ -9,13 +10,13 @@ import jax
 import numpy as np
 
 from jaxseg import data, zoo
-from jaxseg.commands.records import changed_fields, check_processes_agree, flatten
+from jaxseg.commands.settings import DATA_NOTE, changed_fields, check_processes_agree, flatten
 from jaxseg.distributed import allgather_json, process_count, process_index
 from jaxseg.experiment import Experiment, config_modules, from_json, to_json
 from jaxseg.model import Model, Variables
 from jaxseg.training import loop
 from jaxseg.training.checkpoint import Checkpoints
-from jaxseg.training.preemption import PreemptionNotice, gather_unless_stopped
+from jaxseg.training.preemption import PreemptionNotice, run_unless_stopped
 from jaxseg.training.step import init_variables
 from jaxseg.validation import Validator
 
@@ -41,6 +42,7 @@ fit on fewer devices (batch norm, where it is trained, then sees smaller microba
 `data.source.ignore_image_ids` may name more images than before, so that a run can go on without
 images that went bad. From there on it draws the remaining images in another order, the same for
 each run that is resumed at that step without these images."""
+_IGNORED_IDS = "data.source.ignore_image_ids"
 
 _LOG = logging.getLogger(__name__)
 
@@ -54,23 +56,10 @@ def train(
     """
     notice = notice or PreemptionNotice()
     config, model, modules = experiment.train, experiment.model.build(), config_modules(experiment)
-    opened: dict[str, Any] = {}
-
-    def open_data() -> dict[str, Any]:
-        source = experiment.data.source.open("train")
-        check_num_classes(experiment, source)
-        metadata = run_metadata(experiment, source.categories) | {
-            "data": {"fingerprint": source.fingerprint}
-        }
-        from_json(metadata["experiment"], modules)  # fail now if it cannot be read back later
-        opened.update(metadata=metadata, source=source)
-        if not config.eval_every:
-            return metadata
-        opened["validator"] = validator = Validator(experiment, source.categories, notice)
-        return metadata | {"val": {"fingerprint": validator.source.fingerprint}}
-
-    check_processes_agree(gather_unless_stopped(notice, open_data))
-    metadata, source = opened["metadata"], opened["source"]
+    data_of_run = run_unless_stopped(notice, lambda: _open_data(experiment, modules, notice))
+    source, validator, metadata = data_of_run
+    val = {} if validator is None else {"val": {"fingerprint": validator.source.fingerprint}}
+    check_processes_agree(allgather_json(metadata | val))
     check_resumable(workdir, metadata, modules)
     pipeline = data.TrainPipeline(
         source,
@@ -92,9 +81,24 @@ def train(
         workdir,
         metadata,
         initial_variables=lambda: _initial_variables(experiment, model, pipeline.image_shape),
-        validate=opened.get("validator"),
+        validate=validator,
         notice=notice,
     )
+
+
+def _open_data(
+    experiment: Experiment, modules: Collection[str], notice: PreemptionNotice
+) -> tuple[data.Source, Validator | None, dict[str, Any]]:
+    """Return the training split, what evaluates on `val` if the run does so, and the metadata."""
+    source = experiment.data.source.open("train")
+    check_num_classes(experiment, source)
+    metadata = run_metadata(experiment, source.categories) | {
+        "data": {"fingerprint": source.fingerprint}
+    }
+    from_json(metadata["experiment"], modules)  # fail now if it cannot be read back later
+    if not experiment.train.eval_every:
+        return source, None, metadata
+    return source, Validator(experiment, source.categories, notice), metadata
 
 
 def check_num_classes(experiment: Experiment, source: data.Source) -> None:
@@ -122,25 +126,23 @@ def check_resumable(
     `allow_modules` are modules of config classes, besides jaxseg's own.
     """
     # A shared disk may show a new checkpoint to some processes late.
-    records = allgather_json(_saved_metadata(workdir))
-    saved = next((record for record in records if record is not None), None)
+    found = allgather_json(_saved_metadata(workdir))
+    saved = next((metadata for metadata in found if metadata is not None), None)
     if saved is None:
         return
     # Read and written again, a config gets the defaults of fields that are newer than the run.
-    saved["experiment"] = to_json(from_json(saved["experiment"], allow_modules))
+    with contextlib.suppress(ValueError):  # of other config classes: they differ, see below
+        saved["experiment"] = to_json(from_json(saved["experiment"], allow_modules))
     before = flatten({name: value for name, value in saved.items() if name in metadata})
     now = flatten(metadata)
-    dropped, dropped_before = (set(record.get(_IGNORED, [])) for record in (now, before))
-    more_dropped = [_IGNORED.removeprefix("experiment.")] if dropped >= dropped_before else []
-    changed = changed_fields(before, now, [*CHANGEABLE_ON_RESUME, *more_dropped])
+    ids, ids_before = (set(side.get(f"experiment.{_IGNORED_IDS}", ())) for side in (now, before))
+    allowed = [*CHANGEABLE_ON_RESUME, *([_IGNORED_IDS] if ids >= ids_before else [])]
+    changed = changed_fields(before, now, allowed)
     if changed:
         raise ValueError(
             f"{workdir} holds a run with a different config: {', '.join(changed)}. "
-            "Use the same values to resume it, or another --workdir"
+            f"Use the same values{DATA_NOTE} to resume it, or another --workdir"
         )
-
-
-_IGNORED = "experiment.data.source.ignore_image_ids"
 
 
 def _saved_metadata(workdir: pathlib.Path) -> dict[str, Any] | None:

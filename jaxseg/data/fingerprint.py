@@ -1,4 +1,4 @@
-"""The identity of a dataset, by which a resumed run knows its data again."""
+"""Fingerprint a dataset, so that a resumed run can check that it is unchanged."""
 
 import hashlib
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def fingerprint(*parts: np.ndarray | str | Sequence[str]) -> str:
-    """Return a text of 16 digits that other arrays or texts, or another order, change.
+    """Return the first 16 hex digits of the SHA-256 of arrays and texts, in order.
 
     >>> fingerprint(np.arange(3), "a") == fingerprint(np.arange(3), "a")
     True

@@ -12,8 +12,9 @@ from jaxseg.data.source import Category, Example
 
 
 class ImageFiles:
-    """Image files as a source; ids count from 1. Each file is decoded when it is accessed.
+    """Image files as a source; ids count from 1.
 
+    Sizes are read at once, for which formats other than JPEG are decoded; pixels when accessed.
     Raises FileNotFoundError or ValueError for files that are no images.
     """
 

@@ -119,8 +119,10 @@ def raise_if_any(issues: Sequence[Issue], ignore_issues: Collection[str]) -> Non
     lines += [f"  ... and {len(found) - 5} more"] if len(found) > 5 else []
     ignorable = " ".join(kind for kind in counts if kind in IGNORABLE)
     skip = f", or skip them with `--data.source.ignore-issues {ignorable}`" if ignorable else ""
-    resume = ""
+    skip_images = ""
     if any(issue.where.startswith("image id") for issue in found):
-        resume = " A run that is resumed skips images by `--data.source.ignore-image-ids ID ...`."
-    lines.append(f"Fix them{skip}.{resume} `jaxseg data check` lists them all.")
+        skip_images = (
+            " Single images are skipped by `--data.source.ignore-image-ids ID ...`, also on resume."
+        )
+    lines.append(f"Fix them{skip}.{skip_images} `jaxseg data check` lists them all.")
     raise ValueError("\n".join(lines))

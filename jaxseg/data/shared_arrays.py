@@ -69,7 +69,7 @@ def _lock(folder: pathlib.Path) -> int | None:
 
 
 def _remove_orphans() -> None:
-    """Remove the folders whose owner does not live any more."""
+    """Remove the folders whose owner process has ended."""
     for path in pathlib.Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_LOCK}"):
         try:
             with open(path, "r+") as file:

@@ -79,6 +79,9 @@ class Source(Protocol):
         ...
 
 
+HALF_PAIR = "has half of a surrogate pair, which is no character"
+
+
 def is_unicode(text: str) -> bool:
     """Return whether a text can be encoded: JSON such as "\\ud800" gives half a character.
 
@@ -92,8 +95,7 @@ def check_category_names(categories: Iterable[Category]) -> None:
     for category in categories:
         if not is_unicode(category.name):
             raise ValueError(
-                f"category id {category.id}: name {category.name!r} has half of a surrogate pair, "
-                "which is no character: rename it"
+                f"category id {category.id}: name {category.name!r} {HALF_PAIR}: rename it"
             )
 
 

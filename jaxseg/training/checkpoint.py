@@ -26,12 +26,12 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxseg.distributed import allgather_json, process_index
+from jaxseg.distributed import allgather_json, first_line, process_index
 from jaxseg.training.step import TrainState
 
 _LOG = logging.getLogger(__name__)
-_DELAYS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
-"""Seconds after which processes that see different checkpoints look again."""
+_RETRY_DELAYS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+"""Seconds before each try to see the same checkpoints in all processes."""
 
 
 class _Manager(ocp.CheckpointManager):
@@ -153,7 +153,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
         except Exception as error:  # Orbax and TensorStore raise many types for a failing disk
             failure = OSError(
-                f"a checkpoint could not be written to {self.folder}: {_first_line(error)}"
+                f"a checkpoint could not be written to {self.folder}: {first_line(error)}"
             )
             failure.__cause__ = error
             return failure
@@ -193,16 +193,14 @@ class Checkpoints:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), like
         )
         steps = self._common_steps()
-        if step is None:
-            return self._newest_state(steps, abstract)
-        if step not in steps:
+        if step is not None and step not in steps:
             saved = ", ".join(map(str, steps))
             raise ValueError(f"{self.folder} holds no step {step}, only {saved}")
-        state, failures = self._read_in_all(step, abstract)
-        if state is None or failures:
-            self._raise_unless_corrupt(step, failures)
-            path, reason = self.folder / str(step), failures[0]["reason"]
-            raise ValueError(f"checkpoint {path} is corrupt ({reason})")
+        if step is None:
+            return self._newest_state(steps, abstract)
+        state = self._read_in_all(step, abstract)
+        if isinstance(state, str):
+            raise ValueError(f"checkpoint {self.folder / str(step)} is corrupt ({state})")
         return state
 
     def metadata(self) -> dict[str, Any]:
@@ -213,7 +211,7 @@ class Checkpoints:
                 return self._read(step, metadata=ocp.args.JsonRestore()).metadata
             except Exception as error:  # Orbax and TensorStore raise many types for corrupt files
                 self._raise_unless_corrupt(step, [_failure(error)])
-                corrupt[step] = _first_line(error)
+                corrupt[step] = first_line(error)
         raise self._nothing_readable(corrupt)
 
     def _common_steps(self) -> list[int]:
@@ -223,7 +221,7 @@ class Checkpoints:
         an older one for the newest, which `save` then cannot overwrite.
         """
         found: list[list[int]] = []
-        for delay in _DELAYS:
+        for delay in _RETRY_DELAYS:
             time.sleep(delay)
             self._manager.reload()
             found = allgather_json(sorted(self._manager.all_steps()))
@@ -242,23 +240,26 @@ class Checkpoints:
         """Return the newest state that all processes can read."""
         corrupt: dict[int, str] = {}
         for step in reversed(steps):
-            state, failures = self._read_in_all(step, like)
-            if state is not None and not failures:
+            state = self._read_in_all(step, like)
+            if not isinstance(state, str):
                 self._set_aside(corrupt)
                 return state
-            self._raise_unless_corrupt(step, failures)
-            corrupt[step] = failures[0]["reason"]
+            corrupt[step] = state
         raise self._nothing_readable(corrupt)
 
-    def _read_in_all(
-        self, step: int, like: TrainState
-    ) -> tuple[TrainState | None, list[dict[str, Any]]]:
-        """Read a state in all processes; return this process's, and the failures of all."""
+    def _read_in_all(self, step: int, like: TrainState) -> TrainState | str:
+        """Return a state that all processes can read, or the reason why it is corrupt for one.
+
+        Raises OSError if one cannot read it for another reason.
+        """
+        state, failure = None, None
         try:
-            state, failure = self._read_state(step, like), None
+            state = self._read_state(step, like)
         except Exception as error:  # Orbax and TensorStore raise many types for corrupt files
-            state, failure = None, _failure(error)
-        return state, [f for f in allgather_json(failure) if f is not None]
+            failure = _failure(error)
+        failures = [f for f in allgather_json(failure) if f is not None]
+        self._raise_unless_corrupt(step, failures)
+        return failures[0]["reason"] if state is None or failures else state
 
     def _read_state(self, step: int, like: TrainState) -> TrainState:
         """Return the state at `step`; raise ValueError if its checksum differs."""
@@ -350,24 +351,20 @@ def _checksum(state: TrainState) -> int:
     return checksum
 
 
-_PASSING = re.compile(
+_TRANSIENT = re.compile(
     r"RESOURCE_EXHAUSTED|UNAVAILABLE|DEADLINE_EXCEEDED|PERMISSION_DENIED|out of memory"
     # TensorStore's texts; a missing file or a file in place of a folder (2, 20, 21) is corruption.
     r"|OS error (?!2:|20:|21:)\d+",
     re.IGNORECASE,
 )
-"""Reasons that may pass for which a checkpoint cannot be read."""
+"""Messages of errors that may be transient: the checkpoint need not be corrupt."""
 
 
 def _failure(error: Exception) -> dict[str, Any]:
     """Return the reason why a checkpoint could not be read, and whether it means corruption."""
     corrupting = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
-    passing = isinstance(error, MemoryError) or (
+    transient = isinstance(error, MemoryError) or (
         isinstance(error, OSError) and not isinstance(error, corrupting)
     )
-    corrupt = not passing and _PASSING.search(str(error)) is None
-    return {"reason": _first_line(error) or type(error).__name__, "corrupt": corrupt}
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0][:200]
+    corrupt = not transient and _TRANSIENT.search(str(error)) is None
+    return {"reason": first_line(error) or type(error).__name__, "corrupt": corrupt}

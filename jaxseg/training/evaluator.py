@@ -65,7 +65,7 @@ class Evaluator:
     def run(self, state: TrainState, done: int) -> None:
         """Evaluate the state after `done` steps, which is being saved; record the metrics.
 
-        Raises Preempted if a notice to stop has cut the evaluation short.
+        Raises Preempted if a notice to stop has aborted the evaluation.
         """
         assert self.validate is not None
         started = time.monotonic()

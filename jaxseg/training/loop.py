@@ -10,7 +10,7 @@ import pathlib
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NoReturn, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -23,20 +23,22 @@ from jaxseg.training.evaluator import Evaluator, Validate
 from jaxseg.training.lock import workdir_lock
 from jaxseg.training.nonfinite import NonFiniteSteps
 from jaxseg.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
-from jaxseg.training.preemption import (
-    Preempted,
-    PreemptionNotice,
-    handle_signals,
-    share_notice,
-)
+from jaxseg.training.preemption import Preempted, PreemptionNotice, handle_signals
 from jaxseg.training.progress import Progress
-from jaxseg.training.step import Metrics, TrainState, init_state, make_step, start_state
+from jaxseg.training.step import (
+    Metrics,
+    TrainState,
+    init_state,
+    make_step,
+    share_notice,
+    start_state,
+)
 from jaxseg.types import Batch
 
 _LOG = logging.getLogger(__name__)
 STALL_SECONDS = 10.0
-"""Time that a process of several still waits for its batch after a notice to stop. With the batch
-it reaches the step after which all stop."""
+"""Time that one of several processes still waits for its batch after a notice to stop; then it ends
+alone. With the batch it reaches the step after which all stop."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +131,7 @@ def train(
         metadata: run metadata that is stored with each checkpoint; JSON values.
         initial_variables: returns the variables of a new run; not called on resume.
         validate: evaluates a state, every `config.eval_every` steps and after the last. It raises
-            Preempted when it is to stop: `jaxseg.training.preemption.gather_unless_stopped`.
+            Preempted when it is to stop: `jaxseg.training.preemption.run_unless_stopped`.
         notice: the notice to stop; None to handle signals while the loop runs.
 
     Raises:
@@ -159,22 +161,28 @@ def train(
             closing(Progress(workdir, start, config.steps, config.batch_size))
         )
         evaluator = Evaluator(
-            config.steps, config.eval_every, validate, workdir, metadata, checkpoints, progress
+            steps=config.steps,
+            every=config.eval_every,
+            validate=validate,
+            workdir=workdir,
+            metadata=metadata,
+            checkpoints=checkpoints,
+            progress=progress,
         )
         if start > 0 and evaluator.is_due(start):
             evaluator.run(state, start)
         batches = stack.enter_context(closing(data.batches(start)))
         nonfinite = NonFiniteSteps(workdir, config.max_consecutive_nonfinite, data.image_ids)
         steps = _Steps(
-            config,
-            train_step,
-            batches,
-            notice,
-            nonfinite,
-            progress,
-            checkpoints,
-            metadata,
-            evaluator,
+            config=config,
+            train_step=train_step,
+            batches=batches,
+            notice=notice,
+            nonfinite=nonfinite,
+            progress=progress,
+            checkpoints=checkpoints,
+            metadata=metadata,
+            evaluator=evaluator,
         )
         return steps.run(state, start)
 
@@ -208,12 +216,12 @@ class _Steps:
             # this one runs, which keeps the device busy.
             if pending is not None:
                 self.nonfinite.check(step - 1, pending)
-            checked = self._finish(step, state, metrics, stopping=self.notice.reached(noticed))
+            checked = self._after_step(step, state, metrics, stopping=self.notice.reached(noticed))
             pending = None if checked else metrics
         return state
 
     def _next_batch(self, step: int, state: TrainState, pending: Metrics | None) -> Batch:
-        """Return the batch of a step; if a notice cuts off the wait for it, save and stop."""
+        """Return the batch of a step; if a notice aborts the wait for it, save and stop."""
         wait_start = time.monotonic()
         try:
             with self.notice.raising(after=0.0 if process_count() == 1 else STALL_SECONDS):
@@ -221,25 +229,27 @@ class _Steps:
         except Preempted as stop:
             if pending is not None:
                 self.nonfinite.check(step - 1, pending)
-            raise self._save_and_stop(step, state, stop) from None
+            self._stop_waiting(step, state, stop.reason)
         self.progress.add_data_wait(time.monotonic() - wait_start)
         return batch
 
-    def _save_and_stop(self, step: int, state: TrainState, stop: Preempted) -> Preempted:
-        """Save the state after `step` steps, where the wait for the next batch was cut off.
+    def _stop_waiting(self, step: int, state: TrainState, reason: str) -> NoReturn:
+        """Save the state after `step` steps and raise Preempted.
 
         Several processes can only save together, and the others wait for this one inside a step:
         the newest checkpoint must do.
         """
         if process_count() > 1:
-            return Preempted(stop.reason, self.checkpoints.latest_step(), alone=True)
+            raise Preempted(reason, self.checkpoints.latest_step(), alone=True) from None
         if step == 0:
-            return stop
+            raise Preempted(reason) from None
         self.checkpoints.save(step, state, self.metadata)
         self.checkpoints.wait_until_finished()
-        return Preempted(stop.reason, step)
+        raise Preempted(reason, step) from None
 
-    def _finish(self, step: int, state: TrainState, metrics: Metrics, *, stopping: bool) -> bool:
+    def _after_step(
+        self, step: int, state: TrainState, metrics: Metrics, *, stopping: bool
+    ) -> bool:
         """Log, save, evaluate and stop as is due; return whether `metrics` were checked."""
         config, done = self.config, step + 1
         last, eval_due = done == config.steps, self.evaluator.is_due(done)

@@ -2,11 +2,10 @@
 
 A cluster that takes a machine back sends SIGTERM first (SLURM, Kubernetes, TPU VMs), or SIGUSR1
 where a SLURM job requests it (`--signal=USR1@120`). A training then finishes its step, saves, and
-ends with `EXIT_STATUS`; Ctrl-C does the same. The same command resumes it.
+ends with status 75; Ctrl-C does the same. The same command resumes it.
 
-Whether there is a notice is asked wherever time passes: after each step (`reached`), while a
-process waits or computes on its own (`raising`), and where processes exchange what each computed
-(`gather_unless_stopped`).
+Three ways to react to a notice: `PreemptionNotice.reached` after a step, `PreemptionNotice.raising`
+around code of one process, and `run_unless_stopped` where processes exchange results afterwards.
 """
 
 import os
@@ -16,17 +15,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import jax
 import numpy as np
 
 from jaxseg.distributed import allgather_json
-from jaxseg.model import BATCH_AXIS
-from jaxseg.parallel import Step
 
-EXIT_STATUS = 75
-"""`EX_TEMPFAIL` of sysexits.h: a temporary failure, try again."""
+T = TypeVar("T")
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 SECOND_INTERRUPT_SECONDS = 1.0
 """A second Ctrl-C ends the process at once, unless it follows the first within this time: `timeout`
@@ -37,20 +33,21 @@ is raised again after this time."""
 
 
 class Preempted(BaseException):
-    """The process must end; its state is saved after `step` steps, or nothing is to save (None).
+    """The process must end.
 
     It is no `Exception`, so that code which handles any error of a file or library lets it pass.
 
     Args:
         reason: the notice.
-        step: number of steps of the newest checkpoint.
+        step: number of steps of the newest checkpoint, from which the run can be resumed; None if
+            there is none.
         alone: whether the other processes of the run do not end at the same point.
     """
 
     def __init__(self, reason: str, step: int | None = None, *, alone: bool = False):
-        saved = "nothing to save" if step is None else f"saved after step {step}"
-        super().__init__(f"{reason}: {saved}; run the same command to resume")
-        self.reason, self.step, self.alone = reason, step, alone
+        saved = f"saved after step {step}; run the same command to resume"
+        super().__init__(f"{reason}: {'run the same command again' if step is None else saved}")
+        self.reason, self.alone = reason, alone
 
 
 class PreemptionNotice:
@@ -82,7 +79,7 @@ class PreemptionNotice:
     def raising(self, *, after: float = 0.0) -> Iterator[None]:
         """Raise `Preempted` within the context, `after` seconds after a notice or after its start.
 
-        The code within may be cut off anywhere, so it must leave no file half-written that others
+        The code within may be aborted anywhere, so it must leave no file half-written that others
         read, and must not exchange data with other processes.
         """
         outer, self._delay = self._delay, after
@@ -108,7 +105,7 @@ class PreemptionNotice:
         now = time.monotonic()
         if self._interrupted is None:
             self._interrupted = now
-            # Not by `print`, which the signal may have cut off.
+            # Not by `print`, which the signal may have interrupted.
             os.write(2, b"\nstopping at the next safe moment; Ctrl-C again ends at once\n")
         elif now - self._interrupted > SECOND_INTERRUPT_SECONDS:
             raise KeyboardInterrupt
@@ -121,8 +118,8 @@ class PreemptionNotice:
             self._raise()
 
     def _raise_or_wait(self) -> None:
-        # Where the timer runs, the notice waits or was raised: a second signal must not cut off
-        # what the first one leaves through.
+        # Where the timer runs, the notice waits or was raised: a second signal must not abort
+        # the cleanup after the first.
         if self._delay is None or self._timer_runs:
             return
         if self._delay == 0:
@@ -160,26 +157,10 @@ def handle_signals() -> Iterator[PreemptionNotice]:
             signal.signal(number, signal.SIG_DFL if old is None else old)
 
 
-def share_notice(step: Step) -> Step:
-    """Return a training step that also returns whether any process has a notice.
+def run_unless_stopped(notice: PreemptionNotice, compute: Callable[[], T]) -> T:
+    """Return what `compute` returns in this process; a collective.
 
-    It takes `(batch, flags)`, the flags being whether this process has a notice, int32 `[B]`, and
-    returns `(state, (metrics, flag))`. The flags are part of the step, since two programs with
-    collectives, in flight at once, could be mixed up by the processes (on CPUs they are).
-    """
-
-    def step_with_notice(state: Any, batch_and_flags: Any) -> tuple[Any, Any]:
-        batch, flags = batch_and_flags
-        state, metrics = step(state, batch)
-        return state, (metrics, jax.lax.pmax(flags.max(), BATCH_AXIS))
-
-    return step_with_notice
-
-
-def gather_unless_stopped(notice: PreemptionNotice, compute: Callable[[], Any]) -> list[Any]:
-    """Return the JSON values that `compute` returns in all processes; a collective.
-
-    Raises Preempted in all processes if a notice to one of them has cut off its `compute`, which
+    Raises Preempted in all processes if a notice to one of them has aborted its `compute`, which
     may happen anywhere (see `PreemptionNotice.raising`).
     """
     value, reason = None, ""
@@ -188,8 +169,7 @@ def gather_unless_stopped(notice: PreemptionNotice, compute: Callable[[], Any]) 
             value = compute()
     except Preempted as stop:
         reason = stop.reason
-    gathered = allgather_json((value, reason))
-    reasons = [reason for _, reason in gathered if reason]
+    reasons = [reason for reason in allgather_json(reason) if reason]
     if reasons:
         raise Preempted(reasons[0])
-    return [value for value, _ in gathered]
+    return cast(T, value)

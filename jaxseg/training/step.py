@@ -20,6 +20,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from jaxseg.model import BATCH_AXIS, Model, Variables
+from jaxseg.parallel import Step
 from jaxseg.types import Average, Batch, Losses, LossTerm
 
 Metrics = dict[str, Float[Array, ""]]
@@ -185,3 +186,19 @@ def update_ema(ema_params: Any, params: Any, decay: float, step: Int[Array, ""])
     return jax.tree.map(
         lambda e, p: (kept * e + (1 - kept) * p).astype(e.dtype), ema_params, params
     )
+
+
+def share_notice(step: Step) -> Step:
+    """Return a training step that also returns whether any process has a notice.
+
+    It takes `(batch, flags)`, the flags being whether this process has a notice, int32 `[B]`, and
+    returns `(state, (metrics, flag))`. The flags are part of the step, since two programs with
+    collectives, in flight at once, could be mixed up by the processes (on CPUs they are).
+    """
+
+    def step_with_notice(state: Any, batch_and_flags: Any) -> tuple[Any, Any]:
+        batch, flags = batch_and_flags
+        state, metrics = step(state, batch)
+        return state, (metrics, jax.lax.pmax(flags.max(), BATCH_AXIS))
+
+    return step_with_notice

@@ -10,7 +10,7 @@ import pytest
 
 from jaxseg.commands import train as train_command
 from jaxseg.commands.cli import main
-from jaxseg.commands.records import check_processes_agree
+from jaxseg.commands.settings import check_processes_agree
 from jaxseg.data import CocoFolder, Shapes, write_coco
 from jaxseg.training.checkpoint import Checkpoints
 from jaxseg.training.loop import TrainConfig
@@ -84,7 +84,7 @@ def test_a_run_goes_on_without_an_image_that_went_bad(tmp_path, damage):
         train_command.train(experiment, workdir)
     if damage == "deleted":
         path.unlink()
-        with pytest.raises(ValueError, match=r"resumed skips images by .*ignore-image-ids"):
+        with pytest.raises(ValueError, match=r"images are skipped by .*ignore-image-ids"):
             train_command.train(experiment, workdir)
 
     def without(*ids):
@@ -136,26 +136,22 @@ def test_processes_with_different_settings_are_refused_by_field(
         dataclasses.replace(EXPERIMENT, **{section: changed}), SHAPES.open("train").categories
     )
 
-    def of_two_processes(notice, compute):
-        mine = compute()
-        return [mine, other | {"data": mine["data"]}]
-
-    monkeypatch.setattr(train_command, "gather_unless_stopped", of_two_processes)
+    monkeypatch.setattr(
+        train_command, "allgather_json", lambda mine: [mine, other | {"data": mine["data"]}]
+    )
     with pytest.raises(ValueError, match=f"process 1 was started with other settings.*{message}"):
         train_command.train(EXPERIMENT, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_processes_with_different_validation_data_are_refused(tmp_path, monkeypatch):
-    def of_two_processes(notice, compute):
-        mine = compute()
-        return [mine, mine | {"val": {"fingerprint": "other"}}]
-
-    monkeypatch.setattr(train_command, "gather_unless_stopped", of_two_processes)
+    monkeypatch.setattr(
+        train_command, "allgather_json", lambda mine: [mine, mine | {"val": {"fingerprint": "x"}}]
+    )
     evaluated = dataclasses.replace(
         EXPERIMENT, train=dataclasses.replace(EXPERIMENT.train, eval_every=3)
     )
-    with pytest.raises(ValueError, match=r"process 1 .*: val.fingerprint \(\w+ -> other\)"):
+    with pytest.raises(ValueError, match=r"process 1 .*: val.fingerprint \(\w+ -> x\)"):
         train_command.train(evaluated, tmp_path)
 
 

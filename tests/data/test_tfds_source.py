@@ -293,7 +293,7 @@ def test_a_dataset_cannot_import_a_module(pair, tmp_path, monkeypatch, feature):
     (tmp_path / "set" / "dataset_info.json").write_text(
         json.dumps(info | {"moduleName": "tfds_of_a_stranger"})
     )
-    named = r"features.json names the class (tfds_of_a_stranger.Feature|in jsonFeature|in type)"
+    named = r"names the class 'tfds_of_a_stranger.Feature|JSON as text under '(jsonFeature|type)'"
     with pytest.raises(ValueError, match=named):
         TfdsFolder(str(tmp_path / "set")).open("train")
     assert not (tmp_path / "imported").exists()
@@ -317,7 +317,7 @@ def test_a_dataset_cannot_import_a_module_that_a_text_in_the_old_format_names(
         "content": json.dumps({"features": {"image": feature}}),
     }
     (tmp_path / "set" / "features.json").write_text(json.dumps(old_format))
-    with pytest.raises(ValueError, match=r"features.json names the class in type"):
+    with pytest.raises(ValueError, match=r"features.json has JSON as text under 'type'"):
         TfdsFolder(str(tmp_path / "set")).open("train")
     assert not (tmp_path / "imported").exists()
 

@@ -105,7 +105,7 @@ def start(file, workdir, *arguments, **options):
 
 def launch(*arguments, devices=1, **options):
     """Start the program with a number of devices."""
-    command = [sys.executable, "-m", "jaxseg.commands.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "jaxseg", *map(str, arguments)]
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",

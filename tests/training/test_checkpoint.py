@@ -146,7 +146,7 @@ def test_when_processes_keep_seeing_different_checkpoints_each_view_is_reported(
     tmp_path, uninterrupted, monkeypatch, steps, view
 ):
     run_until(9, tmp_path)
-    other_process(monkeypatch, *[steps] * len(checkpoint._DELAYS))
+    other_process(monkeypatch, *[steps] * len(checkpoint._RETRY_DELAYS))
     with (
         Checkpoints(tmp_path) as checkpoints,
         pytest.raises(OSError, match=rf"process 0 sees 4, 8; process 1 sees {view}\).*same shared"),

@@ -10,7 +10,7 @@ import pytest
 
 from jaxseg.training.checkpoint import Checkpoints, open_checkpoints
 from jaxseg.training.evaluator import Validation
-from jaxseg.training.preemption import Preempted, gather_unless_stopped, handle_signals
+from jaxseg.training.preemption import Preempted, handle_signals, run_unless_stopped
 from tests.training.toy_run import (
     CONFIG,
     SimulatedCrash,
@@ -115,9 +115,9 @@ def interrupted_evaluations(notice):
 
     def scores():
         os.kill(os.getpid(), signal.SIGTERM)
-        pytest.fail("the evaluation was not cut off")
+        pytest.fail("the evaluation was not aborted")
 
-    return lambda state, step: gather_unless_stopped(notice, scores)
+    return lambda state, step: run_unless_stopped(notice, scores)
 
 
 def test_a_signal_during_an_evaluation_aborts_it(tmp_path, uninterrupted):

@@ -20,10 +20,10 @@ from jaxseg.training import preemption
 from jaxseg.training.preemption import (
     Preempted,
     PreemptionNotice,
-    gather_unless_stopped,
     handle_signals,
-    share_notice,
+    run_unless_stopped,
 )
+from jaxseg.training.step import share_notice
 from tests.conftest import ROOT
 
 
@@ -39,7 +39,7 @@ def test_a_notice_that_the_code_within_catches_is_raised_at_the_end():
 
     before = signal.getsignal(signal.SIGUSR1)
     with (
-        pytest.raises(Preempted, match="SIGUSR1: nothing to save"),
+        pytest.raises(Preempted, match="SIGUSR1: run the same command again"),
         handle_signals() as notice,
         notice.raising(),
     ):
@@ -147,18 +147,17 @@ def test_a_delayed_notice_cuts_off_what_hangs_and_nothing_else():
 
 
 def test_a_notice_to_one_process_stops_the_exchange_of_all(monkeypatch):
-    others = ("results of the other", "stopped by SIGTERM")
-    monkeypatch.setattr(preemption, "allgather_json", lambda value: [value, others])
+    monkeypatch.setattr(preemption, "allgather_json", lambda own: [own, "stopped by SIGTERM"])
     with pytest.raises(Preempted, match="stopped by SIGTERM"):
-        gather_unless_stopped(PreemptionNotice(), lambda: "own results")
+        run_unless_stopped(PreemptionNotice(), lambda: "own results")
 
 
 def test_a_stopped_process_still_tells_the_others(monkeypatch):
     told = []
     monkeypatch.setattr(preemption, "allgather_json", lambda value: told.append(value) or told)
     with handle_signals() as notice, pytest.raises(Preempted):
-        gather_unless_stopped(notice, lambda: send(signal.SIGUSR1))
-    assert told == [(None, "stopped by SIGUSR1")]
+        run_unless_stopped(notice, lambda: send(signal.SIGUSR1))
+    assert told == ["stopped by SIGUSR1"]
 
 
 def test_processes_stop_one_step_after_any_of_them_has_told_the_others(monkeypatch):

@@ -117,7 +117,7 @@ def test_a_signal_while_data_stalls_saves_the_last_step(tmp_path, uninterrupted)
 
 def test_a_signal_before_the_first_step_saves_nothing(tmp_path, uninterrupted):
     stop = {0: lambda: os.kill(os.getpid(), signal.SIGTERM)}
-    with pytest.raises(Preempted, match="nothing to save"):
+    with pytest.raises(Preempted, match="run the same command again"):
         run(tmp_path, at_step=stop)
     assert steps_in(tmp_path) == []
     assert_same(run(tmp_path), uninterrupted)

@@ -20,8 +20,8 @@ import numpy as np
 from jaxseg.distributed import connect, process_index
 from jaxseg.parallel import pmap_step, to_global
 from jaxseg.training.checkpoint import Checkpoints
-from jaxseg.training.preemption import handle_signals, share_notice
-from jaxseg.training.step import TrainState
+from jaxseg.training.preemption import handle_signals
+from jaxseg.training.step import TrainState, share_notice
 
 
 class PartlyReadable(Checkpoints):

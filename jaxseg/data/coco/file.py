@@ -8,6 +8,7 @@ differ in that images have a `coco_url` and no `file_name`, and annotations have
 import contextlib
 import gc
 import hashlib
+import io
 import json
 import os
 import pathlib
@@ -20,7 +21,7 @@ from jaxseg.data.coco.annotations import Annotations, Images, check_annotations
 from jaxseg.data.coco.table import Table, shorten
 from jaxseg.data.images import MAX_PIXELS
 from jaxseg.data.issues import Issue
-from jaxseg.data.source import Category, is_unicode
+from jaxseg.data.source import HALF_PAIR, Category, is_unicode
 from jaxseg.files import open_regular
 
 _LISTS = ("images", "annotations", "categories")
@@ -94,17 +95,19 @@ def parse(path: pathlib.Path) -> tuple[dict[str, Any] | Issue, str]:
     """Parse a COCO file; return its content and the SHA-256 of its bytes."""
     try:
         with open_regular(path) as file:
-            data = file.read()
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            file.seek(0)
+            return _content(path, file), digest
     except OSError as error:
         return Issue("file-json", str(path), "", "", f"it cannot be read: {error}"), ""
-    return _content(path, data), hashlib.sha256(data).hexdigest()
 
 
-def _content(path: pathlib.Path, data: bytes) -> dict[str, Any] | Issue:
+def _content(path: pathlib.Path, file: io.BufferedReader) -> dict[str, Any] | Issue:
     """Parse a JSON object with lists of images, annotations and categories."""
     try:
         with _without_garbage_collection():
-            content = json.loads(data.decode("utf-8-sig"))
+            # Without names: the bytes and the text of a large file are freed as soon as possible.
+            content = json.loads(file.read().decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         return Issue("file-json", str(path), "", "", f"it is not valid JSON: {error}")
     if not isinstance(content, dict):
@@ -126,7 +129,7 @@ def _check_categories(table: Table) -> list[Category]:
         if type(name) is not str and "name" in table.entries[row]:
             table.add(row, "category-name", "name", f"name {shorten(name)} is not text")
         elif type(name) is str and not is_unicode(name):
-            table.add(row, "category-name", "name", _half_pair("name", name))
+            table.add(row, "category-name", "name", f"name {shorten(name)} {HALF_PAIR}")
     valid = np.flatnonzero(~table.has_issue()).tolist()
     return sorted(Category(int(ids[row]), names[row]) for row in valid)
 
@@ -171,14 +174,10 @@ def _check_names(table: Table) -> tuple[list[str], np.ndarray]:
             table.add(row, "image-name", field, f"{field} {shorten(entry[field])} is not text")
         elif valid[row] and not is_unicode(name):
             valid[row] = False
-            table.add(row, "image-name", field, _half_pair(field, name))
+            table.add(row, "image-name", field, f"{field} {shorten(name)} {HALF_PAIR}")
         elif table.is_object[row] and not valid[row]:
             table.add(row, "image-field", field, "there is no file_name")
     return names, valid
-
-
-def _half_pair(field: str, name: str) -> str:
-    return f"{field} {shorten(name)} has half of a surrogate pair, which is no character"
 
 
 def _check_inside(table: Table, names: Sequence[str]) -> np.ndarray:

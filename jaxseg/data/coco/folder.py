@@ -142,7 +142,7 @@ class CocoSource:
         ignore_image_ids: Sequence[int] = (),
     ):
         self.path, self.image_folder = content.path, image_folder
-        self._digest, self.fingerprint = content.digest, _fingerprint(content)
+        self.digest, self.fingerprint = content.digest, _fingerprint(content)
         self.categories: Sequence[Category] = content.categories
         images, annotations = content.images, content.annotations
         skipped_image = content.image_table.has_issue(ignore_issues)
@@ -157,7 +157,7 @@ class CocoSource:
         kept = np.flatnonzero(~skipped_image)
         self.image_ids = images.ids[kept].tolist()
         self.image_sizes = images.sizes[kept].astype(np.int32)
-        names = [images.names[row].encode("utf-8", "surrogatepass") for row in kept.tolist()]
+        names = [images.names[row].encode() for row in kept.tolist()]
         rows = np.flatnonzero(~skipped & ~no_area)
         rows = rows[np.argsort(annotations.image_rows[rows], kind="stable")]
         row_counts = np.bincount(annotations.image_rows[rows], minlength=len(skipped_image))
@@ -204,7 +204,7 @@ class CocoSource:
             image = read_image(self.image_path(index), (height, width))
         except ValueError as error:
             raise type(error)(
-                f"{error} (image id {image_id} of {self.path}). Mend the file, or skip the image: "
+                f"{error} (image id {image_id} of {self.path}). Fix the file, or skip the image: "
                 f"in training by --data.source.ignore-image-ids {image_id}, also on resume, in "
                 "other splits by removing it from the annotations"
             ) from error
@@ -223,7 +223,7 @@ class CocoSource:
         """Return the file of an image."""
         start, end = self._arrays["name_offsets"][index : index + 2]
         name = self._arrays["names"][start:end].tobytes()
-        return self.image_folder / name.decode("utf-8", "surrogatepass")
+        return self.image_folder / name.decode()
 
     def _rle(self, row: int, height: int, width: int) -> RLE:
         """Return the mask of an annotation, rasterising polygons."""
@@ -243,7 +243,7 @@ class CocoSource:
         annotations without them.
         """
         content, digest = parse(self.path)
-        if isinstance(content, Issue) or digest != self._digest:
+        if isinstance(content, Issue) or digest != self.digest:
             raise ValueError(f"{self.path} was changed since it was opened: open it again")
         skipped_images, skipped_annotations = (set(rows.tolist()) for rows in self._skipped_rows)
         images = [e for row, e in enumerate(content["images"]) if row not in skipped_images]

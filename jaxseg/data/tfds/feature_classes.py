@@ -1,13 +1,15 @@
 """Check the Python classes that a TFDS dataset names in `features.json`.
 
-TFDS imports the module of every class that the file names. A dataset may come from a stranger, so
-only TFDS's own classes are let through, those that the supported datasets use.
+TFDS imports the module of every class that the file names. A dataset may be untrusted, so only
+TFDS's own classes are let through, those that the supported datasets use.
 """
 
 import json
 import pathlib
 from collections.abc import Iterator
 from typing import Any
+
+from jaxseg.data.coco.table import shorten
 
 _ALLOWED = tuple(
     f"tensorflow_datasets.core.features.{name}"
@@ -24,8 +26,8 @@ _ALLOWED = tuple(
 )
 _CLASS_KEYS = ("pythonClassName", "python_class_name")
 _HIDING_KEYS = ("jsonFeature", "json_feature", "type")
-"""The keys of what may hold JSON as text, in which more classes could be named: TFDS's feature of
-its own JSON, and the class in its format before 4.3, whose `content` may be a text."""
+"""Keys of values that may hold JSON as text: TFDS's feature of its own JSON, and the class in its
+format before 4.3, whose `content` may be a text."""
 
 
 def check_feature_classes(path: pathlib.Path) -> None:
@@ -37,28 +39,28 @@ def check_feature_classes(path: pathlib.Path) -> None:
         return
     try:
         content = json.loads(path.read_text())
-        refused = next((name for name in _class_names(content) if name not in _ALLOWED), None)
+        refusal = next(_refusals(content), None)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if refused is not None:
+    if refusal is not None:
         raise ValueError(
-            f"{path} names the class {refused}, which no dataset that jaxseg reads has; nothing "
-            "was imported. Build a dataset with masks by `jaxseg data build`, or use TFDS's "
-            "coco/2017_panoptic"
+            f"{path} {refusal}, which no dataset that jaxseg reads has; nothing was imported. "
+            "Build a dataset with masks by `jaxseg data build`, or use TFDS's coco/2017_panoptic"
         )
 
 
-def _class_names(value: Any) -> Iterator[Any]:
-    """Yield all that a JSON value names as a class, and a note where more could be hidden."""
+def _refusals(value: Any) -> Iterator[str]:
+    """Yield what is wrong with each part of a JSON value that names or may hide a class."""
     if isinstance(value, list):
         for item in value:
-            yield from _class_names(item)
+            yield from _refusals(item)
     elif isinstance(value, dict):
         for key, item in value.items():
             # A dict under one of these keys is a feature that has the key's name.
             if key in _CLASS_KEYS and not isinstance(item, dict):
-                yield item
+                if item not in _ALLOWED:
+                    yield f"names the class {shorten(item)}"
             elif key in _HIDING_KEYS and not (key == "type" and isinstance(item, dict)):
-                yield f"in {key} ({item})"
+                yield f"has JSON as text under {key!r}"
             else:
-                yield from _class_names(item)
+                yield from _refusals(item)

@@ -8,7 +8,6 @@ the next shard, and a folder with the final name is complete.
 import concurrent.futures
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import pathlib
@@ -64,7 +63,7 @@ def build(
         "builder": builder.VERSION,
         "images_per_shard": images_per_shard,
         "ignore_issues": sorted(ignore_issues),
-        "annotations": {name: _digest(source.path) for name, source in sources.items()},
+        "annotations": {name: source.digest for name, source in sources.items()},
     }
     if out.exists() and _is_built(out, plan):
         return False
@@ -74,11 +73,6 @@ def build(
         incomplete.rename(out)
     files.fsync(out.parent)
     return True
-
-
-def _digest(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is_built(out: pathlib.Path, plan: dict[str, Any]) -> bool:
