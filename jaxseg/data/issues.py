@@ -46,6 +46,7 @@ IGNORABLE = {
     "polygon-short": "a polygon of fewer than three points",
     "polygon-odd": "a polygon with an x that has no y",
     "polygon-far": "a polygon that extends beyond the image by more than the image's size",
+    "polygon-long": "a polygon whose outline is longer than 64 times the image's",
     "polygon-outside": "a polygon completely outside the image",
     "rle-size": "an RLE whose size differs from the image's",
     "rle-text": "RLE counts that are neither whole numbers nor COCO's compressed text",

@@ -86,9 +86,12 @@ def _read(file: Any, path: pathlib.Path) -> dict[str, np.ndarray]:
 
 def _check_members(archive: zipfile.ZipFile, limit: int) -> None:
     """Raise ValueError if the members of an archive unpack to more than `limit` bytes."""
-    total = 0
+    total, starts = 0, set()
     for member in archive.infolist():
         total += member.file_size
+        if member.header_offset in starts:
+            raise ValueError(f"{member.filename} has the same bytes as another member")
+        starts.add(member.header_offset)
         if member.compress_type not in _ZIP_METHODS:
             raise ValueError(f"{member.filename} is packed by another method than deflate")
         if total > limit:

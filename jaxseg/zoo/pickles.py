@@ -19,8 +19,8 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -44,6 +44,8 @@ _PARTS_OF_ARRAYS = re.compile(
 )
 _ITEM_BYTES = 100
 """Memory for each item of a list or dict, approximately."""
+_OPCODE_BYTES = 50
+"""Memory for the result of an opcode, at least; the empty set, of one byte, takes 220."""
 _MAX_DIMENSIONS = 64  # NumPy's own
 
 
@@ -80,10 +82,14 @@ def _check_keys(keys: Iterable[Any]) -> None:
             raise ValueError("its pickle has a number of more than 64 bits as a key or in a set")
 
 
-def _ordered_dict(items: Sequence[Any] = ()) -> dict[Any, Any]:
-    pairs = [(key, value) for key, value in items]
-    _check_keys(key for key, _ in pairs)
-    return collections.OrderedDict(pairs)
+def _counted(load: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Return the function of an opcode, which counts the memory that its result may take."""
+
+    def counted(self: Any) -> None:
+        self._spend(_OPCODE_BYTES)
+        load(self)
+
+    return counted
 
 
 _PythonUnpickler: Any = pickle._Unpickler  # its methods and attributes have no types
@@ -114,13 +120,14 @@ class _Unpickler(_PythonUnpickler):
         self._spent += nbytes
         if self._spent > self._limit:
             raise ValueError(
-                f"its pickle copies values or reads storages of more than {self._limit} bytes"
+                f"its pickle makes or copies values, or reads storages, of more than {self._limit} "
+                "bytes"
             )
 
     def find_class(self, module: str, name: str, /) -> Any:
         global_name = f"{module}.{name}"
         if global_name == "collections.OrderedDict":
-            return _ordered_dict
+            return self.ordered_dict
         if _ARRAYS.fullmatch(global_name) or _PARTS_OF_ARRAYS.fullmatch(global_name):
             return _PickledCall(global_name)
         raise ValueError(
@@ -151,9 +158,20 @@ class _Unpickler(_PythonUnpickler):
         arguments = self.stack[-1]
         if not isinstance(arguments, tuple):
             raise ValueError("its pickle calls something with other than a tuple of arguments")
-        lists = [part for part in arguments[:1] if isinstance(part, list | tuple)]
-        self._spend(_ITEM_BYTES * (len(arguments) + sum(map(len, lists))))
+        self._spend(_ITEM_BYTES * len(arguments))
         super().load_reduce()
+
+    def ordered_dict(self, items: Any = ()) -> dict[Any, Any]:
+        """Return an ordered dict, as the call of its class does."""
+        if not isinstance(items, list | tuple):
+            raise ValueError(f"its pickle makes a dict of a {type(items).__name__}")
+        self._spend(_ITEM_BYTES * len(items))
+        pairs = [(key, value) for key, value in items]
+        _check_keys(key for key, _ in pairs)
+        return collections.OrderedDict(pairs)
+
+    def refuse_object(self) -> None:
+        raise ValueError("its pickle makes objects other than by calls")
 
     def load_build(self) -> None:
         state, receiver = self.stack.pop(), self.stack[-1]
@@ -162,7 +180,11 @@ class _Unpickler(_PythonUnpickler):
         elif not isinstance(receiver, dict):  # whose attributes, as torch's `_metadata`, are unused
             raise ValueError(f"its pickle sets attributes of a {type(receiver).__name__}")
 
-    dispatch = _PythonUnpickler.dispatch | {
+    checked = _PythonUnpickler.dispatch | {
+        pickle.OBJ[0]: refuse_object,
+        pickle.INST[0]: refuse_object,
+        pickle.NEWOBJ[0]: refuse_object,
+        pickle.NEWOBJ_EX[0]: refuse_object,
         pickle.REDUCE[0]: load_reduce,
         pickle.BUILD[0]: load_build,
         pickle.SETITEM[0]: load_setitem,
@@ -171,6 +193,7 @@ class _Unpickler(_PythonUnpickler):
         pickle.ADDITEMS[0]: load_additems,
         pickle.FROZENSET[0]: load_frozenset,
     }
+    dispatch: ClassVar = {opcode: _counted(load) for opcode, load in checked.items()}
 
     def persistent_load(self, pid: Any, /) -> _Storage:
         if not isinstance(pid, tuple) or len(pid) not in (5, 6):
@@ -293,15 +316,27 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any) -> np.ndarray:
         raise ValueError(f"{size=} {stride=} {offset=} reach outside its storage of {numel}")
     data = read(key, numel * itemsize)
     _check_storage(len(data), numel * itemsize)
-    flat = _numbers(data[offset * itemsize : end * itemsize], code)
-    return np.lib.stride_tricks.as_strided(flat, size, [flat.itemsize * s for s in stride]).copy()
+    # A view of the storage, of which only the tensor's own elements are copied.
+    stored = np.frombuffer(data, _stored(code), count=end - offset, offset=offset * itemsize)
+    strides = [itemsize * s for s in stride]
+    return _native(np.lib.stride_tricks.as_strided(stored, size, strides), code)
 
 
 def _numbers(data: bytes, code: str) -> np.ndarray:
     """Return bytes as a new flat array in native byte order."""
-    if code[1:] == "bf2":  # the upper half of a float32
-        return (np.frombuffer(data, code[0] + "u2").astype(np.uint32) << 16).view(np.float32)
-    return np.frombuffer(data, code).astype(code[1:])
+    return _native(np.frombuffer(data, _stored(code)), code)
+
+
+def _stored(code: str) -> str:
+    """Return NumPy's code of stored numbers; bfloat16 is the upper half of a float32."""
+    return f"{code[0]}u2" if code[1:] == "bf2" else code
+
+
+def _native(stored: np.ndarray, code: str) -> np.ndarray:
+    """Return stored numbers as a new array in native byte order, bfloat16 as float32."""
+    if code[1:] == "bf2":
+        return np.asarray(stored.astype(np.uint32, order="C") << 16).view(np.float32)
+    return stored.astype(code[1:], order="C")
 
 
 def _bytes(value: Any) -> bytes:
@@ -318,8 +353,8 @@ def _ints(value: Any) -> tuple[int, ...]:
         (value,) = value.arguments
     if not isinstance(value, tuple) or len(value) > _MAX_DIMENSIONS:
         raise ValueError(f"a shape or strides are not a tuple of at most {_MAX_DIMENSIONS} numbers")
-    if not all(isinstance(n, int) and n >= 0 for n in value):
-        raise ValueError("a shape, strides or a count are not non-negative whole numbers")
+    if not all(isinstance(n, int) and 0 <= n < 1 << 63 for n in value):
+        raise ValueError("a shape, strides or a count are not whole numbers from 0 to 2**63 - 1")
     return value
 
 

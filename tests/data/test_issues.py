@@ -132,6 +132,11 @@ INVALID = {
     "box as polygon": (polygon([4, 2, 10, 10]), "polygon-box", "two points, or a box"),
     "odd polygon": (polygon([*SQUARE, 1]), "polygon-odd", "polygon 0 has 9 numbers"),
     "far polygon": (polygon([1e12, *SQUARE[1:]]), "polygon-far", r"x 4 to 1e\+12.* is 30x20"),
+    "long polygon": (
+        polygon([0.0, 0, 29, 19, 29, 0] * 90),
+        "polygon-long",
+        r"polygon 0 has an outline of more than 6400 pixels, 64 times the image's",
+    ),
     "polygon outside": (
         polygon([31, 1, 40, 1, 40, 9]),
         "polygon-outside",

@@ -150,7 +150,9 @@ def _check_images(table: Table, folder: pathlib.Path, allow_outside_files: bool)
     table.check_unique(names, has_name, "file_name")
     if not allow_outside_files:
         has_name &= ~_check_inside(table, names)
-    for row in np.flatnonzero(has_name & ~_files_exist(folder, names)).tolist():
+    rows = np.flatnonzero(has_name)
+    exists = _files_exist(folder, [names[row] for row in rows.tolist()])
+    for row in rows[~exists].tolist():
         message = f"there is no file {str(folder / names[row])!r}"
         table.add(row, "image-missing", "file_name", message)
     has_size &= in_range
@@ -197,12 +199,16 @@ def _files_exist(folder: pathlib.Path, names: Sequence[str]) -> np.ndarray:
 
     It lists their folders: one request per file would take minutes on a network file system.
     """
-    split = [os.path.split(name) for name in names]
+    # "a", "./a" and "a/../a" are one folder: each would be listed for itself.
+    split = [(os.path.normpath(parent), name) for parent, name in map(os.path.split, names)]
+    wanted: dict[str, set[str]] = {}
+    for parent, name in split:
+        wanted.setdefault(parent, set()).add(name)
     found: dict[str, set[str]] = {}
-    for parent in {parent for parent, _ in split}:
+    for parent, in_parent in wanted.items():
         try:
             with os.scandir(os.path.join(folder, parent)) as entries:
-                found[parent] = {entry.name for entry in entries if not entry.is_dir()}
+                found[parent] = {e.name for e in entries if e.name in in_parent and not e.is_dir()}
         except (OSError, ValueError):  # ValueError: an invalid name, as with a NUL character
             found[parent] = set()
     return np.asarray([name in found[parent] for parent, name in split], bool)

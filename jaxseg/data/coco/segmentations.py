@@ -28,6 +28,8 @@ from jaxseg.data.source import RLE
 _BLOCK = 20_000
 """Masks whose runs are decoded together; it bounds the memory needed."""
 _INTS = frozenset((int,))
+_MAX_PERIMETERS = 64
+"""Longest outline of a polygon, as a multiple of the image's."""
 
 
 class Masks(NamedTuple):
@@ -102,6 +104,7 @@ def _check_polygons(
     coordinates, lengths, usable = _check_shapes(add, polygons)  # [C], [P], [P]
     low, high = _ranges(coordinates, lengths)
     usable &= ~_check_ranges(add, usable, low, high, image_sizes[owner])
+    usable &= ~_check_lengths(add, usable, coordinates, lengths, high - low, image_sizes[owner])
     valid = np.zeros(count, bool)
     valid[rows[list_lengths > 0]] = True
     valid[owner[~usable]] = False
@@ -182,6 +185,37 @@ def _check_ranges(
     )
     add(outside, "polygon-outside", lambda i: f"is outside the image: {span(i)}")
     return (usable & ~finite) | far | outside
+
+
+def _check_lengths(
+    add: _AddIssue,
+    usable: np.ndarray,
+    coordinates: np.ndarray,
+    lengths: np.ndarray,
+    spans: np.ndarray,
+    image_sizes: np.ndarray,
+) -> np.ndarray:
+    """Return which polygons have too long an outline: bool `[P]`.
+
+    pycocotools takes 50 bytes or so for each pixel of the outline, whatever the image's size.
+    """
+    longest = _MAX_PERIMETERS * 2.0 * image_sizes.sum(1)
+    # No edge is longer than the polygon's span (largest of width and height).
+    possible = usable & (lengths // 2 * spans.max(1, initial=0.0) > longest)
+    starts, too_long = offsets(lengths), np.zeros(len(lengths), bool)
+    for i in np.flatnonzero(possible).tolist():
+        points = coordinates[starts[i] : starts[i + 1]].reshape(-1, 2)
+        edges = np.abs(points - np.roll(points, 1, axis=0)).max(1)
+        too_long[i] = edges.sum() > longest[i]
+    add(
+        too_long,
+        "polygon-long",
+        lambda i: (
+            f"has an outline of more than {longest[i]:g} pixels, "
+            f"{_MAX_PERIMETERS} times the image's"
+        ),
+    )
+    return too_long
 
 
 def _check_rles(

@@ -310,6 +310,21 @@ def test_the_fingerprint_sees_each_annotation_and_nothing_else(tmp_path):
     assert fingerprint(ignore_image_ids=(content()["images"][0]["id"],)) == expected
 
 
+def test_a_folder_is_listed_once_and_only_inside_the_image_folder(tmp_path, monkeypatch):
+    data, listed, scandir = content(), [], os.scandir
+    folder = write(tmp_path, data)
+    images = [{**data["images"][0], "id": n, "file_name": f"{'./' * n}a.png"} for n in range(2, 20)]
+    outside = [
+        {**data["images"][0], "id": 30 + n, "file_name": f"{'../' * n}a.png"} for n in (1, 2)
+    ]
+    (tmp_path / "train.json").write_text(json.dumps(data | {"images": images + outside}))
+    monkeypatch.setattr(os, "scandir", lambda path: listed.append(str(path)) or scandir(path))
+    with pytest.raises(ValueError, match="leaves the image folder"):
+        folder.open("train")
+    assert sum("images" in path for path in listed) == 1
+    assert not [path for path in listed if ".." in path]
+
+
 def test_images_are_skipped_by_id(tmp_path):
     data = content()
     write(tmp_path, data)
