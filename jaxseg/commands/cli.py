@@ -7,11 +7,13 @@ since JAX takes seconds and `--help` should not.
 import contextlib
 import io
 import os
+import signal
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from jaxseg.commands import flags
@@ -30,15 +32,35 @@ INTERRUPTED = 130
 
 def program() -> NoReturn:
     """Run `main` as the program `jaxseg`."""
+    _stop_at_signals()
     try:
         status = main()
     except KeyboardInterrupt:
         os._exit(INTERRUPTED)  # at once: at its end Python waits for threads, which may hang
     if status == PREEMPTED:
+        # A second signal would end the process by another status.
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
         ending = threading.Timer(EXIT_SECONDS, os._exit, (status,))
         ending.daemon = True
         ending.start()
     sys.exit(status)
+
+
+def _stop_at_signals() -> None:
+    """End at SIGTERM and SIGUSR1 with the status of a command that can be run again.
+
+    It holds where the command does not handle signals itself: before it starts, and after its end.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        del frame
+        name = signal.Signals(number).name
+        os.write(2, f"\njaxseg: stopped by {name}: run the same command again\n".encode())
+        os._exit(PREEMPTED)
+
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, stop)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -131,7 +153,7 @@ def _run_status(command: "_Command", run: "_Run", join: Callable[[], None]) -> t
         try:
             join()
             if command.stoppable:
-                notice = stack.enter_context(handle_signals())
+                notice = stack.enter_context(handle_signals(_exit_interrupted))
             return run(notice) or 0, True
         except Preempted as stop:
             _report(command, stop)
@@ -149,6 +171,11 @@ def _run_status(command: "_Command", run: "_Run", join: Callable[[], None]) -> t
             )
             # A cluster that stops all processes may kill another one first.
             return PREEMPTED if notice.reason else 1, False
+
+
+def _exit_interrupted() -> NoReturn:
+    """End the program at the second Ctrl-C, whatever hangs."""
+    os._exit(INTERRUPTED)
 
 
 def _report(command: "_Command", message: object) -> None:

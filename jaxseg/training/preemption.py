@@ -51,10 +51,15 @@ class Preempted(BaseException):
 
 
 class PreemptionNotice:
-    """The notice to stop this process, once it has arrived, and the reason for it."""
+    """The notice to stop this process, once it has arrived, and the reason for it.
 
-    def __init__(self) -> None:
+    Args:
+        end_at_once: called at the second Ctrl-C; None to raise KeyboardInterrupt.
+    """
+
+    def __init__(self, end_at_once: Callable[[], None] | None = None) -> None:
         self.reason = ""
+        self._end_at_once = end_at_once
         self._delay: float | None = None  # of the context `raising`; None outside of it
         self._timer_runs = False
         self._noticed: jax.Array | None = None  # of the previous step
@@ -101,13 +106,15 @@ class PreemptionNotice:
         self._raise_or_wait()
 
     def receive_interrupt(self, number: int, frame: FrameType | None) -> None:
-        """Note a Ctrl-C, as the handler of SIGINT; raise KeyboardInterrupt at the second."""
+        """Note a Ctrl-C, as the handler of SIGINT; end the process at the second."""
         now = time.monotonic()
         if self._interrupted is None:
             self._interrupted = now
             # Not by `print`, which the signal may have interrupted.
             os.write(2, b"\nstopping at the next safe moment; Ctrl-C again ends at once\n")
         elif now - self._interrupted > SECOND_INTERRUPT_SECONDS:
+            if self._end_at_once is not None:
+                self._end_at_once()
             raise KeyboardInterrupt
         self.receive(number, frame)
 
@@ -136,13 +143,14 @@ class PreemptionNotice:
 
 
 @contextmanager
-def handle_signals() -> Iterator[PreemptionNotice]:
+def handle_signals(end_at_once: Callable[[], None] | None = None) -> Iterator[PreemptionNotice]:
     """Turn signals into a notice within the context, after `jaxseg.distributed.connect`.
 
+    `end_at_once` is called at the second Ctrl-C; without it, KeyboardInterrupt is raised.
     JAX's own handler of SIGTERM, which `connect` installs, does not come back afterwards. Outside
     the main thread, where Python handles no signals, the notice never arrives.
     """
-    notice = PreemptionNotice()
+    notice = PreemptionNotice(end_at_once)
     if threading.current_thread() is not threading.main_thread():
         yield notice
         return

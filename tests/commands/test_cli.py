@@ -1,5 +1,6 @@
 """The program `jaxseg`: help, usage errors, exit statuses and the demo."""
 
+import signal
 import subprocess
 import sys
 
@@ -157,10 +158,29 @@ def test_a_second_interrupt_waits_for_no_thread(monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "main", interrupt)
+    monkeypatch.setattr(cli, "_stop_at_signals", lambda: None)
     monkeypatch.setattr(cli.os, "_exit", sys.exit)
     with pytest.raises(SystemExit) as stop:
         cli.program()
     assert stop.value.code == 130
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("moment", ["start", "end"])
+def test_a_signal_before_or_after_a_command_has_the_status_of_one_that_is_stopped(number, moment):
+    code = f"""
+import os, signal, time
+from jaxseg.commands import cli
+def main():
+    if {moment!r} == "start":
+        os.kill(os.getpid(), {int(number)})
+    return 75
+cli.main, exit = main, os._exit
+cli.sys.exit = lambda status: (os.kill(os.getpid(), {int(number)}), exit(status))
+cli.program()
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60)
+    assert result.returncode == 75
 
 
 def test_the_demo_trains_either_model(tmp_path, monkeypatch):

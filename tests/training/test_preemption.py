@@ -124,6 +124,16 @@ def test_a_second_interrupt_ends_at_once_unless_it_is_the_echo_of_the_first(monk
             send(signal.SIGINT)
 
 
+def test_a_second_interrupt_may_end_the_process_whatever_hangs(monkeypatch):
+    monkeypatch.setattr(preemption, "SECOND_INTERRUPT_SECONDS", 0.0)
+    ended = []
+    with contextlib.suppress(KeyboardInterrupt), handle_signals(lambda: ended.append(True)):
+        send(signal.SIGINT)
+        assert not ended
+        send(signal.SIGINT)
+    assert ended
+
+
 def test_outside_the_main_thread_no_signal_is_handled():
     before, found = signal.getsignal(signal.SIGTERM), []
 
