@@ -7,12 +7,14 @@ import logging
 import pathlib
 import time
 from collections.abc import Collection
+from typing import Any
 
 from jaxseg import data, evaluation, predictor, visualize
-from jaxseg.commands.settings import check_processes_agree
+from jaxseg.commands.settings import check_processes_agree, split_identity
 from jaxseg.distributed import allgather_json, process_count, process_index
 from jaxseg.experiment import to_json
 from jaxseg.files import atomic_write, prepare_output_folder
+from jaxseg.training.checkpoint import checksum
 from jaxseg.training.preemption import PreemptionNotice
 from jaxseg.validation import SplitEvaluator, draw_first
 
@@ -64,8 +66,7 @@ def evaluate(
             config = dataclasses.replace(config, source=data.folder_config(data_folder))
         evaluator = SplitEvaluator(trained.model, trained.categories, config, split, notice)
     source = evaluator.source
-    restored = {"experiment": to_json(trained.experiment), "checkpoint": {"step": trained.step}}
-    check_processes_agree(allgather_json(restored | {"data": {"fingerprint": source.fingerprint}}))
+    check_processes_agree(allgather_json(_identity(trained, source)))
 
     _LOG.info("evaluating step %d on %d images of split %r", trained.step, len(source), split)
     started = time.monotonic()
@@ -82,3 +83,13 @@ def evaluate(
         for image_id, picture in draw_first(source, results, OVERLAYS):
             visualize.save_png(out / "overlays" / f"{image_id}.png", picture)
     return metrics
+
+
+def _identity(trained: predictor.TrainedModel, source: data.Source) -> dict[str, Any]:
+    """Return what decides the results: the model, its checkpoint, and the data."""
+    return {
+        "experiment": to_json(trained.experiment),
+        "categories": list(map(list, trained.categories)),
+        "checkpoint": {"step": trained.step, "crc32": checksum(trained.variables)},
+        "data": split_identity(source),
+    }

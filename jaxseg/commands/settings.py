@@ -6,6 +6,8 @@ Settings are nested JSON: an experiment, the fingerprints of its data, and the f
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from jaxseg.data import Source
+
 PROCESSES_MAY_DIFFER = ("data.source.path", "data.num_threads", "data.num_workers", "pretrained")
 """Fields that may differ between the processes of a run: where each finds the same data and
 weights, and how it prepares its batches."""
@@ -26,6 +28,11 @@ def check_processes_agree(settings: Sequence[dict[str, Any]]) -> None:
                 f"process {process} was started with other settings or data than process 0: "
                 f"{', '.join(changed)}{DATA_NOTE}. Run the same command on all"
             )
+
+
+def split_identity(source: Source) -> dict[str, Any]:
+    """Return what processes must share of a split that they evaluate on."""
+    return {"fingerprint": source.fingerprint, "categories": list(map(list, source.categories))}
 
 
 def changed_fields(

@@ -10,7 +10,13 @@ import jax
 import numpy as np
 
 from jaxseg import data, zoo
-from jaxseg.commands.settings import DATA_NOTE, changed_fields, check_processes_agree, flatten
+from jaxseg.commands.settings import (
+    DATA_NOTE,
+    changed_fields,
+    check_processes_agree,
+    flatten,
+    split_identity,
+)
 from jaxseg.distributed import allgather_json, process_count, process_index
 from jaxseg.experiment import Experiment, config_modules, from_json, to_json
 from jaxseg.model import Model, Variables
@@ -58,7 +64,7 @@ def train(
     config, model, modules = experiment.train, experiment.model.build(), config_modules(experiment)
     data_of_run = run_unless_stopped(notice, lambda: _open_data(experiment, modules, notice))
     source, validator, metadata = data_of_run
-    val = {} if validator is None else {"val": {"fingerprint": validator.source.fingerprint}}
+    val = {} if validator is None else {"val": split_identity(validator.source)}
     check_processes_agree(allgather_json(metadata | val))
     check_resumable(workdir, metadata, modules)
     pipeline = data.TrainPipeline(

@@ -110,7 +110,8 @@ class Checkpoints:
             OSError: two writes in a row failed; or, before anything is written, the disk has too
                 little space, or a later step is saved already.
         """
-        if step == self.latest_step():
+        # Process 0 decides: one that returns while others save would let them wait forever.
+        if step == allgather_json(self.latest_step())[0]:
             return
         self.wait_or_log()
         self.check_space(state)
@@ -120,7 +121,7 @@ class Checkpoints:
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(state),
                 metadata=ocp.args.JsonSave(dict(metadata)),
-                checksum=ocp.args.JsonSave({"crc32": _checksum(state)}),
+                checksum=ocp.args.JsonSave({"crc32": checksum(state)}),
             ),
         )
         if not saved:
@@ -160,10 +161,13 @@ class Checkpoints:
         return None
 
     def check_space(self, state: TrainState) -> None:
-        """Raise OSError if the disk has too little space for one more checkpoint of this state."""
+        """Raise OSError if the disk has too little space for one more checkpoint of this state.
+
+        A collective: it raises in all processes or in none.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         required = sum(x.nbytes for x in jax.tree.leaves(state))
-        free = shutil.disk_usage(self.folder).free
+        free = min(allgather_json(shutil.disk_usage(self.folder).free))
         if free < required:
             latest = self.latest_step()
             raise OSError(
@@ -192,7 +196,7 @@ class Checkpoints:
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), like
         )
-        steps = self._common_steps()
+        steps = self.common_steps()
         if step is not None and step not in steps:
             saved = ", ".join(map(str, steps))
             raise ValueError(f"{self.folder} holds no step {step}, only {saved}")
@@ -214,11 +218,12 @@ class Checkpoints:
                 corrupt[step] = first_line(error)
         raise self._nothing_readable(corrupt)
 
-    def _common_steps(self) -> list[int]:
+    def common_steps(self) -> list[int]:
         """Return the steps that all processes find, once they agree on the newest.
 
-        A shared disk may show a new checkpoint to some processes late. Without it they would take
-        an older one for the newest, which `save` then cannot overwrite.
+        A collective. A shared disk may show a new checkpoint, or one that was renamed, to some
+        processes late: they would restore or save another step than the others. Raises OSError if
+        they still see different ones after a minute.
         """
         found: list[list[int]] = []
         for delay in _RETRY_DELAYS:
@@ -263,9 +268,10 @@ class Checkpoints:
 
     def _read_state(self, step: int, like: TrainState) -> TrainState:
         """Return the state at `step`; raise ValueError if its checksum differs."""
-        state, checksum = ocp.args.StandardRestore(like), ocp.args.JsonRestore()
-        items = self._read(step, state=state, checksum=checksum)
-        if _checksum(items.state) != items.checksum["crc32"]:
+        items = self._read(
+            step, state=ocp.args.StandardRestore(like), checksum=ocp.args.JsonRestore()
+        )
+        if checksum(items.state) != items.checksum["crc32"]:
             raise ValueError("checksum mismatch")
         return items.state
 
@@ -312,20 +318,20 @@ class Checkpoints:
                 path.rename(renamed)
         if corrupt and not self._read_only:
             ocp.multihost.sync_global_processes("jaxseg: corrupt checkpoints renamed")
-            self._manager.reload()
+            self.common_steps()
 
 
 def open_checkpoints(workdir: pathlib.Path) -> Checkpoints:
-    """Open the checkpoints of a finished or running training, to read.
+    """Open the checkpoints of a finished or running training, to read; a collective.
 
     Raises FileNotFoundError if there are none.
     """
-    if not (workdir / "checkpoints").is_dir():
-        raise FileNotFoundError(f"{workdir} holds no checkpoints: train with --workdir {workdir}")
     checkpoints = Checkpoints(workdir, read_only=True)
-    if checkpoints.latest_step() is None:
-        raise FileNotFoundError(f"{workdir / 'checkpoints'} holds no finished checkpoint yet")
-    return checkpoints
+    if checkpoints.common_steps():
+        return checkpoints
+    if not any(allgather_json((workdir / "checkpoints").is_dir())):
+        raise FileNotFoundError(f"{workdir} holds no checkpoints: train with --workdir {workdir}")
+    raise FileNotFoundError(f"{workdir / 'checkpoints'} holds no finished checkpoint yet")
 
 
 def rename_to_backup(workdir: pathlib.Path) -> None:
@@ -342,13 +348,13 @@ def rename_to_backup(workdir: pathlib.Path) -> None:
     ocp.multihost.sync_global_processes("jaxseg: workdir renamed to a backup")
 
 
-def _checksum(state: TrainState) -> int:
+def checksum(tree: Any) -> int:
     """Return the CRC-32 of the bytes of all arrays, in the order of the tree."""
-    checksum = 0
-    for leaf in jax.tree.leaves(state):
+    value = 0
+    for leaf in jax.tree.leaves(tree):
         data: Any = np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)
-        checksum = zlib.crc32(data, checksum)
-    return checksum
+        value = zlib.crc32(data, value)
+    return value
 
 
 _TRANSIENT = re.compile(

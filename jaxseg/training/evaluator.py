@@ -108,6 +108,7 @@ def _save_if_best(
         rename_to_backup(folder)  # Orbax saves only steps later than the existing ones
     try:
         with Checkpoints(folder, max_to_keep=1) as best:
+            best.common_steps()  # after a rename, which a shared disk may show late
             best.save(step, state, {**metadata, "best": {"step": step, "score": score}})
     except OSError as error:
         _LOG.warning("step %d is the best so far (%.3f), but is not kept: %s", step, score, error)

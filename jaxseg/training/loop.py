@@ -18,7 +18,7 @@ import numpy as np
 from jaxseg.distributed import allgather_json, process_count
 from jaxseg.model import Model, Variables
 from jaxseg.parallel import check_batch_size, pmap_step, replicate, shard_map_step, to_global
-from jaxseg.training.checkpoint import Checkpoints, rename_to_backup
+from jaxseg.training.checkpoint import Checkpoints, checksum, rename_to_backup
 from jaxseg.training.evaluator import Evaluator, Validate
 from jaxseg.training.lock import workdir_lock
 from jaxseg.training.nonfinite import NonFiniteSteps
@@ -154,6 +154,7 @@ def train(
         state = _restore(checkpoints, model, config, data.image_shape)
         if state is None:
             state = _start(model, config, workdir, initial_variables)
+        _check_states_agree(state)
         state = replicate(state, devices)
         checkpoints.check_space(state)
         start = int(state.step)
@@ -190,6 +191,15 @@ def train(
 _TrainStep = Callable[[TrainState, Batch, bool], tuple[TrainState, Metrics, jax.Array]]
 """Takes the state, this process's share of the batch and whether it has a notice to stop; returns
 the new state, the metrics and whether any process has a notice."""
+
+
+def _check_states_agree(state: TrainState) -> None:
+    """Raise ValueError unless all processes start from the same arrays."""
+    if process_count() > 1 and len(set(allgather_json(checksum(state)))) > 1:
+        raise ValueError(
+            "the processes start from different weights. The workdir, and the file that the run "
+            "starts from (--pretrained), must be the same on all"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -141,6 +141,8 @@ def test_an_earlier_checkpoint_is_evaluated_by_its_step(workdir, tmp_path, capsy
     [
         ("step", None, r"step \(4 -> 3\)"),
         ("checkpoint", "step", r"checkpoint.step \(4 -> 3\)"),
+        ("checkpoint", "crc32", r"checkpoint.crc32 \(\d+ -> 3\)"),
+        ("data", "categories", r"data.categories \(.* -> 3\)"),
         ("data", "fingerprint", r"data.fingerprint \(\w+ -> 3\)"),
     ],
 )
@@ -148,8 +150,8 @@ def test_processes_that_evaluate_something_else_are_refused(
     workdir, tmp_path, monkeypatch, section, field, message
 ):
     def of_two_processes(record):
-        other = {section: 3 if field is None else {field: 3}} if section in record else {}
-        return [record, record | other]
+        other = 3 if field is None else {**record.get(section, {}), field: 3}
+        return [record, record | ({section: other} if section in record else {})]
 
     monkeypatch.setattr(eval_command, "allgather_json", of_two_processes)
     with pytest.raises(ValueError, match=f"process 1 was started with other .*: {message}"):

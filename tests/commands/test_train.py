@@ -145,9 +145,10 @@ def test_processes_with_different_settings_are_refused_by_field(
 
 
 def test_processes_with_different_validation_data_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        train_command, "allgather_json", lambda mine: [mine, mine | {"val": {"fingerprint": "x"}}]
-    )
+    def of_two_processes(mine):
+        return [mine, mine | {"val": mine["val"] | {"fingerprint": "x"}}]
+
+    monkeypatch.setattr(train_command, "allgather_json", of_two_processes)
     evaluated = dataclasses.replace(
         EXPERIMENT, train=dataclasses.replace(EXPERIMENT.train, eval_every=3)
     )

@@ -54,6 +54,13 @@ def test_a_state_of_another_checksum_is_corrupt_even_if_it_can_be_read(
     assert "resuming from step 4" in log()
 
 
+def test_processes_that_start_from_different_weights_are_refused(uninterrupted, monkeypatch):
+    monkeypatch.setattr(loop, "process_count", lambda: 2)
+    monkeypatch.setattr(loop, "allgather_json", lambda value: [value, 0])
+    with pytest.raises(ValueError, match="start from different weights"):
+        loop._check_states_agree(uninterrupted)
+
+
 def test_when_no_checkpoint_can_be_read_the_error_lists_them(tmp_path):
     run_until(9, tmp_path)
     for step in (4, 8):
@@ -76,7 +83,8 @@ def test_processes_agree_on_a_checkpoint_that_all_can_read(
     tmp_path, uninterrupted, monkeypatch, log
 ):
     run_until(9, tmp_path)
-    other_process(monkeypatch, [4, 8], MISMATCH, None)
+    # After the rename the other process still sees step 8 once.
+    other_process(monkeypatch, [4, 8], MISMATCH, None, [4, 8], [4])
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.restore(uninterrupted).step == 4
     assert "8 is corrupt (checksum mismatch): renamed to corrupt-8" in log()
@@ -99,6 +107,36 @@ def test_processes_wait_until_all_see_the_newest_checkpoint(tmp_path, uninterrup
     other_process(monkeypatch, [], [4], [4, 8], None)
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.restore(uninterrupted).step == 8
+
+
+def test_readers_wait_for_a_checkpoint_that_only_another_process_sees(
+    tmp_path, uninterrupted, monkeypatch
+):
+    run_until(9, tmp_path / "run")
+    (tmp_path / "late").mkdir()
+    other_process(monkeypatch, [4, 8], [4, 8], None)
+
+    def appear(seconds):
+        if seconds:
+            (tmp_path / "run" / "checkpoints").rename(tmp_path / "late" / "checkpoints")
+
+    monkeypatch.setattr(checkpoint.time, "sleep", appear)
+    with open_checkpoints(tmp_path / "late") as checkpoints:
+        assert checkpoints.latest_step() == 8
+
+
+def test_one_process_without_space_is_an_error_in_all(tmp_path, uninterrupted, monkeypatch):
+    other_process(monkeypatch, None, 0)
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(OSError, match="has 0 MB free"):
+        checkpoints.save(1, uninterrupted, METADATA)
+
+
+def test_process_0_decides_whether_a_step_is_saved_already(tmp_path, uninterrupted, monkeypatch):
+    run_until(9, tmp_path)
+    monkeypatch.setattr(checkpoint, "allgather_json", lambda value: [9, value])
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(9, uninterrupted, METADATA)
+    assert steps_in(tmp_path) == [4, 8]
 
 
 def test_a_run_that_only_another_process_sees_is_not_started_again(
