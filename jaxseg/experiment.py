@@ -37,6 +37,9 @@ class Experiment:
     train: TrainConfig
     pretrained: str | None = None
     """File with the weights of an ImageNet ResNet, which initialise the model's backbone."""
+    init_from: str | None = None
+    """Workdir, or published checkpoint of the same model, whose arrays initialise the model where
+    they fit; `pretrained` is then not read."""
 
 
 CONFIG_CLASSES: tuple[type, ...] = (

@@ -221,7 +221,7 @@ def _train(command: flags.Train, overrides: Sequence[str]) -> _Run:
         _exit_for_usage(
             "train: give --workdir DIR, a folder for checkpoints and curves (or --dry-run)"
         )
-    return lambda notice: train_command.train(experiment, workdir, notice)
+    return lambda notice: train_command.train(experiment, workdir, notice, fork=command.fork)
 
 
 def _until_notice(run: Callable[[], int | None]) -> _Run:

@@ -84,6 +84,8 @@ class Train:
     """Python file that defines the experiment."""
     workdir: OptionalFolder = None
     """Folder for checkpoints and curves (required)."""
+    fork: Annotated[pathlib.Path | None, arg(metavar="WORKDIR", help_behavior_hint="")] = None
+    """Workdir of another run, whose newest state a new run goes on from."""
     dry_run: Switch = False
     """Print size, cost, memory, schedule and data; train nothing."""
     processes: Annotated[Processes, arg(name="")] = Processes()

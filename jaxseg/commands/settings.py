@@ -8,7 +8,13 @@ from typing import Any
 
 from jaxseg.data import Source
 
-PROCESSES_MAY_DIFFER = ("data.source.path", "data.num_threads", "data.num_workers", "pretrained")
+PROCESSES_MAY_DIFFER = (
+    "data.source.path",
+    "data.num_threads",
+    "data.num_workers",
+    "pretrained",
+    "init_from",
+)
 """Fields that may differ between the processes of a run: where each finds the same data and
 weights, and how it prepares its batches."""
 DATA_NOTE = " (another `fingerprint` means other images or annotations)"

@@ -1,6 +1,5 @@
 """`jaxseg train`: an experiment's data, model and settings, passed to the training loop."""
 
-import contextlib
 import logging
 import pathlib
 from collections.abc import Collection, Sequence
@@ -9,64 +8,47 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxseg import data, zoo
-from jaxseg.commands.settings import (
-    DATA_NOTE,
-    changed_fields,
-    check_processes_agree,
-    flatten,
-    split_identity,
-)
+from jaxseg import data
+from jaxseg.commands.initial import check_initial_files, initial_variables
+from jaxseg.commands.resume import check_resumable, fork_run
+from jaxseg.commands.settings import check_processes_agree, split_identity
 from jaxseg.distributed import allgather_json, process_count, process_index
 from jaxseg.experiment import Experiment, config_modules, from_json, to_json
-from jaxseg.model import Model, Variables
 from jaxseg.training import loop
-from jaxseg.training.checkpoint import Checkpoints
 from jaxseg.training.preemption import PreemptionNotice, run_unless_stopped
-from jaxseg.training.step import init_variables
 from jaxseg.validation import Validator
-
-CHANGEABLE_ON_RESUME = (
-    "data.source.path",
-    "data.source.allow_outside_files",
-    "data.num_threads",
-    "data.num_workers",
-    "model.backbone.remat",
-    "pretrained",
-    "train.checkpoint_every",
-    "train.eval_every",
-    "train.max_to_keep",
-    "train.log_every",
-    "train.parallel",
-    "train.grad_accum_steps",
-    "train.max_consecutive_nonfinite",
-)
-"""Fields that may differ when a run is resumed: they change where and how it is computed, not what
-it learns. `pretrained` is read at the start only. `grad_accum_steps` and `remat` let the same step
-fit on fewer devices (batch norm, where it is trained, then sees smaller microbatches).
-
-`data.source.ignore_image_ids` may name more images than before, so that a run can go on without
-images that went bad. From there on it draws the remaining images in another order, the same for
-each run that is resumed at that step without these images."""
-_IGNORED_IDS = "data.source.ignore_image_ids"
 
 _LOG = logging.getLogger(__name__)
 
 
 def train(
-    experiment: Experiment, workdir: pathlib.Path, notice: PreemptionNotice | None = None
+    experiment: Experiment,
+    workdir: pathlib.Path,
+    notice: PreemptionNotice | None = None,
+    *,
+    fork: pathlib.Path | None = None,
 ) -> None:
     """Train `experiment` in `workdir`, or resume the run that `workdir` holds.
 
-    Raises Preempted after `notice`, the notice to stop, with the state saved.
+    Args:
+        experiment: the experiment.
+        workdir: the folder for checkpoints and curves.
+        notice: the notice to stop; None if it never comes.
+        fork: the workdir of another run, from whose newest state a new run in `workdir` goes on.
+
+    Raises Preempted after `notice`, with the state saved.
     """
     notice = notice or PreemptionNotice()
     config, model, modules = experiment.train, experiment.model.build(), config_modules(experiment)
+    if fork is None and not (workdir / "checkpoints").is_dir():
+        check_initial_files(experiment)
     data_of_run = run_unless_stopped(notice, lambda: _open_data(experiment, modules, notice))
     source, validator, metadata = data_of_run
     val = {} if validator is None else {"val": split_identity(validator.source)}
-    check_processes_agree(allgather_json(metadata | val))
-    check_resumable(workdir, metadata, modules)
+    check_processes_agree(allgather_json(metadata | val | {"fork": fork is not None}))
+    resumed = check_resumable(workdir, metadata, modules)
+    if fork is not None and not resumed:
+        fork_run(fork, workdir, experiment, metadata)
     pipeline = data.TrainPipeline(
         source,
         experiment.data,
@@ -86,7 +68,9 @@ def train(
         pipeline,
         workdir,
         metadata,
-        initial_variables=lambda: _initial_variables(experiment, model, pipeline.image_shape),
+        initial_variables=lambda: initial_variables(
+            experiment, model, pipeline.image_shape, [c.name for c in source.categories]
+        ),
         validate=validator,
         notice=notice,
     )
@@ -124,39 +108,6 @@ def run_metadata(experiment: Experiment, categories: Sequence[data.Category]) ->
     }
 
 
-def check_resumable(
-    workdir: pathlib.Path, metadata: dict[str, Any], allow_modules: Collection[str] = ()
-) -> None:
-    """Raise ValueError if `workdir` holds a run of another experiment or other data.
-
-    `allow_modules` are modules of config classes, besides jaxseg's own.
-    """
-    # A shared disk may show a new checkpoint to some processes late.
-    found = allgather_json(_saved_metadata(workdir))
-    saved = next((metadata for metadata in found if metadata is not None), None)
-    if saved is None:
-        return
-    # Read and written again, a config gets the defaults of fields that are newer than the run.
-    with contextlib.suppress(ValueError):  # of other config classes: they differ, see below
-        saved["experiment"] = to_json(from_json(saved["experiment"], allow_modules))
-    before = flatten({name: value for name, value in saved.items() if name in metadata})
-    now = flatten(metadata)
-    ids, ids_before = (set(side.get(f"experiment.{_IGNORED_IDS}", ())) for side in (now, before))
-    allowed = [*CHANGEABLE_ON_RESUME, *([_IGNORED_IDS] if ids >= ids_before else [])]
-    changed = changed_fields(before, now, allowed)
-    if changed:
-        raise ValueError(
-            f"{workdir} holds a run with a different config: {', '.join(changed)}. "
-            f"Use the same values{DATA_NOTE} to resume it, or another --workdir"
-        )
-
-
-def _saved_metadata(workdir: pathlib.Path) -> dict[str, Any] | None:
-    """Return the metadata of the newest checkpoint that this process sees; None if it sees none."""
-    with Checkpoints(workdir, read_only=True) as checkpoints:
-        return None if checkpoints.latest_step() is None else checkpoints.metadata()
-
-
 def _warn_of_truncated_objects(source: data.Source, max_objects: int) -> None:
     """Log how many images have more objects than a batch holds, if the source has the counts."""
     counts = source.object_counts
@@ -173,14 +124,3 @@ def _warn_of_truncated_objects(source: data.Source, max_objects: int) -> None:
         counts[largest],
         counts[largest],
     )
-
-
-def _initial_variables(
-    experiment: Experiment, model: Model, image_shape: tuple[int, ...]
-) -> Variables:
-    """Return the variables of a new run: random, with the pretrained backbone if there is one."""
-    variables = init_variables(model, image_shape, experiment.train.seed)
-    if experiment.pretrained is None:
-        return variables
-    path, config = pathlib.Path(experiment.pretrained).expanduser(), experiment.model.backbone
-    return zoo.replace_backbone(variables, zoo.load_resnet_file(path, config))

@@ -15,7 +15,7 @@ import numpy as np
 from jaxseg import data, zoo
 from jaxseg.commands.override import override
 from jaxseg.commands.train import run_metadata
-from jaxseg.data.coco.categories import COCO_CATEGORIES, COCO_IDS
+from jaxseg.data.coco.categories import coco_categories
 from jaxseg.experiment import Experiment
 from jaxseg.files import prepare_output_file, prepare_output_folder
 from jaxseg.predictor import restore
@@ -71,8 +71,10 @@ def _import_detector(
         raise ValueError(f"{out} holds checkpoints already: choose another --out")
     prepare_output_folder(out.parent)
     experiment = override(zoo_experiment(record), overrides)
-    if experiment.pretrained is not None:
-        raise ValueError("--pretrained is for training; the weights imported are those of the file")
+    if (experiment.pretrained, experiment.init_from) != (None, None):
+        raise ValueError(
+            "--pretrained and --init-from are for training; the weights imported are the file's"
+        )
     variables = zoo.load_checkpoint_file(file, experiment.model)
     optimizer = make_optimizer(experiment.train.optimizer, experiment.train.steps)
     metadata = run_metadata(experiment, coco_categories(experiment.model.num_classes))
@@ -91,14 +93,6 @@ def zoo_experiment(record: zoo.ZooModel) -> Experiment:
     source = data.CocoFolder("coco", train="train2017", val="val2017")
     config = data.DataConfig(source, **dataclasses.asdict(record.preprocessing))
     return Experiment(record.config, config, loop.TrainConfig())
-
-
-def coco_categories(num_classes: int) -> Sequence[data.Category]:
-    """Return COCO's categories if their number fits, since a checkpoint does not name its own."""
-    for categories in (COCO_IDS, COCO_CATEGORIES):
-        if num_classes == len(categories):
-            return categories
-    return [data.Category(number, f"class {number}") for number in range(1, num_classes + 1)]
 
 
 def export_weights(

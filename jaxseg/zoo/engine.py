@@ -109,6 +109,27 @@ def import_state(
     return traverse_util.unflatten_dict(values)
 
 
+def import_fitting(
+    state: Arrays, table: Sequence[Entry], like: Variables
+) -> dict[Path, np.ndarray]:
+    """Convert the arrays of a state dict that have the shapes of `like`, by path.
+
+    Raises ValueError that lists those with NaN or infinite values.
+    """
+    shapes = {path: leaf.shape for path, leaf in traverse_util.flatten_dict(dict(like)).items()}
+    values, infinite = {}, []
+    for entry in table:
+        value = state.get(entry.name)
+        if value is None or tuple(value.shape) != _source_shape(entry, shapes[entry.path]):
+            continue
+        values[entry.path] = np.ascontiguousarray(entry.layout.from_source(value), np.float32)
+        if not np.isfinite(value).all():
+            infinite.append(entry.name)
+    if infinite:
+        raise ValueError("the checkpoint has NaN or infinite values: " + _join(infinite))
+    return values
+
+
 def export_state(variables: Variables, table: Sequence[Entry]) -> dict[str, np.ndarray]:
     """Convert variables to a state dict, the inverse of `import_state`, bit for bit."""
     flat = traverse_util.flatten_dict(dict(variables))

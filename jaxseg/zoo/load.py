@@ -3,7 +3,7 @@
 import pathlib
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ from jaxseg.nn.build import split_frozen_backbone
 from jaxseg.nn.freezing import FROZEN, merge_frozen
 from jaxseg.nn.resnet import ResNet, ResNetConfig
 from jaxseg.zoo import mask_rcnn, solov2
-from jaxseg.zoo.engine import Arrays, export_state, import_state
+from jaxseg.zoo.engine import Arrays, Path, export_state, import_fitting, import_state
 from jaxseg.zoo.files import read_state_dict
 from jaxseg.zoo.record import NameTable, ZooModel
 from jaxseg.zoo.resnet import (
@@ -26,6 +26,7 @@ from jaxseg.zoo.resnet import (
     torchvision_resnet,
 )
 
+T = TypeVar("T")
 _UNUSED = re.compile(
     r".*\.num_batches_tracked|pixel_(mean|std)|proposal_generator\.anchor_generator\..*"
 )
@@ -79,6 +80,21 @@ def load_checkpoint_file(path: pathlib.Path | str, config: ModelConfig) -> dict[
     `jaxseg.zoo.files`). Errors, which name the file, are those of `load_torchvision`.
     """
     return _read(path, lambda state: _load(state, config, _codebase(state, config)))
+
+
+def load_fitting(path: pathlib.Path | str, config: ModelConfig) -> dict[Path, np.ndarray]:
+    """Return the arrays of a published checkpoint whose names and shapes are the model's, by path.
+
+    It need not have all arrays of the model, nor the model's number of classes. Raises ValueError,
+    which names the file, if the names are those of no codebase that has the model.
+    """
+
+    def load(state: Arrays) -> dict[Path, np.ndarray]:
+        table = _table(config, _codebase(state, config))
+        state = {table.current_name(name): array for name, array in state.items()}
+        return import_fitting(state, list(table.entries(config)), _like(config))
+
+    return _read(path, load)
 
 
 def load_resnet(state_dict: Arrays, config: ResNetConfig) -> dict[str, Any]:
@@ -168,7 +184,7 @@ def _codebase(state: Arrays, config: ModelConfig) -> str:
     )
 
 
-def _read(path: pathlib.Path | str, load: Callable[[Arrays], dict[str, Any]]) -> dict[str, Any]:
+def _read(path: pathlib.Path | str, load: Callable[[Arrays], T]) -> T:
     path = pathlib.Path(path)
     state = read_state_dict(path)
     try:
@@ -180,10 +196,14 @@ def _read(path: pathlib.Path | str, load: Callable[[Arrays], dict[str, Any]]) ->
 def _load(state: Arrays, config: ModelConfig, codebase: str) -> dict[str, Any]:
     table = _table(config, codebase)
     state = {table.current_name(name): array for name, array in state.items()}
-    init = config.build().init
-    like = jax.eval_shape(lambda: init(jax.random.key(0), (1, 64, 64, 3)))
-    variables = import_state(state, list(table.entries(config)), merge_frozen(like), _is_unused)
+    variables = import_state(state, list(table.entries(config)), _like(config), _is_unused)
     return split_frozen_backbone(config.backbone, variables)
+
+
+def _like(config: ModelConfig) -> dict[str, Any]:
+    """Return the shapes of a model's variables, with none of them in the collection `"frozen"`."""
+    init = config.build().init
+    return merge_frozen(jax.eval_shape(lambda: init(jax.random.key(0), (1, 64, 64, 3))))
 
 
 def _is_unused(name: str) -> bool:

@@ -1,5 +1,7 @@
 """COCO's 80 categories: ids 1 to 90 with ten gaps (https://cocodataset.org)."""
 
+from collections.abc import Sequence
+
 from jaxseg.data.source import Category
 
 _NAMES = """
@@ -21,3 +23,11 @@ COCO_IDS = tuple(
 
 COCO_CATEGORIES = tuple(category for category in COCO_IDS if category.name != "-")
 """The 80 categories without the gaps."""
+
+
+def coco_categories(num_classes: int) -> Sequence[Category]:
+    """Return COCO's categories if their number fits, since a checkpoint does not name its own."""
+    for categories in (COCO_IDS, COCO_CATEGORIES):
+        if num_classes == len(categories):
+            return categories
+    return [Category(number, f"class {number}") for number in range(1, num_classes + 1)]
