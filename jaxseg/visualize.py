@@ -70,7 +70,7 @@ def _areas(boxes: np.ndarray, rles: Sequence[data.RLE] | None) -> np.ndarray:
 def side_by_side(left: np.ndarray, right: np.ndarray, titles: tuple[str, str]) -> np.ndarray:
     """Return two pictures of the same size beside each other, each under its title."""
     return np.concatenate(
-        [_with_title(picture, title) for picture, title in zip((left, right), titles, strict=True)],
+        [with_title(picture, title) for picture, title in zip((left, right), titles, strict=True)],
         axis=1,
     )
 
@@ -113,7 +113,7 @@ def _draw_label(
     cv2.putText(picture, text, (x + 2, y - 3), _FONT, 0.4, (0, 0, 0), 1, cv2.LINE_AA)
 
 
-def _with_title(picture: np.ndarray, title: str) -> np.ndarray:
+def with_title(picture: np.ndarray, title: str) -> np.ndarray:
     """Return the picture below a bar with its title."""
     bar = np.full((_TITLE_HEIGHT, picture.shape[1], 3), 255, np.uint8)
     cv2.putText(bar, title, (8, _TITLE_HEIGHT - 9), _FONT, 0.5, (0, 0, 0), 1, cv2.LINE_AA)

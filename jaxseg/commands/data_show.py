@@ -1,0 +1,97 @@
+"""`jaxseg data show`: a page of samples, as they are annotated and as they reach the model."""
+
+import pathlib
+
+import cv2
+import numpy as np
+from pycocotools import mask as mask_api
+
+from jaxseg import data, visualize
+from jaxseg.data.proposal import data_config, propose
+from jaxseg.data.transforms.resize import choose_buckets
+from jaxseg.data.transforms.sample import train_sample
+from jaxseg.files import prepare_output_file
+from jaxseg.types import ImageMasks, TargetSpec
+
+PANEL = 480
+"""Height and width of a picture on the page."""
+DRAWS = 2
+"""Random draws of each image as training samples."""
+
+
+def show(
+    config: data.DataConfig | data.SourceConfig,
+    out: pathlib.Path,
+    *,
+    split: str = "train",
+    count: int = 6,
+    seed: int = 0,
+) -> list[int]:
+    """Write a PNG with a row for each of some images, and return the images' ids.
+
+    A row has the image with its annotations, then two random draws of it as a training sample:
+    resized, augmented and padded, with the masks that training targets are made of.
+
+    Args:
+        config: the data and its augmentation, or the data alone, for which settings are proposed.
+        out: the PNG to write.
+        split: the split of the data.
+        count: number of images, spread evenly over the split.
+        seed: seed of the augmentation.
+    """
+    prepare_output_file(out)
+    source_config = config.source if isinstance(config, data.DataConfig) else config
+    source = source_config.open(split)
+    if not isinstance(config, data.DataConfig):
+        config = data_config(source_config, propose(source))
+    chosen = np.unique(np.linspace(0, len(source) - 1, count).round().astype(int)).tolist()
+    buckets = choose_buckets(source.image_sizes[chosen], config.buckets, config.min_max_size)
+    rows = [
+        _row(source, index, config, config.buckets[bucket], seed)
+        for index, bucket in zip(chosen, buckets.tolist(), strict=True)
+    ]
+    visualize.save_png(out, np.concatenate(rows, axis=0))
+    return [int(source.image_ids[index]) for index in chosen]
+
+
+def _row(
+    source: data.Source, index: int, config: data.DataConfig, bucket: tuple[int, int], seed: int
+) -> np.ndarray:
+    """Return the pictures of one image beside each other, uint8 `[PANEL + title, w, 3]`."""
+    names = [category.name for category in source.categories]
+    example = source[index]
+    truth = visualize.draw_instances(
+        example.image, example.boxes, example.labels, names, example.rles
+    )
+    title = f"image id {example.image_id}: {len(example.boxes)} annotations"
+    panels = [visualize.with_title(_fit(truth), title)]
+    for draw in range(DRAWS):
+        sample = train_sample(
+            source,
+            index,
+            np.random.default_rng([seed, index, draw]),
+            config=config,
+            bucket=bucket,
+            targets=TargetSpec(ImageMasks(1)),
+        )
+        assert sample.masks is not None
+        kept = sample.valid
+        rles = [mask_api.encode(np.asfortranarray(m.astype(np.uint8))) for m in sample.masks[kept]]
+        image = np.clip(sample.images, 0, 255).astype(np.uint8)
+        drawn = visualize.draw_instances(
+            image, sample.boxes[kept], sample.labels[kept], names, rles
+        )
+        height, width = sample.image_size.tolist()
+        title = f"sample {height}x{width} in {bucket[0]}x{bucket[1]}: {int(kept.sum())} objects"
+        panels.append(visualize.with_title(_fit(drawn), title))
+    return np.concatenate(panels, axis=1)
+
+
+def _fit(picture: np.ndarray) -> np.ndarray:
+    """Return a picture shrunk or enlarged to fit a panel, with white around it."""
+    scale = PANEL / max(picture.shape[:2])
+    height, width = (max(round(side * scale), 1) for side in picture.shape[:2])
+    filter_ = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
+    panel = np.full((PANEL, PANEL + 4, 3), 255, np.uint8)
+    panel[:height, :width] = cv2.resize(picture, (width, height), interpolation=filter_)
+    return panel

@@ -1,0 +1,36 @@
+"""`jaxseg data show`: the page of samples."""
+
+import cv2
+import numpy as np
+import pytest
+
+from jaxseg.commands.data_show import PANEL, show
+from jaxseg.data import DataConfig, Shapes
+
+SHAPES = Shapes(size=64, train_images=12, val_images=5)
+
+
+def test_a_page_has_a_row_for_each_of_some_images(tmp_path):
+    ids = show(SHAPES, tmp_path / "new" / "page.png", count=3)
+    page = cv2.imread(str(tmp_path / "new" / "page.png"))
+    assert page.shape[0] > 3 * PANEL
+    assert page.shape[1] == 3 * (PANEL + 4)
+    known = SHAPES.open("train").image_ids
+    assert ids == [known[0], known[6], known[11]] or ids == [known[0], known[5], known[11]]
+
+
+def test_a_page_depends_on_the_seed_and_the_config_alone(tmp_path):
+    config = DataConfig(SHAPES, buckets=((96, 96),), min_size=80, max_size=80)
+    pages = []
+    for number, seed in enumerate((0, 0, 1)):
+        show(config, tmp_path / f"{number}.png", split="val", count=2, seed=seed)
+        pages.append(cv2.imread(str(tmp_path / f"{number}.png")))
+    np.testing.assert_array_equal(pages[0], pages[1])
+    assert (pages[0] != pages[2]).any()
+    left = slice(0, PANEL)  # the annotations themselves
+    np.testing.assert_array_equal(pages[0][:, left], pages[2][:, left])
+
+
+def test_the_output_is_tried_first(tmp_path):
+    with pytest.raises(OSError, match="results cannot be written"):
+        show(Shapes(size=-1), tmp_path)
