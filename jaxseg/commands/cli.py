@@ -278,6 +278,7 @@ def _data_check(command: flags.DataCheck, _: Sequence[str]) -> _Run:
             max_objects=command.max_objects,
             bucket=command.bucket,
             ignore_issues=command.ignore_issues,
+            images=command.images,
             allow_outside_files=command.allow_outside_files,
             out=command.out,
         )

@@ -24,17 +24,19 @@ def report(
     max_objects: int = 100,
     bucket: tuple[int, int] | None = None,
     ignore_issues: Collection[str] = (),
+    images: pathlib.Path | None = None,
     allow_outside_files: bool = False,
     out: pathlib.Path | None = None,
 ) -> bool:
     """Print the statistics and issues of a folder, and return whether it has no errors.
 
     Args:
-        folder: a COCO-format folder or a TFDS dataset.
+        folder: a COCO-format folder or file, or a TFDS dataset.
         split: the only split to check; all by default.
         max_objects: the objects of an image that training keeps.
         bucket: `(height, width)`, where objects below a pixel are counted.
         ignore_issues: kinds of issues that count as no error, as training ignores them.
+        images: the folder of the images, where the layout does not say it.
         allow_outside_files: accept file names that leave the image folder.
         out: a file for all issues, one JSON object per line.
     """
@@ -48,6 +50,7 @@ def report(
         split=split,
         max_objects=max_objects,
         bucket=bucket,
+        images=images,
         allow_outside_files=allow_outside_files,
         progress=_show_progress,
     )

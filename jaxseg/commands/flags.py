@@ -139,11 +139,13 @@ class DataCheck:
     """
 
     path: Annotated[Positional[pathlib.Path], arg(metavar="DIR", help_behavior_hint="")]
-    """COCO folder or TFDS dataset."""
+    """COCO folder or file, or TFDS dataset."""
+    images: OptionalFolder = None
+    """Folder of the images, if it is elsewhere."""
     split: Annotated[str | None, arg(metavar="SPLIT", help_behavior_hint="")] = None
     """Split of the data (default: all)."""
     max_objects: Annotated[int, arg(metavar="N")] = 100
-    """Objects of an image that training keeps."""
+    """Objects per image that training keeps."""
     bucket: Annotated[tuple[int, int] | None, arg(metavar="H W", help_behavior_hint="")] = None
     """Count the objects that become smaller than a pixel at this size."""
     ignore_issues: IssueKinds = ()
@@ -151,7 +153,7 @@ class DataCheck:
     allow_outside_files: Switch = False
     """Accept image files outside the image folder."""
     out: Annotated[pathlib.Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
-    """File for a list of all issues, one JSON object per line."""
+    """File for all issues, one JSON object a line."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,6 +18,7 @@ from jaxseg.training.optimizer import OptimizerConfig, make_schedule
 
 CHANGEABLE_ON_RESUME = (
     "data.source.path",
+    "data.source.images",
     "data.source.allow_outside_files",
     "data.num_threads",
     "data.num_workers",

@@ -10,6 +10,7 @@ from jaxseg.data import Source
 
 PROCESSES_MAY_DIFFER = (
     "data.source.path",
+    "data.source.images",
     "data.num_threads",
     "data.num_workers",
     "pretrained",

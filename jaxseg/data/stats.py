@@ -18,7 +18,8 @@ import numpy as np
 from pycocotools import mask as mask_api
 
 from jaxseg.data.coco.file import check_file
-from jaxseg.data.coco.folder import CocoSource, find_split, list_splits
+from jaxseg.data.coco.folder import CocoSource
+from jaxseg.data.coco.layout import find_split, list_splits
 from jaxseg.data.images import ImageSizeError
 from jaxseg.data.issues import IGNORABLE, WARNINGS, Issue
 from jaxseg.data.source import Source
@@ -175,18 +176,21 @@ def scan_folder(
     split: str | None = None,
     max_objects: int = 100,
     bucket: tuple[int, int] | None = None,
+    images: pathlib.Path | None = None,
     allow_outside_files: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> list[DatasetStats]:
     """Scan one split, or all, of a COCO-format folder or a TFDS dataset.
 
     Invalid annotations are among the issues; so are file names that leave the image folder, unless
-    `allow_outside_files`. Raises FileNotFoundError or ValueError if there is no
-    such split.
+    `allow_outside_files`. `images` is the folder of the images, where the layout of a COCO folder
+    does not say it. Raises FileNotFoundError or ValueError if there is no such split.
     """
     is_tfds = (folder / "dataset_info.json").is_file()
     opened = (
-        _open_tfds(folder, split) if is_tfds else _open_coco(folder, split, allow_outside_files)
+        _open_tfds(folder, split)
+        if is_tfds
+        else _open_coco(folder, split, images, allow_outside_files)
     )
     found = []
     for name, file, source, issues in opened:
@@ -212,14 +216,16 @@ class _OpenedSplit(NamedTuple):
 
 
 def _open_coco(
-    folder: pathlib.Path, split: str | None, allow_outside_files: bool
+    folder: pathlib.Path, split: str | None, images: pathlib.Path | None, allow_outside_files: bool
 ) -> Iterator[_OpenedSplit]:
-    splits = [find_split(folder, split)] if split is not None else list_splits(folder)
+    splits = (
+        [find_split(folder, split, images)] if split is not None else list_splits(folder, images)
+    )
     if not splits:
         find_split(folder, "train")  # raises an error that names the files it needs
-    for name, path, images in splits:
-        content = check_file(path, images, allow_outside_files=allow_outside_files)
-        source = CocoSource(content, images, IGNORABLE.keys() - WARNINGS.keys())
+    for name, path, image_folders, _ in splits:
+        content = check_file(path, *image_folders, allow_outside_files=allow_outside_files)
+        source = CocoSource(content, IGNORABLE.keys() - WARNINGS.keys())
         yield _OpenedSplit(name, str(path), source, content.issues)
 
 

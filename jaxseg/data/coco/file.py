@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxseg.data.coco.annotations import Annotations, Images, check_annotations
+from jaxseg.data.coco.split import Part, select_part
 from jaxseg.data.coco.table import Table, shorten
 from jaxseg.data.images import MAX_PIXELS
 from jaxseg.data.issues import Issue
@@ -39,6 +40,8 @@ class CocoFile(NamedTuple):
     annotations: Annotations
     digest: str
     """SHA-256 of the file's bytes; empty if it cannot be read."""
+    image_folder: pathlib.Path
+    part: Part | None
 
     def issues_without(self, image_ids: Collection[int]) -> list[Issue]:
         """Return the issues, except those of some images and of their annotations."""
@@ -52,16 +55,20 @@ class CocoFile(NamedTuple):
 
 
 def check_file(
-    path: pathlib.Path, image_folder: pathlib.Path, *, allow_outside_files: bool = False
+    path: pathlib.Path,
+    *image_folders: pathlib.Path,
+    allow_outside_files: bool = False,
+    part: Part | None = None,
 ) -> CocoFile:
     """Read and check a COCO file. All problems are returned as issues; none raises.
 
-    Image files must exist, but are not opened. Unless `allow_outside_files`, their names must not
-    leave `image_folder` by an absolute path or `..`; a link in that folder may. The tables keep the
-    parsed JSON in memory.
+    Image files must exist, but are not opened. Of several `image_folders`, the one that holds the
+    most images is taken. Unless `allow_outside_files`, the names must not leave it by an absolute
+    path or `..`; a link in that folder may. With `part`, only these images are read; ValueError if
+    the file has too few. The tables keep the parsed JSON in memory.
     """
     with _without_garbage_collection():
-        content, digest = parse(path)
+        content, digest = parse(path, part)
         issues = [content] if isinstance(content, Issue) else []
         lists = {name: [] for name in _LISTS} if isinstance(content, Issue) else content
         if not lists["images"] and not issues:
@@ -70,12 +77,21 @@ def check_file(
         tables = [Table(str(path), name, item, lists[name]) for name, item in names]
         image_table, annotation_table, category_table = tables
         categories = _check_categories(category_table)
-        images = _check_images(image_table, image_folder, allow_outside_files)
+        image_folder, images = _check_images(image_table, image_folders, allow_outside_files)
         annotations = check_annotations(annotation_table, images, categories)
         for table in (category_table, image_table, annotation_table):
             issues += table.issues
         return CocoFile(
-            path, issues, categories, image_table, images, annotation_table, annotations, digest
+            path,
+            issues,
+            categories,
+            image_table,
+            images,
+            annotation_table,
+            annotations,
+            digest,
+            image_folder,
+            part,
         )
 
 
@@ -91,15 +107,24 @@ def _without_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def parse(path: pathlib.Path) -> tuple[dict[str, Any] | Issue, str]:
-    """Parse a COCO file; return its content and the SHA-256 of its bytes."""
+def parse(path: pathlib.Path, part: Part | None = None) -> tuple[dict[str, Any] | Issue, str]:
+    """Parse a COCO file, or one part; return its content and the SHA-256 of the file's bytes.
+
+    Raises ValueError if the file has too few images for a part.
+    """
     try:
         with open_regular(path) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             file.seek(0)
-            return _content(path, file), digest
+            content = _content(path, file)
     except OSError as error:
         return Issue("file-json", str(path), "", "", f"it cannot be read: {error}"), ""
+    if part is None or isinstance(content, Issue):
+        return content, digest
+    try:
+        return select_part(content, part), digest
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _content(path: pathlib.Path, file: io.BufferedReader) -> dict[str, Any] | Issue:
@@ -134,7 +159,10 @@ def _check_categories(table: Table) -> list[Category]:
     return sorted(Category(int(ids[row]), names[row]) for row in valid)
 
 
-def _check_images(table: Table, folder: pathlib.Path, allow_outside_files: bool) -> Images:
+def _check_images(
+    table: Table, folders: Sequence[pathlib.Path], allow_outside_files: bool
+) -> tuple[pathlib.Path, Images]:
+    """Return the folder that holds the most images, and the columns."""
     ids, has_id = table.integers("id", "image-id")
     table.check_unique(ids.tolist(), has_id, "id")
     height, has_height = table.integers("height", "image-size")
@@ -151,12 +179,12 @@ def _check_images(table: Table, folder: pathlib.Path, allow_outside_files: bool)
     if not allow_outside_files:
         has_name &= ~_check_inside(table, names)
     rows = np.flatnonzero(has_name)
-    exists = _files_exist(folder, [names[row] for row in rows.tolist()])
+    folder, exists = _choose_folder(folders, [names[row] for row in rows.tolist()])
     for row in rows[~exists].tolist():
         message = f"there is no file {str(folder / names[row])!r}"
         table.add(row, "image-missing", "file_name", message)
     has_size &= in_range
-    return Images(ids, has_id, sizes * has_size[:, None], has_size, names)
+    return folder, Images(ids, has_id, sizes * has_size[:, None], has_size, names)
 
 
 def _check_names(table: Table) -> tuple[list[str], np.ndarray]:
@@ -192,6 +220,21 @@ def _check_inside(table: Table, names: Sequence[str]) -> np.ndarray:
         )
         table.add(row, "image-outside", "file_name", message)
     return outside
+
+
+def _choose_folder(
+    folders: Sequence[pathlib.Path], names: Sequence[str]
+) -> tuple[pathlib.Path, np.ndarray]:
+    """Return the first folder with the most of the files, and which it has, bool `[names]`."""
+    first, *others = folders
+    chosen, exists = first, _files_exist(first, names)
+    for folder in others:
+        if exists.all():
+            break
+        found = _files_exist(folder, names)
+        if found.sum() > exists.sum():
+            chosen, exists = folder, found
+    return chosen, exists
 
 
 def _files_exist(folder: pathlib.Path, names: Sequence[str]) -> np.ndarray:

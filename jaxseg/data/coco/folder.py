@@ -1,10 +1,14 @@
 """COCO-format data: a folder with images and one JSON file of annotations for each split.
 
-Three layouts are supported:
+These layouts are supported (`jaxseg.data.coco.layout`):
 
     annotations/instances_<split>.json  and  <split>/                  COCO's own
-    <split>.json                        and  images/
+    annotations/instances_<split>.json  and  images/ or images/<split>/            CVAT
+    <split>.json                        and  images/ or the folder itself
+    <split>/_annotations.coco.json      and  the images beside it                  Roboflow
     lvis_v1_<split>.json, there or in annotations/, and COCO's image folders      LVIS
+
+A single file without a split, or the path of a file, is split by a seed (`jaxseg.data.coco.split`).
 
 The JSON is read and checked once, when a split is opened; only arrays stay in memory. Images are
 read on access. Masks are polygons, compressed RLE or uncompressed RLE.
@@ -15,12 +19,13 @@ import itertools
 import logging
 import pathlib
 from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as mask_api
 
 from jaxseg.data.coco.file import CocoFile, check_file, parse
+from jaxseg.data.coco.layout import choose_split
 from jaxseg.data.coco.segmentations import to_rle
 from jaxseg.data.fingerprint import fingerprint
 from jaxseg.data.images import read_image
@@ -34,7 +39,10 @@ _LOG = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class CocoFolder:
-    """A COCO-format folder. `train` and `val` name the splits for training and validation."""
+    """A COCO-format folder or file. `train` and `val` name the splits of training and validation.
+
+    A folder that has neither of the two is read by its own splits for these roles, with a warning.
+    """
 
     path: str
     train: str = "train"
@@ -46,89 +54,55 @@ class CocoFolder:
     may be resumed with more of them."""
     allow_outside_files: bool = False
     """Accept file names that leave the image folder, by an absolute path or `..`."""
+    images: str | None = None
+    """Folder of the images (default: the one of the folder's layout)."""
+    val_fraction: float = 0.2
+    """Fraction of the images for validation, where one file has no splits."""
+    split_seed: int = 0
+    """Seed that chooses these images."""
 
     def open(self, split: str) -> "CocoSource":
         """Open the split of a role (`train`, `val`) or of the given name.
 
         Raises ValueError if it has errors that are not ignored.
         """
-        name = {"train": self.train, "val": self.val}.get(split, split)
         check_kinds(self.ignore_issues)
-        files = find_split(pathlib.Path(self.path).expanduser(), name)
-        content = check_file(
-            files.annotations, files.images, allow_outside_files=self.allow_outside_files
+        files = choose_split(
+            pathlib.Path(self.path).expanduser(),
+            split,
+            {"train": self.train, "val": self.val},
+            images=None if self.images is None else pathlib.Path(self.images),
+            val_fraction=self.val_fraction,
+            seed=self.split_seed,
         )
-        ignored = self.ignore_image_ids if name == self.train else ()
+        content = check_file(
+            files.annotations,
+            *files.images,
+            allow_outside_files=self.allow_outside_files,
+            part=files.part,
+        )
+        ignored = self.ignore_image_ids if self._is_train(split) else ()
         raise_if_any(content.issues_without(ignored), self.ignore_issues)
         unknown = sorted(set(ignored) - set(content.images.ids.tolist()))
         if unknown:
+            where = "" if files.part is None else f" in the split {split!r} of that file"
             raise ValueError(
-                f"ignore_image_ids: {content.path} has no image id {unknown[0]}; remove it"
+                f"ignore_image_ids: {content.path} has no image id {unknown[0]}{where}; remove it"
             )
-        source = CocoSource(content, files.images, self.ignore_issues, ignored)
+        source = CocoSource(content, self.ignore_issues, ignored)
         if not len(source):
             raise ValueError(
                 f"{source.path}: no image is left: ignore_issues={self.ignore_issues} and "
                 f"ignore_image_ids={ignored} skip all"
             )
         source.log_skipped(content, self.ignore_issues)
+        if files.part is not None:
+            _LOG.info("%s: %d images for %s, %s", source.path, len(source), split, files.part)
         return source
 
-
-class Split(NamedTuple):
-    """The name and the files of a split."""
-
-    name: str
-    annotations: pathlib.Path
-    images: pathlib.Path
-
-
-def list_splits(folder: pathlib.Path) -> list[Split]:
-    """List the splits of a folder by name."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no data folder {folder}")
-    if (folder / "dataset_info.json").is_file():
-        raise ValueError(
-            f"{folder} is a TFDS dataset: give the experiment source=TfdsFolder({str(folder)!r})"
-        )
-    own = folder / "annotations"
-    lvis = [*folder.glob("lvis_v1_*.json"), *own.glob("lvis_v1_*.json")]
-    splits = [Split(path.stem, path, folder) for path in lvis]
-    plain = [path for path in folder.glob("*.json") if path not in lvis]
-    splits += [Split(path.stem, path, folder / "images") for path in plain]
-    for path in own.glob("instances_*.json"):
-        name = path.stem.removeprefix("instances_")
-        splits.append(Split(name, path, folder / name))
-    return sorted(splits)
-
-
-def find_split(folder: pathlib.Path, name: str) -> Split:
-    """Find the split of that name, or else the only one of that role (`role_of`).
-
-    Raises FileNotFoundError with a list of the splits, or ValueError if several match.
-    """
-    splits = list_splits(folder)
-    exact = [split for split in splits if split.name == name]
-    found = exact or [split for split in splits if role_of(split.name) == name]
-    if len(found) > 1:
-        names = ", ".join(f"{split.name!r} ({split.annotations.name})" for split in found)
-        raise ValueError(
-            f"{folder} has several splits for {name!r}: {names}; choose one, "
-            f"as in CocoFolder(path, train={found[0].name!r}), or remove the others"
-        )
-    if not found:
-        names = ", ".join(split.name for split in splits) or "none"
-        raise FileNotFoundError(
-            f"{folder} has no split {name!r} (found: {names}); it needs {name}.json and images/, "
-            f"annotations/instances_{name}.json and {name}/, or lvis_v1_{name}.json"
-        )
-    return found[0]
-
-
-def role_of(name: str) -> str:
-    """Return the role of a split by its name: `train` for `train2017` and `lvis_v1_train`."""
-    year = name[-4:]
-    return name[:-4] if year.isdecimal() and year[:2] == "20" else name.removeprefix("lvis_v1_")
+    def _is_train(self, split: str) -> bool:
+        """Return whether a split, by its role or its name, is that of training."""
+        return {"train": self.train, "val": self.val}.get(split, split) == self.train
 
 
 class CocoSource:
@@ -137,11 +111,11 @@ class CocoSource:
     def __init__(
         self,
         content: CocoFile,
-        image_folder: pathlib.Path,
         ignore_issues: Collection[str] = (),
         ignore_image_ids: Sequence[int] = (),
     ):
-        self.path, self.image_folder = content.path, image_folder
+        self.path, self.image_folder = content.path, content.image_folder
+        self._part = content.part
         self.digest, self.fingerprint = content.digest, _fingerprint(content)
         self.categories: Sequence[Category] = content.categories
         images, annotations = content.images, content.annotations
@@ -242,7 +216,7 @@ class CocoSource:
         Annotations without area stay, as COCO evaluates them. `iscrowd` and `area` are added to
         annotations without them.
         """
-        content, digest = parse(self.path)
+        content, digest = parse(self.path, self._part)
         if isinstance(content, Issue) or digest != self.digest:
             raise ValueError(f"{self.path} was changed since it was opened: open it again")
         skipped_images, skipped_annotations = (set(rows.tolist()) for rows in self._skipped_rows)

@@ -19,7 +19,8 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from jaxseg.data.coco.folder import CocoFolder, CocoSource, list_splits
+from jaxseg.data.coco.folder import CocoFolder, CocoSource
+from jaxseg.data.coco.layout import list_splits
 from jaxseg.data.tfds.records import IMAGES_PER_SHARD, IndexedAnnotation, features, to_record
 from jaxseg.files import open_regular
 

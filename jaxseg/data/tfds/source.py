@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxseg.data.coco.annotations import xywh_to_xyxy
-from jaxseg.data.coco.folder import role_of
+from jaxseg.data.coco.layout import role_of
 from jaxseg.data.coco.segmentations import to_rle
 from jaxseg.data.fingerprint import fingerprint
 from jaxseg.data.images import decode_image
@@ -203,8 +203,6 @@ def _find_split(builder: Any, path: pathlib.Path, split: str) -> str:
     """Return the name of the split with that name or, if it is the only one, of that role."""
     names = sorted(builder.info.splits)
     matching = [name for name in names if role_of(name) == split]
-    if split == "val" and "validation" in names:
-        matching.append("validation")
     if split in names:
         name = split
     elif len(matching) == 1:

@@ -1,0 +1,151 @@
+"""The layouts of COCO-format folders: the splits, with their annotation files and image folders."""
+
+import logging
+import pathlib
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from jaxseg.data.coco.split import Part
+
+_LOG = logging.getLogger(__name__)
+_ROLES = ("train", "val", "test")
+_ALIASES = {"valid": "val", "validation": "val"}
+_ROBOFLOW = "_annotations.coco.json"
+
+
+class Split(NamedTuple):
+    """The name and the files of a split."""
+
+    name: str
+    annotations: pathlib.Path
+    images: tuple[pathlib.Path, ...]
+    """Folders that may hold the images: the one with the most of them is read."""
+    part: Part | None = None
+    """The images of the file that belong to the split; None for all."""
+
+
+def list_splits(path: pathlib.Path, images: pathlib.Path | None = None) -> list[Split]:
+    """List the splits of a folder by name, or the only one of a COCO file.
+
+    `images` is the folder of the images, where the layout does not say it.
+    """
+    if path.is_file():
+        splits = [Split(path.stem, path, (path.parent / "images", path.parent))]
+    elif path.is_dir():
+        splits = _list_folder(path)
+    else:
+        raise FileNotFoundError(f"no data folder {path}")
+    if images is not None:
+        root = images.expanduser()
+        if not root.is_dir():
+            raise FileNotFoundError(f"no image folder {root}")
+        splits = [split._replace(images=(root, root / split.name)) for split in splits]
+    return sorted(splits)
+
+
+def _list_folder(folder: pathlib.Path) -> list[Split]:
+    if (folder / "dataset_info.json").is_file():
+        raise ValueError(
+            f"{folder} is a TFDS dataset: give the experiment source=TfdsFolder({str(folder)!r})"
+        )
+    own, images = folder / "annotations", folder / "images"
+    lvis = [*folder.glob("lvis_v1_*.json"), *own.glob("lvis_v1_*.json")]
+    splits = [Split(path.stem, path, (folder,)) for path in lvis]
+    plain = [path for path in folder.glob("*.json") if path not in lvis]
+    splits += [Split(path.stem, path, (images, folder)) for path in plain]
+    for path in own.glob("instances_*.json"):
+        name = path.stem.removeprefix("instances_")
+        splits.append(Split(name, path, (folder / name, images / name, images)))
+    for path in folder.glob(f"*/{_ROBOFLOW}"):
+        splits.append(Split(path.parent.name, path, (path.parent,)))
+    return splits
+
+
+def find_split(path: pathlib.Path, name: str, images: pathlib.Path | None = None) -> Split:
+    """Find the split of that name, or else the only one of that role (`role_of`).
+
+    Raises FileNotFoundError with a list of the splits, or ValueError if several match.
+    """
+    return _find(path, name, list_splits(path, images))
+
+
+def choose_split(
+    path: pathlib.Path,
+    split: str,
+    names: Mapping[str, str],
+    *,
+    images: pathlib.Path | None = None,
+    val_fraction: float,
+    seed: int,
+) -> Split:
+    """Find a split by its role or its name.
+
+    If the folder has neither of the splits that `names` gives for the roles, a role is the folder's
+    own split of that role, or a part of the only file. A split that is there is never combined with
+    one that is not named: they could share images.
+
+    Args:
+        path: a folder or a COCO file.
+        split: a key of `names`, or the name of a split.
+        names: the names of the splits `train` and `val`.
+        images: the folder of the images, where the layout does not say it.
+        val_fraction: the fraction of the only file's images that become the split `val`.
+        seed: chooses these images.
+    """
+    splits = list_splits(path, images)
+    if split not in names:
+        return _find(path, split, splits)
+    if path.is_file() or (len(splits) == 1 and _has_no_role(splits[0], names)):
+        return splits[0]._replace(name=split, part=Part(split, val_fraction, seed))
+    name = names[split]
+    if name == split or any(_matching(splits, other) for other in names.values()):
+        return _find(path, name, splits)
+    if _matching(splits, split):
+        chosen = _find(path, split, splits)
+        _LOG.warning(
+            "%s has no split %r: using its split %r (%s) for %s; "
+            "--data.source.%s NAME chooses another",
+            *(path, name, chosen.name, chosen.annotations.name, split, split),
+        )
+        return chosen
+    return _find(path, name, splits)
+
+
+def _has_no_role(split: Split, names: Mapping[str, str]) -> bool:
+    """Return whether a split is neither named by the config nor by its file for one role."""
+    return role_of(split.name) not in _ROLES and split.name not in names.values()
+
+
+def _matching(splits: list[Split], name: str) -> list[Split]:
+    exact = [split for split in splits if split.name == name]
+    return exact or [split for split in splits if role_of(split.name) == name]
+
+
+def _find(path: pathlib.Path, name: str, splits: list[Split]) -> Split:
+    found = _matching(splits, name)
+    if len(found) > 1:
+        listed = ", ".join(f"{split.name!r} ({split.annotations.name})" for split in found)
+        raise ValueError(
+            f"{path} has several splits for {name!r}: {listed}; choose one, "
+            f"as in CocoFolder(path, train={found[0].name!r}), or remove the others"
+        )
+    if not found:
+        listed = ", ".join(split.name for split in splits) or "none"
+        raise FileNotFoundError(
+            f"{path} has no split {name!r} (found: {listed}); it needs {name}.json and images/, "
+            f"annotations/instances_{name}.json and {name}/ or images/, {name}/{_ROBOFLOW}, or "
+            f"lvis_v1_{name}.json. One file for all is split by a seed: give its path. Other "
+            "formats: `jaxseg data import`"
+        )
+    return found[0]
+
+
+def role_of(name: str) -> str:
+    """Return the role of a split by its name: `train` for `train2017` and `lvis_v1_train`.
+
+    The role of `valid` and `validation` is `val`.
+    """
+    year = name[-4:]
+    is_year = year.isdecimal() and year[:2] == "20"
+    role = name[:-4] if is_year else name.removeprefix("lvis_v1_")
+    return _ALIASES.get(role, role)
