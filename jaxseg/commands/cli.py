@@ -287,6 +287,20 @@ def _data_check(command: flags.DataCheck, _: Sequence[str]) -> _Run:
     return run
 
 
+def _data_import(command: flags.DataImport, _: Sequence[str]) -> _Run:
+    from jaxseg.commands.data_import import import_data
+    from jaxseg.data.importers import Options
+
+    options = Options(
+        images=command.images,
+        class_attribute=command.class_attribute,
+        allow_outside_files=command.allow_outside_files,
+        val_fraction=command.val_fraction,
+        seed=command.seed,
+    )
+    return lambda _: import_data(command.source, command.out, options, command.format)
+
+
 def _data_build(command: flags.DataBuild, _: Sequence[str]) -> _Run:
     from jaxseg.data.tfds import build
 
@@ -323,6 +337,7 @@ _COMMANDS: dict[type, _Command] = {
     flags.Eval: _Command("eval", _eval, stoppable=True),
     flags.Predict: _Command("predict", _predict, stoppable=True),
     flags.DataCheck: _Command("data check", _data_check),
+    flags.DataImport: _Command("data import", _data_import),
     flags.DataBuild: _Command("data build", _data_build),
     flags.WeightsImport: _Command("weights import", _weights_import),
     flags.WeightsExport: _Command("weights export", _weights_export),

@@ -174,6 +174,31 @@ class DataBuild:
     """Accept image files outside the image folder."""
 
 
+@dataclasses.dataclass(frozen=True)
+class DataImport:
+    """Convert what an annotation tool exported to a COCO folder.
+
+    Formats: coco (also Roboflow, CVAT, Label Studio), yolo, labelme, via, masks.
+    """
+
+    source: Annotated[Positional[pathlib.Path], arg(metavar="SRC", help_behavior_hint="")]
+    """Exported folder or file."""
+    out: Folder
+    """The new folder, absent or empty."""
+    format: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    """Format (default: detected)."""
+    val_fraction: Annotated[float, arg(metavar="F")] = 0.2
+    """Images for validation, if SRC has no splits."""
+    seed: Annotated[int, arg(metavar="N")] = 0
+    """Seed that chooses them."""
+    images: OptionalFolder = None
+    """Folder of the images, if SRC does not say it."""
+    class_attribute: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    """Attribute with the class (via)."""
+    allow_outside_files: Switch = False
+    """Read files outside SRC that it names."""
+
+
 def _published_names() -> Any:
     """Return the type of `--model`: the names of the models that can be imported."""
     from jaxseg import zoo
@@ -212,9 +237,13 @@ class WeightsExport:
 
 @dataclasses.dataclass(frozen=True)
 class _Data:
-    """Check datasets, and convert them to TFDS."""
+    """Import and check datasets, and convert them to TFDS."""
 
-    command: Annotated[DataCheck, subcommand("check")] | Annotated[DataBuild, subcommand("build")]
+    command: (
+        Annotated[DataImport, subcommand("import")]
+        | Annotated[DataCheck, subcommand("check")]
+        | Annotated[DataBuild, subcommand("build")]
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -97,6 +97,26 @@ def image_size(path: pathlib.Path) -> tuple[int, int]:
     return height, width
 
 
+def read_labels(path: pathlib.Path) -> np.ndarray:
+    """Read a label image: the value of each pixel, int32 `[h, w]`, without any conversion.
+
+    Of a palette image it is the index, of a colour image `red << 16 | green << 8 | blue`; alpha is
+    dropped. Raises what `read_image` raises, and ValueError for JPEG, which changes values.
+    """
+    with _image(path, str(path)) as image:
+        if image.format in ("JPEG", "MPO", "JPEG2000"):
+            raise ValueError("JPEG changes the values of a mask: save it as PNG")
+        image.load()
+        if image.mode in ("1", "L", "P", "I") or image.mode.startswith("I;16"):
+            return np.asarray(image).astype(np.int32)
+        if image.mode == "LA":
+            return np.asarray(image)[..., 0].astype(np.int32)
+        if image.mode in ("RGB", "RGBA"):
+            red, green, blue = np.moveaxis(np.asarray(image)[..., :3].astype(np.int32), 2, 0)
+            return red << 16 | green << 8 | blue
+        raise ValueError(f"Pillow's mode {image.mode} is no mask: save it as 8 or 16-bit PNG")
+
+
 @contextlib.contextmanager
 def _image(file: pathlib.Path | io.BytesIO, name: str) -> Iterator[Image.Image]:
     """Open an image; raise ValueError with its name for whatever fails until it is closed."""

@@ -35,7 +35,16 @@ def test_bad_input_is_reported_on_one_line_with_status_1(
 
 @pytest.mark.parametrize(
     "command",
-    ["demo", "train", "eval", "predict", "data check", "data build", "weights export"],
+    [
+        "demo",
+        "train",
+        "eval",
+        "predict",
+        "data import",
+        "data check",
+        "data build",
+        "weights export",
+    ],
 )
 def test_help_fits_a_screen(command, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")

@@ -42,6 +42,7 @@ class CocoFile(NamedTuple):
     """SHA-256 of the file's bytes; empty if it cannot be read."""
     image_folder: pathlib.Path
     part: Part | None
+    category_entries: Sequence[dict[str, Any]]
 
     def issues_without(self, image_ids: Collection[int]) -> list[Issue]:
         """Return the issues, except those of some images and of their annotations."""
@@ -92,6 +93,7 @@ def check_file(
             digest,
             image_folder,
             part,
+            category_table.entries,
         )
 
 

@@ -8,7 +8,8 @@ from typing import NamedTuple
 from jaxseg.data.coco.split import Part
 
 _LOG = logging.getLogger(__name__)
-_ROLES = ("train", "val", "test")
+ROLES = ("train", "val", "test")
+"""What splits are for (`role_of`)."""
 _ALIASES = {"valid": "val", "validation": "val"}
 _ROBOFLOW = "_annotations.coco.json"
 
@@ -113,7 +114,7 @@ def choose_split(
 
 def _has_no_role(split: Split, names: Mapping[str, str]) -> bool:
     """Return whether a split is neither named by the config nor by its file for one role."""
-    return role_of(split.name) not in _ROLES and split.name not in names.values()
+    return role_of(split.name) not in ROLES and split.name not in names.values()
 
 
 def _matching(splits: list[Split], name: str) -> list[Split]:

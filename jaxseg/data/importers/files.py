@@ -1,0 +1,161 @@
+"""Files of a source to import: found, opened and parsed without leaving it."""
+
+import json
+import os
+import pathlib
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+from jaxseg.data.images import ImageSizeError, image_size, read_image
+from jaxseg.data.importers.values import Losses, Options
+from jaxseg.files import open_regular
+
+IMAGE_SUFFIXES = frozenset(
+    (".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+)
+_HEAD_BYTES = 1 << 20
+_PEEKED_FILES = 20
+
+
+class SourceFiles:
+    """The files of a source, and the rule which of the paths that it names may be followed.
+
+    `root` is the folder of the source, also if the source is a file.
+    """
+
+    def __init__(self, source: pathlib.Path, options: Options):
+        self.source, self.options, self.losses = source, options, Losses()
+        self.root = source if source.is_dir() else source.parent
+        self.images = None if options.images is None else options.images.expanduser()
+        if self.images is not None and not self.images.is_dir():
+            raise FileNotFoundError(f"no image folder {self.images}: correct --images")
+
+    def resolve(self, base: pathlib.Path, name: str, where: object) -> pathlib.Path | None:
+        """Return the path of a name that a file in `base` gives; None, counted, if it is outside.
+
+        `..` is accepted as long as the path stays inside the source, and so are links in it.
+        """
+        path = pathlib.Path(os.path.normpath(base / name.replace("\\", "/")))
+        if "\0" not in name and (self.options.allow_outside_files or self._is_inside(path)):
+            return path
+        self.losses.add(
+            "path outside the source; if you trust it, --allow-outside-files reads it", where
+        )
+        return None
+
+    def _is_inside(self, path: pathlib.Path) -> bool:
+        roots = [self.root, *([] if self.images is None else [self.images])]
+        return any(path.is_relative_to(os.path.normpath(root)) for root in roots)
+
+    def find_image(
+        self, folders: Sequence[pathlib.Path], name: str, where: object
+    ) -> pathlib.Path | None:
+        """Return the first file of that name in some folders, or in `--images`; None if absent."""
+        candidates = [(folder, name) for folder in folders]
+        if self.images is not None:
+            candidates += [(self.images, name), (self.images, _basename(name))]
+        for folder, relative in candidates:
+            path = self.resolve(folder, relative, where)
+            if path is None:
+                return None
+            if path.is_file():
+                return path
+        return None
+
+    def measure(
+        self, path: pathlib.Path, claimed: tuple[int, int] | None = None
+    ) -> tuple[int, int] | None:
+        """Return the `(height, width)` of an image for its annotations.
+
+        `claimed` is the size that they state: it decides about EXIF rotation, as in training. None,
+        counted, if the image cannot be read or has another size.
+        """
+        try:
+            size = image_size(path)
+            if claimed is not None and claimed != size:
+                read_image(path, claimed)
+                return claimed
+        except ImageSizeError as error:
+            self.losses.add("image of another size than its annotations say", error)
+        except (ValueError, OSError) as error:
+            self.losses.add("image that cannot be read", error)
+        else:
+            return size
+        return None
+
+    def new_name(self, path: pathlib.Path) -> str:
+        """Return the name of an image in the new folder: its path inside the source."""
+        normal = pathlib.Path(os.path.normpath(path))
+        for root in (self.root, self.images):
+            if root is not None and normal.is_relative_to(os.path.normpath(root)):
+                return normal.relative_to(os.path.normpath(root)).as_posix()
+        return normal.name
+
+    def shown(self, path: pathlib.Path) -> str:
+        """Return a short name of a file for a list of losses."""
+        return self.new_name(path)
+
+
+def _basename(name: str) -> str:
+    return name.replace("\\", "/").rpartition("/")[2]
+
+
+def list_files(folder: pathlib.Path, suffixes: Collection[str]) -> Iterator[pathlib.Path]:
+    """Yield the files with these suffixes in a folder and below, by name; hidden ones are left out.
+
+    Links to folders are not followed.
+    """
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name[:1] != ".")
+        for name in sorted(names):
+            path = pathlib.Path(parent, name)
+            if name[:1] != "." and path.suffix.lower() in suffixes:
+                yield path
+
+
+def json_files(source: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yield the JSON files of a source, which may itself be one."""
+    if source.is_file():
+        yield from [source] if source.suffix.lower() == ".json" else []
+    else:
+        yield from list_files(source, {".json"})
+
+
+def heads(source: pathlib.Path) -> Iterator[str]:
+    """Yield the beginnings of the first JSON files of a source, to detect its format."""
+    for _, path in zip(range(_PEEKED_FILES), json_files(source), strict=False):
+        yield head(path)
+
+
+def head(path: pathlib.Path) -> str:
+    """Return the beginning of a text file; "" if it cannot be read."""
+    try:
+        with open_regular(path) as file:
+            return file.read(_HEAD_BYTES).decode("utf-8-sig", errors="replace")
+    except OSError:
+        return ""
+
+
+def read_text(path: pathlib.Path, max_bytes: int | None = None) -> str:
+    """Read a text file; raise ValueError with its name if that fails or it has more bytes."""
+    try:
+        with open_regular(path) as file:
+            data = file.read(-1 if max_bytes is None else max_bytes + 1)
+        if max_bytes is not None and len(data) > max_bytes:
+            raise ValueError(f"it has more than {max_bytes} bytes")
+        return data.decode("utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as text: {error}") from error
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """Read a JSON object; raise ValueError with the file's name if it is none."""
+    try:
+        content = json.loads(read_text(path))
+    except RecursionError as error:
+        raise ValueError(f"{path} is nested too deeply") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}): export it again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} does not hold a JSON object: export it again")
+    return content
