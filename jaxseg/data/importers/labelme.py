@@ -42,8 +42,7 @@ def detect(source: pathlib.Path) -> bool:
 
 def read(files: SourceFiles) -> ImportedData:
     """Read the image of each JSON file. JSON files of other programs are counted as lost."""
-    images: dict[str, ImportedImage] = {}
-    annotated = set()
+    images: dict[pathlib.Path, ImportedImage] = {}
     for path in json_files(files.source):
         content = read_json(path)
         if not isinstance(content.get("shapes"), list):
@@ -52,14 +51,13 @@ def read(files: SourceFiles) -> ImportedData:
         image = _read_image(files, path, content)
         if image is None:
             continue
-        annotated.add(image.path)
-        if image.name in images:
+        if image.path in images:
             files.losses.add("second annotation file of an image", files.shown(path))
         else:
-            images[image.name] = image
+            images[image.path] = image
     if files.source.is_dir():
         for path in list_files(files.source, IMAGE_SUFFIXES):
-            if path not in annotated:
+            if path not in images:
                 files.losses.add("image without a JSON file, left out", files.shown(path))
     names = {item.category for image in images.values() for item in image.objects}
     return ImportedData({NO_SPLIT: list(images.values())}, sorted(names), files.losses)
@@ -123,16 +121,18 @@ def _read_shapes(
     masks: dict[tuple[str, Any], list[Segmentation]] = {}
     for number, shape in enumerate(content["shapes"]):
         where = f"{files.shown(path)}: shapes[{number}]"
-        if not isinstance(shape, dict) or not isinstance(shape.get("label"), str):
+        label = shape.get("label") if isinstance(shape, dict) else None
+        if not isinstance(label, str) or not label.strip():
             files.losses.add("shape without a label", where)
             continue
-        if shape.get("description") or any((shape.get("flags") or {}).values()):
+        flags = shape.get("flags")
+        if shape.get("description") or (isinstance(flags, dict) and any(flags.values())):
             files.losses.add("description or flags of a shape", where)
         mask = _read_shape(files, shape, size, where)
         if mask is not None:
             group = shape.get("group_id")
             own = ("shape", number) if group is None else ("group", str(group))
-            masks.setdefault((shape["label"], own), []).append(mask)
+            masks.setdefault((label, own), []).append(mask)
     return [Object(label, join(parts, size)) for (label, _), parts in masks.items()]
 
 

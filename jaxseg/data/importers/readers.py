@@ -9,6 +9,7 @@ from jaxseg.data.coco.split import choose_val
 from jaxseg.data.importers import coco, labelme, mask_folder, via, yolo
 from jaxseg.data.importers.files import SourceFiles
 from jaxseg.data.importers.values import NO_SPLIT, ImportedData, ImportedImage, Options
+from jaxseg.data.source import Category, check_category_names
 
 
 class Reader(NamedTuple):
@@ -75,6 +76,7 @@ def read_dataset(source: pathlib.Path, reader: Reader, options: Options) -> Impo
     if not any(image.objects for images in splits.values() for image in images):
         reasons = "; ".join(data.losses.lines()) or "there are none"
         raise ValueError(f"{source} has no object with a mask: {reasons}")
+    check_category_names(Category(i, name) for i, name in enumerate(data.categories, 1))
     divided, note = _divide(_shorten_names(splits), options)
     return data._replace(splits=divided, split_note=note)
 

@@ -55,15 +55,15 @@ def read(files: SourceFiles) -> ImportedData:
         else:
             files.losses.add("JSON file without VIA's regions", files.shown(path))
     attribute = _class_attribute(files, found)
-    images: dict[str, ImportedImage] = {}
+    images: dict[pathlib.Path, ImportedImage] = {}
     for file in found:
         image = _make_image(files, file, attribute)
         if image is None:
             continue
-        if image.name in images:
-            earlier = images[image.name]
+        if image.path in images:
+            earlier = images[image.path]
             image = earlier._replace(objects=[*earlier.objects, *image.objects])
-        images[image.name] = image
+        images[image.path] = image
     names = {item.category for image in images.values() for item in image.objects}
     return ImportedData({NO_SPLIT: list(images.values())}, sorted(names), files.losses)
 

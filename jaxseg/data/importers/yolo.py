@@ -72,9 +72,9 @@ def _read_yaml(path: pathlib.Path) -> dict[str, Any]:
 
 def _class_names(path: pathlib.Path, names: Any) -> dict[int, str]:
     """Return the class names by index, from a list or a mapping."""
-    items = names.items() if isinstance(names, dict) else enumerate(names or ())
     if not isinstance(names, dict | list) or not names:
         raise ValueError(f"{path}: `names` must be a list of class names, or a mapping of indices")
+    items = names.items() if isinstance(names, dict) else enumerate(names)
     found: dict[int, str] = {}
     for index, name in items:
         valid = type(name) in (str, int, float, bool) and str(index).isdecimal()
