@@ -4,6 +4,10 @@ EXIF: an image is rotated by its EXIF orientation, as browsers and annotation to
 exception is an image whose annotated size is that of the original pixels and not of the rotated
 ones. A TIFF is always rotated, because Pillow does so on reading.
 
+Channels: grey, palette and CMYK images are converted to RGB, and the channel after these is dropped
+as alpha. Of 16-bit values the upper 8 bits are kept. Images of more channels are refused, since
+which three of them to show is the user's choice, and so are pixels of 32 bits and floats.
+
 Terms:
     original  as stored in the file, before the rotation
     rotated   after the rotation (or reflection) by the EXIF orientation
@@ -26,6 +30,8 @@ MAX_PIXELS = 89_478_485
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """The formats that are read, whatever a file's name says (MPO is a JPEG). Some of Pillow's others
 start programs, such as Ghostscript for EPS."""
+_SAMPLES_PER_PIXEL = 277
+"""The tag of a TIFF with its number of channels."""
 _ROTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -47,8 +53,8 @@ class ImageSizeError(ValueError):
 def read_image(path: pathlib.Path, size: tuple[int, int] | None = None) -> np.ndarray:
     """Read an image file as RGB, uint8 `[h, w, 3]`.
 
-    Grey, palette and CMYK images are converted to RGB; alpha is dropped; 16-bit values are reduced
-    to their upper 8 bits; of several frames the first is read.
+    Channels and 16-bit values are converted by the module's rule; of several frames the first is
+    read.
 
     Args:
         path: the file.
@@ -58,7 +64,8 @@ def read_image(path: pathlib.Path, size: tuple[int, int] | None = None) -> np.nd
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is no regular file, has none of `FORMATS`, cannot be decoded, has more than
-            `MAX_PIXELS`, or has pixels of 32 bits or floats, whose range is unknown.
+            `MAX_PIXELS`, has more than four channels, or has pixels of 32 bits or floats, whose
+            range is unknown.
         ImageSizeError: it does not have that size.
     """
     return decode_image(path, str(path), size)
@@ -126,12 +133,16 @@ def _image(file: pathlib.Path | io.BytesIO, name: str) -> Iterator[Image.Image]:
                 raise ValueError(
                     f"{image.width}x{image.height} are more than {MAX_PIXELS} pixels: shrink it"
                 )
+            channels = getattr(image, "tag_v2", {}).get(_SAMPLES_PER_PIXEL, 1)
+            if channels > 4:  # Pillow would drop those after the third
+                raise ValueError(f"it has {channels} channels: save the three to use as RGB")
             yield image
     except FileNotFoundError:
         raise
     except UnidentifiedImageError as error:
         raise ValueError(
-            f"{name} cannot be decoded as an image: it is not a valid {', '.join(FORMATS)}"
+            f"{name} cannot be decoded as an image: it is not a valid {', '.join(FORMATS)} of 1 "
+            "(grey), 3 (RGB) or 4 channels (RGBA, CMYK) with 8 or 16 bits; convert it to one"
         ) from error
     except (Exception, Warning) as error:  # Pillow's decoders raise many types
         raise ValueError(f"{name} cannot be decoded as an image: {error}") from error

@@ -1,13 +1,15 @@
 import io
 import os
+import struct
 import warnings
+import zlib
 
 import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
 from jaxseg.data import read_image
-from jaxseg.data.images import ImageSizeError
+from jaxseg.data.images import ImageSizeError, image_size, read_labels
 
 GREY = np.arange(24, dtype=np.uint8).reshape(4, 6) * 10
 COLORS = np.dstack([GREY, GREY[::-1], GREY[:, ::-1]])
@@ -25,8 +27,6 @@ def same(grey):
 
 def png_of_16_bits():
     """Return a 16-bit RGB PNG of 2x1 pixels, which Pillow cannot write."""
-    import struct
-    import zlib
 
     def chunk(name, data):
         return (
@@ -238,3 +238,85 @@ def test_a_link_to_an_image_is_read(tmp_path):
     path = save(tmp_path, Image.fromarray(GREY))
     (tmp_path / "link.png").symlink_to(path)
     np.testing.assert_array_equal(read_image(tmp_path / "link.png"), same(GREY))
+
+
+def tiff(channels, bits):
+    """Return a TIFF of 2x1 pixels, with values that count up from 0, which Pillow cannot write."""
+    data = bytes(range(2 * channels * bits // 8))
+    values = struct.pack(f"<{channels}H", *[bits] * channels)
+    extra = max(channels - 3, 0)
+    kinds = struct.pack(f"<{extra}H", *[0] * extra)
+    entries = {256: 2, 257: 1, 259: 1, 262: 2 if channels > 2 else 1, 277: channels, 278: 1}
+    entries[279] = len(data)
+    start = 8 + 2 + 12 * (len(entries) + 3) + 4
+    fields = [(tag, 3, 1, struct.pack("<I", value)) for tag, value in entries.items()]
+    fields.append((273, 4, 1, struct.pack("<I", start + len(values + kinds))))
+    fields.append((258, 3, channels, inline(values, start)))
+    fields.append((338, 3, extra, inline(kinds, start + len(values))))
+    head = b"II*\0" + struct.pack("<IH", 8, len(fields))
+    return (
+        head
+        + b"".join(struct.pack("<HHI", *field[:3]) + field[3] for field in sorted(fields))
+        + bytes(4)
+        + values
+        + kinds
+        + data
+    )
+
+
+def inline(values, offset):
+    """Return the value of a TIFF's field: itself if it fits, else where it is."""
+    return values.ljust(4, b"\0") if len(values) <= 4 else struct.pack("<I", offset)
+
+
+@pytest.mark.parametrize(
+    ("channels", "bits", "expected"),
+    [
+        (3, 8, [[0, 1, 2], [3, 4, 5]]),
+        (3, 16, [[1, 3, 5], [7, 9, 11]]),  # the upper bytes
+        (4, 8, [[0, 1, 2], [4, 5, 6]]),  # the fourth is dropped
+    ],
+)
+def test_tiffs_of_three_and_four_channels_are_read(tmp_path, channels, bits, expected):
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff(channels, bits))
+    assert read_image(path).tolist() == [expected]
+
+
+@pytest.mark.parametrize(
+    ("channels", "bits", "message"),
+    [
+        (5, 8, "it has 5 channels: save the three to use as RGB"),
+        (7, 16, "1 .grey., 3 .RGB. or 4 channels .RGBA, CMYK. with 8 or 16 bits; convert it"),
+    ],
+)
+def test_images_of_more_channels_are_refused(tmp_path, channels, bits, message):
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff(channels, bits))
+    for read in (read_image, image_size, read_labels):
+        with pytest.raises(ValueError, match=message):
+            read(path)
+
+
+LABELS = np.array([[0, 1, 2], [0, 200, 3]])
+
+
+@pytest.mark.parametrize("mode", ["8 bits", "16 bits", "palette", "colours", "colours and alpha"])
+def test_label_images_keep_their_values(tmp_path, mode):
+    image = Image.fromarray(LABELS.astype(np.uint16 if mode == "16 bits" else np.uint8))
+    expected = LABELS
+    if mode == "palette":
+        image.putpalette([0] * 768)
+    if mode.startswith("colours"):
+        channels = [LABELS, 0 * LABELS, LABELS + 1, 0 * LABELS][: 3 + ("alpha" in mode)]
+        image = Image.fromarray(np.dstack(channels).astype(np.uint8))
+        expected = LABELS * 65536 + LABELS + 1
+    assert read_labels(save(tmp_path, image)).tolist() == expected.tolist()
+
+
+def test_label_images_that_change_values_are_refused(tmp_path):
+    image = Image.fromarray(LABELS.astype(np.uint8))
+    with pytest.raises(ValueError, match=r"a.jpg cannot .*JPEG changes the values of a mask"):
+        read_labels(save(tmp_path, image, "a.jpg"))
+    with pytest.raises(ValueError, match="Pillow's mode F is no mask"):
+        read_labels(save(tmp_path, Image.fromarray(LABELS.astype(np.float32)), "a.tif"))
