@@ -68,17 +68,35 @@ CONFIG_CLASSES: tuple[type, ...] = (
 file names it."""
 
 
-def load_experiment(path: pathlib.Path) -> Experiment:
-    """Return the value `experiment` of a Python file, which may import other files of its folder.
+def load_experiment(path: pathlib.Path, source: data.SourceConfig | None = None) -> Experiment:
+    """Return the experiment of a Python file, which may import other files of its folder.
 
-    Raises FileNotFoundError without the file and ValueError without the value.
+    The file defines the value `experiment`, or a function `make_experiment(source)` that returns
+    one for a dataset.
+
+    Args:
+        path: the file.
+        source: the dataset, in place of the experiment's own.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it defines neither, or the function and `source` is None.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no experiment file {path}")
     with _importable(path.resolve().parent):
-        found = runpy.run_path(str(path)).get("experiment")
+        defined = runpy.run_path(str(path))
+        found, make = defined.get("experiment"), defined.get("make_experiment")
+        if found is None and callable(make):
+            if source is None:
+                raise ValueError(f"{path} makes an experiment for a dataset: give --data DIR")
+            found = make(source)
     if not isinstance(found, Experiment):
-        raise ValueError(f"{path} must define `experiment = Experiment(...)`")
+        raise ValueError(
+            f"{path} must define `experiment = Experiment(...)`, or `make_experiment(source)`"
+        )
+    if source is not None:
+        return dataclasses.replace(found, data=dataclasses.replace(found.data, source=source))
     return found
 
 

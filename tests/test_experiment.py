@@ -15,6 +15,7 @@ from jaxseg import experiment, predictor
 from jaxseg.commands import weights
 from jaxseg.commands.cli import main
 from jaxseg.commands.demo import MASK_RCNN as EXPERIMENT
+from jaxseg.data import Shapes
 from jaxseg.experiment import from_json, load_experiment, to_json
 from jaxseg.training.checkpoint import Checkpoints
 from jaxseg.training.step import TrainState
@@ -25,7 +26,8 @@ FILES = sorted((ROOT / "experiments").glob("*.py"))
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_every_experiment_builds_and_is_restored_from_json(path):
-    loaded = load_experiment(path)
+    source = Shapes(size=64, train_images=4) if path.stem == "own_data" else None
+    loaded = load_experiment(path, source)
     assert from_json(to_json(loaded)) == loaded
     loaded.model.build()
 
@@ -37,6 +39,19 @@ def test_an_experiment_file_must_define_one(tmp_path):
         load_experiment(path)
     with pytest.raises(FileNotFoundError, match=r"no experiment file .*absent.py"):
         load_experiment(tmp_path / "absent.py")
+
+
+def test_an_experiment_takes_the_source_that_is_given(tmp_path, capsys):
+    source = Shapes(size=96, train_images=4)
+    loaded = load_experiment(ROOT / "experiments" / "mask_rcnn_nuclei.py", source)
+    assert loaded.data.source == source
+    made = load_experiment(ROOT / "experiments" / "own_data.py", source)
+    assert (made.data.source, made.data.buckets) == (source, ((96, 96),))
+    assert made.model.num_classes == 5
+    with pytest.raises(
+        ValueError, match=r"makes an experiment for .*: give --data DIR"
+    ):
+        load_experiment(ROOT / "experiments" / "own_data.py")
 
 
 def test_an_experiment_file_imports_from_its_own_folder_only(tmp_path, monkeypatch):

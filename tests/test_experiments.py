@@ -49,7 +49,8 @@ def shrink(experiment, folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_every_experiment_dry_runs_and_trains_two_steps(path, folder, tmp_path, capsys):
-    experiment = shrink(load_experiment(path), folder)
+    source = CocoFolder(str(folder)) if path.stem == "own_data" else None
+    experiment = shrink(load_experiment(path, source), folder)
     dry_run(experiment)
     printed = capsys.readouterr().out
     assert "parameters: " in printed

@@ -210,9 +210,11 @@ def _train(command: flags.Train, overrides: Sequence[str]) -> _Run:
     from jaxseg.commands import train as train_command
     from jaxseg.commands.dry_run import dry_run
     from jaxseg.commands.override import override
+    from jaxseg.data import folder_config
     from jaxseg.experiment import load_experiment
 
-    experiment = load_experiment(command.experiment)
+    source = None if command.data is None else folder_config(command.data)
+    experiment = load_experiment(command.experiment, source)
     experiment = override(experiment, overrides, prog=f"jaxseg train {command.experiment}")
     if command.dry_run:
         return _until_notice(lambda: dry_run(experiment))

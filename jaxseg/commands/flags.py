@@ -82,6 +82,8 @@ class Train:
         Positional[pathlib.Path], arg(metavar="EXPERIMENT", help_behavior_hint="")
     ]
     """Python file that defines the experiment."""
+    data: Annotated[pathlib.Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
+    """COCO folder or file, or TFDS dataset (default: the experiment's)."""
     workdir: OptionalFolder = None
     """Folder for checkpoints and curves (required)."""
     fork: Annotated[pathlib.Path | None, arg(metavar="WORKDIR", help_behavior_hint="")] = None

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from jaxseg.commands import resume
 from jaxseg.commands import train as train_command
 from jaxseg.commands.cli import main
 from jaxseg.commands.settings import check_processes_agree
@@ -189,7 +190,7 @@ def test_fields_that_do_not_change_the_result_may_differ_on_resume(workdir):
     model = dataclasses.replace(EXPERIMENT.model, backbone=backbone)
     changed = dataclasses.replace(EXPERIMENT, model=model, train=train, pretrained="absent.pth")
     metadata = train_command.run_metadata(changed, SHAPES.open("train").categories)
-    train_command.check_resumable(
+    resume.check_resumable(
         workdir, metadata | {"data": {"fingerprint": SHAPES.open("train").fingerprint}}
     )
 
@@ -201,16 +202,16 @@ def test_a_run_from_before_a_field_existed_is_resumed_with_its_default(tmp_path)
     del saved["experiment"]["train"]["optimizer"]["schedule"]
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(2, TrainState(np.asarray(2), {"w": np.ones(2)}, {}, ()), saved)
-    train_command.check_resumable(tmp_path, metadata)
+    resume.check_resumable(tmp_path, metadata)
 
 
 def test_a_run_that_only_another_process_sees_is_compared_too(tmp_path, monkeypatch):
     metadata = train_command.run_metadata(EXPERIMENT, SHAPES.open("train").categories)
     other = dataclasses.replace(EXPERIMENT, train=dataclasses.replace(EXPERIMENT.train, seed=9))
     saved = train_command.run_metadata(other, SHAPES.open("train").categories)
-    monkeypatch.setattr(train_command, "allgather_json", lambda value: [value, saved])
+    monkeypatch.setattr(resume, "allgather_json", lambda value: [value, (2, saved)])
     with pytest.raises(ValueError, match=r"a different config: train.seed \(9 -> 0\)"):
-        train_command.check_resumable(tmp_path, metadata)
+        resume.check_resumable(tmp_path, metadata)
     assert not list(tmp_path.iterdir())
 
 
@@ -219,7 +220,7 @@ def test_a_run_may_be_resumed_from_its_best_checkpoint(tmp_path):
     state = TrainState(np.asarray(2), {"w": np.ones(2)}, {}, ())
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(2, state, metadata | {"best": {"step": 2, "score": 0.5}})
-    train_command.check_resumable(tmp_path, metadata)
+    resume.check_resumable(tmp_path, metadata)
 
 
 @pytest.mark.parametrize(

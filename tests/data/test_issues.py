@@ -132,6 +132,7 @@ INVALID = {
     "box as polygon": (polygon([4, 2, 10, 10]), "polygon-box", "two points, or a box"),
     "odd polygon": (polygon([*SQUARE, 1]), "polygon-odd", "polygon 0 has 9 numbers"),
     "far polygon": (polygon([1e12, *SQUARE[1:]]), "polygon-far", r"x 4 to 1e\+12.* is 30x20"),
+    "immense polygon": (polygon([1e308, *SQUARE[1:]]), "polygon-far", r"x 4 to 1e\+308"),
     "long polygon": (
         polygon([0.0, 0, 29, 19, 29, 0] * 90),
         "polygon-long",

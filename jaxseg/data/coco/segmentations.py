@@ -104,7 +104,7 @@ def _check_polygons(
     coordinates, lengths, usable = _check_shapes(add, polygons)  # [C], [P], [P]
     low, high = _ranges(coordinates, lengths)
     usable &= ~_check_ranges(add, usable, low, high, image_sizes[owner])
-    usable &= ~_check_lengths(add, usable, coordinates, lengths, high - low, image_sizes[owner])
+    usable &= ~_check_lengths(add, usable, coordinates, lengths, low, high, image_sizes[owner])
     valid = np.zeros(count, bool)
     valid[rows[list_lengths > 0]] = True
     valid[owner[~usable]] = False
@@ -192,7 +192,8 @@ def _check_lengths(
     usable: np.ndarray,
     coordinates: np.ndarray,
     lengths: np.ndarray,
-    spans: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
     image_sizes: np.ndarray,
 ) -> np.ndarray:
     """Return which polygons have too long an outline: bool `[P]`.
@@ -200,8 +201,10 @@ def _check_lengths(
     pycocotools takes 50 bytes or so for each pixel of the outline, whatever the image's size.
     """
     longest = _MAX_PERIMETERS * 2.0 * image_sizes.sum(1)
-    # No edge is longer than the polygon's span (largest of width and height).
-    possible = usable & (lengths // 2 * spans.max(1, initial=0.0) > longest)
+    # No edge is longer than the polygon's span. Those of unusable polygons may overflow.
+    spans = np.zeros(len(lengths))
+    spans[usable] = (high[usable] - low[usable]).max(1)
+    possible = lengths // 2 * spans > longest
     starts, too_long = offsets(lengths), np.zeros(len(lengths), bool)
     for i in np.flatnonzero(possible).tolist():
         points = coordinates[starts[i] : starts[i + 1]].reshape(-1, 2)
