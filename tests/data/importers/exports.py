@@ -267,69 +267,9 @@ def write_via3(folder, count):
         save_image(folder / f"{i}.png", i)
 
 
-# --- masks ---
-
-
 def save_mask(path, array):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(array).save(path)
-
-
-def write_label_images(folder, count):
-    """Write a 16-bit label image of each class."""
-    for i in range(count):
-        save_image(folder / "images" / f"{i}.png", i)
-        for name in NAMES:
-            labels = np.zeros(SIZE, np.uint16)
-            for number, thing in enumerate(scene(i), 1):
-                labels[thing.bitmap() & (thing.category == name)] = 300 * number
-            save_mask(folder / "masks" / name / f"{i}.png", labels)
-
-
-def write_colour_masks(folder, count):
-    for split, indices in halves(count).items():
-        for i in indices:
-            save_image(folder / split / "images" / f"{i}.png", i)
-            for name in NAMES:
-                colours = np.zeros((*SIZE, 3), np.uint8)
-                for number, thing in enumerate(scene(i), 1):
-                    colours[thing.bitmap() & (thing.category == name)] = (0, number, 9)
-                save_mask(folder / split / "masks" / name / f"{i}.png", colours)
-
-
-def write_mask_files(folder, count):
-    for i in range(count):
-        save_image(folder / "images" / f"{i}.png", i)
-        for number, thing in enumerate(scene(i)):
-            path = folder / "masks" / str(i) / thing.category / f"{number}.png"
-            save_mask(path, thing.bitmap() * np.uint8(255))
-
-
-def write_data_science_bowl(folder, count):
-    for i in range(count):
-        save_image(folder / f"id{i}" / "images" / f"id{i}.png", i)
-        for number, thing in enumerate(scene(i)):
-            path = folder / f"id{i}" / "masks" / thing.category / f"{number}.png"
-            save_mask(path, thing.bitmap() * np.uint8(255))
-
-
-EXACT = {
-    "roboflow": (write_roboflow, "coco"),
-    "cvat": (write_cvat, "coco"),
-    "label studio": (write_label_studio, "coco"),
-    "labelme": (write_labelme, "labelme"),
-    "labelme with embedded images": (write_labelme_embedded, "labelme"),
-    "label images": (write_label_images, "masks"),
-    "colours": (write_colour_masks, "masks"),
-    "mask files": (write_mask_files, "masks"),
-    "data science bowl": (write_data_science_bowl, "masks"),
-}
-WITHIN_A_PIXEL = {
-    "yolo": (write_yolo, "yolo"),
-    "via 2": (write_via2, "via"),
-    "via 2 by split": (write_via2_by_split, "via"),
-    "via 3": (write_via3, "via"),
-}
 
 
 def near(bitmap, other):

@@ -10,10 +10,10 @@ from jaxseg.commands.cli import main
 from jaxseg.data import CocoFolder
 from jaxseg.data.importers import READERS
 from jaxseg.data.stats import scan_folder
-from tests.data.importers import exports
+from tests.data.importers import exports, formats
 
 COUNT = 6
-FORMATS = exports.EXACT | exports.WITHIN_A_PIXEL
+FORMATS = formats.ALL
 
 
 def run(source, out, *arguments):
@@ -52,7 +52,7 @@ def test_the_same_scene_gives_the_same_masks(tmp_path, name, capsys):
     for number, category, bitmap in expected:
         same = [b for n, c, b in found if (n, c) == (number, category)]
         best = max(same, key=lambda b: (b & bitmap).sum() / (b | bitmap).sum())
-        if name in exports.EXACT:
+        if name in formats.EXACT:
             np.testing.assert_array_equal(best, bitmap)
         else:
             assert exports.near(bitmap, best)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.data.importers import exports
+from tests.data.importers import exports, formats
 from tests.data.importers.test_formats import run
 
 JUNK: list[Any] = [None, True, -1, 0, 3, 1e308, float("nan"), 10**400, "", "x", "\ud800", "a\0b"]
@@ -44,7 +44,7 @@ def mutate(content, rng):
     "name", ["labelme", "labelme with embedded images", "via 2", "via 3", "cvat"]
 )
 def test_random_values_do_not_crash_an_import(tmp_path, name, capsys):
-    write, form = (exports.EXACT | exports.WITHIN_A_PIXEL)[name]
+    write, form = formats.ALL[name]
     (tmp_path / "a").mkdir()
     write(tmp_path / "a", 2)
     path = sorted((tmp_path / "a").rglob("*.json"))[0]

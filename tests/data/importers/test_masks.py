@@ -1,0 +1,48 @@
+"""Folders of masks that do not fit."""
+
+import numpy as np
+from PIL import Image
+
+from tests.data.importers import exports
+from tests.data.importers.imports import import_one
+
+
+def masked(folder, image="0.png", **masks):
+    exports.save_image(folder / "images" / image, 0)
+    for name, array in masks.items():
+        exports.save_mask(folder / "masks" / f"{name}.png", array)
+    return folder
+
+
+def test_masks_that_do_not_fit_are_counted(tmp_path, capsys):
+    labels = np.zeros(exports.SIZE, np.uint8)
+    labels[2:5, 3:9] = 7
+    folder = masked(tmp_path / "a", **{"0": labels, "stray": labels, "1": labels[1:]})
+    exports.save_image(folder / "images" / "1.png", 1)
+    exports.save_image(folder / "images" / "2.png", 2)
+    exports.save_image(folder / "images" / "3.png", 3)
+    Image.fromarray(labels).save(folder / "masks" / "3.jpg")
+    annotations, printed = import_one(folder, tmp_path / "out", capsys)
+    assert [a["area"] for a in annotations] == [18]
+    for line in (
+        "2 x label image with one value: read as one object, even if it shows more",
+        "1 x mask of no image (masks/stray.png)",
+        "1 x image of another size than its annotations say",
+        "1 x image without a mask, left out (images/2.png)",
+        "1 x mask that cannot be read",
+        "JPEG changes the values of a mask: save it as PNG",
+    ):
+        assert line in printed, line
+
+
+def test_palette_masks_are_read_by_index(tmp_path, capsys):
+    labels = np.zeros(exports.SIZE, np.uint8)
+    labels[2:5, 3:9], labels[5:9, 3:9] = 1, 2  # touching, and the same colour in the palette
+    palette = Image.fromarray(labels).convert("P")
+    palette.putdata(labels.reshape(-1).tolist())
+    palette.putpalette([0, 0, 0, 9, 9, 9, 9, 9, 9])
+    folder = masked(tmp_path / "a")
+    (folder / "masks").mkdir()
+    palette.save(folder / "masks" / "0.png")
+    annotations, _ = import_one(folder, tmp_path / "out", capsys)
+    assert [a["area"] for a in annotations] == [18, 24]
