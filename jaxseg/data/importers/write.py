@@ -42,10 +42,10 @@ def write_dataset(data: ImportedData, folder: pathlib.Path) -> dict[str, SplitCo
     partial = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.partial")
     try:
         (partial / "images").mkdir(parents=True)
-        names: set[str] = set()
+        copied = _Copied({}, set())
         first_ids, counts = (1, 1), {}
         for split, images in data.splits.items():
-            content, first_ids = _split_json(data, images, partial / "images", names, first_ids)
+            content, first_ids = _split_json(data, images, partial / "images", copied, first_ids)
             (partial / f"{split}.json").write_text(json.dumps(content))
             counts[split] = _count(content)
         partial.replace(folder)
@@ -62,11 +62,18 @@ def _count(content: dict[str, Any]) -> SplitCounts:
     return SplitCounts(len(content["images"]), len(objects), crowds, classes)
 
 
+class _Copied(NamedTuple):
+    """The images that are copied: splits may share some."""
+
+    names: dict[pathlib.Path, str]  # the new name of each file
+    used: set[str]  # in lower case
+
+
 def _split_json(
     data: ImportedData,
     images: list[ImportedImage],
     folder: pathlib.Path,
-    names: set[str],
+    copied: _Copied,
     first_ids: tuple[int, int],
 ) -> tuple[dict[str, Any], tuple[int, int]]:
     """Copy the images of a split; return its COCO JSON and the next ids of image and annotation.
@@ -77,8 +84,11 @@ def _split_json(
     image_id, annotation_id = first_ids
     entries, annotations = [], []
     for image in sorted(images, key=lambda image: image.name):
-        name = _unique_name(image.name, names)
-        _copy(image, folder / name)
+        name = copied.names.get(image.path)
+        if name is None:
+            name = _unique_name(image.name, copied.used)
+            _copy(image, folder / name)
+            copied.names[image.path] = name
         height, width = image.size
         entries.append({"id": image_id, "file_name": name, "height": height, "width": width})
         for annotation in _annotations(image, category_ids, data.losses):
@@ -90,17 +100,17 @@ def _split_json(
     return content, (image_id, annotation_id)
 
 
-def _unique_name(name: str, names: set[str]) -> str:
-    """Return a name inside the image folder that no other image has, and add it to `names`."""
+def _unique_name(name: str, used: set[str]) -> str:
+    """Return a name inside the image folder that no other image has, and add it to `used`."""
     parts = [part for part in name.split("/") if part not in ("", ".", "..")]
     path = pathlib.PurePosixPath(*parts)
     if not is_unicode(name):
         path = pathlib.PurePosixPath(name.encode("utf-8", "replace").decode())
     candidate, number = path, 2
     # Folders that ignore case would merge names that differ in case alone.
-    while candidate.as_posix().lower() in names:
+    while candidate.as_posix().lower() in used:
         candidate, number = path.with_stem(f"{path.stem}_{number}"), number + 1
-    names.add(candidate.as_posix().lower())
+    used.add(candidate.as_posix().lower())
     return candidate.as_posix()
 
 

@@ -63,3 +63,13 @@ def test_images_of_other_folders_get_unique_names(tmp_path, capsys):
     annotations, _ = import_one(folder, tmp_path / "out", capsys, "--allow-outside-files")
     assert len(annotations) == 10
     assert sorted(p.name for p in (tmp_path / "out" / "images").iterdir()) == ["0.png", "0_2.png"]
+
+
+def test_an_image_of_several_splits_is_copied_once(tmp_path, capsys):
+    for split in ("train", "mini_train"):
+        exports.write_json(tmp_path / "a" / f"{split}.json", exports.coco_content(range(2)))
+    for i in range(2):
+        exports.save_image(tmp_path / "a" / "images" / f"{i}.png", i)
+    assert run(tmp_path / "a", tmp_path / "out") == 0
+    assert sorted(p.name for p in (tmp_path / "out" / "images").iterdir()) == ["0.png", "1.png"]
+    assert "split mini_train: 2 images, 10 objects" in capsys.readouterr().out
