@@ -144,9 +144,9 @@ def _find(path: pathlib.Path, name: str, splits: list[Split]) -> Split:
 def role_of(name: str) -> str:
     """Return the role of a split by its name: `train` for `train2017` and `lvis_v1_train`.
 
-    The role of `valid` and `validation` is `val`.
+    The role of `valid` and `validation` is `val`. Capitals do not matter: CVAT writes `Train`.
     """
     year = name[-4:]
     is_year = year.isdecimal() and year[:2] == "20"
-    role = name[:-4] if is_year else name.removeprefix("lvis_v1_")
+    role = (name[:-4] if is_year else name.removeprefix("lvis_v1_")).lower()
     return _ALIASES.get(role, role)

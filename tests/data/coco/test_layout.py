@@ -75,8 +75,9 @@ def test_roboflow_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("images", ["images", "images/{}"])
-def test_cvat_is_read(tmp_path, images):
-    for split, first in (("train", 1), ("val", 5)):
+@pytest.mark.parametrize("splits", [("train", "val"), ("Train", "Validation")])
+def test_cvat_is_read(tmp_path, images, splits):
+    for split, first in zip(splits, (1, 5), strict=True):
         name = f"instances_{split}.json"
         write(tmp_path / "annotations" / name, tmp_path / images.format(split), first_id=first)
     train, val = open_both(CocoFolder(str(tmp_path)))
