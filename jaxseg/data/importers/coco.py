@@ -86,7 +86,8 @@ def _images(files: SourceFiles, content: CocoFile) -> list[ImportedImage]:
 def _object(files: SourceFiles, content: CocoFile, row: int, size: list[int]) -> Object:
     entry = content.annotation_table.entries[row]
     for field in _ADDED_FIELDS:
-        if entry.get(field):
+        value = entry.get(field)
+        if any(value.values() if isinstance(value, dict) else (value,)):  # CVAT: occluded is false
             files.losses.add(
                 f"field {field!r}", f"{content.path.name}: annotation id {entry['id']}"
             )
@@ -115,7 +116,8 @@ def _without_parents(
         entry.get("supercategory")
         for content in contents
         for entry in content.category_entries
-        if entry.get("supercategory") != entry.get("name")
+        if isinstance(entry.get("supercategory"), str)
+        and entry["supercategory"] != entry.get("name")
     }
     kept = []
     for name in names:

@@ -15,6 +15,7 @@ IMAGE_SUFFIXES = frozenset(
 )
 _HEAD_BYTES = 1 << 20
 _PEEKED_FILES = 20
+_OUTSIDE = "path outside the source; if you trust it, --allow-outside-files reads it"
 
 
 class SourceFiles:
@@ -24,43 +25,51 @@ class SourceFiles:
     """
 
     def __init__(self, source: pathlib.Path, options: Options):
-        self.source, self.options, self.losses = source, options, Losses()
-        self.root = source if source.is_dir() else source.parent
-        self.images = None if options.images is None else options.images.expanduser()
+        # Absolute, since a relative root would seem to contain any path that begins with `..`.
+        self.source, self.options, self.losses = _absolute(source), options, Losses()
+        self.root = self.source if self.source.is_dir() else self.source.parent
+        self.images = None if options.images is None else _absolute(options.images.expanduser())
         if self.images is not None and not self.images.is_dir():
-            raise FileNotFoundError(f"no image folder {self.images}: correct --images")
+            raise FileNotFoundError(f"no image folder {options.images}: correct --images")
 
     def resolve(self, base: pathlib.Path, name: str, where: object) -> pathlib.Path | None:
         """Return the path of a name that a file in `base` gives; None, counted, if it is outside.
 
         `..` is accepted as long as the path stays inside the source, and so are links in it.
         """
-        path = pathlib.Path(os.path.normpath(base / name.replace("\\", "/")))
-        if "\0" not in name and (self.options.allow_outside_files or self._is_inside(path)):
+        path = _absolute(base / name.replace("\\", "/"))
+        if self.is_allowed(path):
             return path
-        self.losses.add(
-            "path outside the source; if you trust it, --allow-outside-files reads it", where
-        )
+        self.losses.add(_OUTSIDE, where)
         return None
 
-    def _is_inside(self, path: pathlib.Path) -> bool:
+    def is_allowed(self, path: pathlib.Path) -> bool:
+        """Return whether an absolute path may be followed."""
         roots = [self.root, *([] if self.images is None else [self.images])]
-        return any(path.is_relative_to(os.path.normpath(root)) for root in roots)
+        inside = any(path.is_relative_to(root) for root in roots)
+        return inside or self.options.allow_outside_files
 
     def find_image(
-        self, folders: Sequence[pathlib.Path], name: str, where: object
+        self,
+        folders: Sequence[pathlib.Path],
+        name: str,
+        where: object,
+        others: Sequence[pathlib.Path] = (),
     ) -> pathlib.Path | None:
-        """Return the first file of that name in some folders, or in `--images`; None if absent."""
-        candidates = [(folder, name) for folder in folders]
+        """Return the first file of that name in some folders or in `--images`, or of `others`.
+
+        None if there is none; a path outside the source is then counted.
+        """
+        given = name.replace("\\", "/")
+        candidates = [folder / given for folder in folders]
         if self.images is not None:
-            candidates += [(self.images, name), (self.images, _basename(name))]
-        for folder, relative in candidates:
-            path = self.resolve(folder, relative, where)
-            if path is None:
-                return None
-            if path.is_file():
-                return path
-        return None
+            candidates += [self.images / given, self.images / given.rpartition("/")[2]]
+        paths = [_absolute(path) for path in (*candidates, *others)]
+        allowed = [path for path in paths if self.is_allowed(path)]
+        found = next((path for path in allowed if path.is_file()), None)
+        if found is None and len(allowed) < len(paths):
+            self.losses.add(_OUTSIDE, where)
+        return found
 
     def measure(
         self, path: pathlib.Path, claimed: tuple[int, int] | None = None
@@ -85,19 +94,20 @@ class SourceFiles:
 
     def new_name(self, path: pathlib.Path) -> str:
         """Return the name of an image in the new folder: its path inside the source."""
-        normal = pathlib.Path(os.path.normpath(path))
+        path = _absolute(path)
         for root in (self.root, self.images):
-            if root is not None and normal.is_relative_to(os.path.normpath(root)):
-                return normal.relative_to(os.path.normpath(root)).as_posix()
-        return normal.name
+            if root is not None and path.is_relative_to(root):
+                return path.relative_to(root).as_posix()
+        return path.name
 
     def shown(self, path: pathlib.Path) -> str:
         """Return a short name of a file for a list of losses."""
         return self.new_name(path)
 
 
-def _basename(name: str) -> str:
-    return name.replace("\\", "/").rpartition("/")[2]
+def _absolute(path: pathlib.Path) -> pathlib.Path:
+    """Return an absolute path without `..`."""
+    return pathlib.Path(os.path.abspath(path))
 
 
 def list_files(folder: pathlib.Path, suffixes: Collection[str]) -> Iterator[pathlib.Path]:

@@ -68,11 +68,8 @@ def _read_image(
 ) -> ImportedImage | None:
     claimed = _claimed_size(content)
     name = content.get("imagePath")
-    found = None
-    if isinstance(name, str) and name:
-        found = files.find_image([path.parent], name, files.shown(path))
-    if found is None:
-        found = next((p for p in _beside(path) if p.is_file()), None)
+    folders = [path.parent] if isinstance(name, str) and name else []
+    found = files.find_image(folders, str(name), files.shown(path), _beside(path))
     if found is not None:
         size = files.measure(found, claimed)
         if size is None:

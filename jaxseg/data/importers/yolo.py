@@ -91,11 +91,8 @@ def _base_folder(files: SourceFiles, path: pathlib.Path, given: Any) -> pathlib.
     """
     if not isinstance(given, str) or given in ("", "."):
         return path.parent
-    base = pathlib.Path(os.path.normpath(path.parent / given))
-    inside = base.is_relative_to(os.path.normpath(files.root))
-    if base.is_dir() and (inside or files.options.allow_outside_files):
-        return base
-    return path.parent
+    base = pathlib.Path(os.path.abspath(path.parent / given))
+    return base if files.is_allowed(base) and base.is_dir() else path.parent
 
 
 def _image_paths(

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import pathlib
 
 import numpy as np
 import pytest
@@ -120,10 +121,21 @@ def test_paths_outside_the_source_need_permission(tmp_path, capsys, absolute):
     assert images == ["0.png", "secret.png"]
 
 
+def test_paths_outside_a_relative_source_need_permission(tmp_path, capsys, monkeypatch):
+    exports.save_image(tmp_path / "secret.png", 0)
+    folder = labelme(tmp_path / "a", [("a", SQUARE, "polygon")])
+    exports.write_json(folder / "x.json", exports.labelme_content(0, imagePath="../secret.png"))
+    monkeypatch.chdir(folder)
+    _, printed = import_one(pathlib.Path(), tmp_path / "out", capsys)
+    assert "1 x path outside the source" in printed
+
+
 def test_images_elsewhere_are_found_by_the_flag(tmp_path, capsys):
     exports.write_json(tmp_path / "a" / "0.json", exports.labelme_content(0))
     exports.save_image(tmp_path / "photos" / "0.png", 0)
     assert "image that is missing" in fails(tmp_path / "a", tmp_path, capsys)
+    for path in ("C:\\me\\0.png", "/home/me/0.png"):
+        exports.write_json(tmp_path / "a" / "0.json", exports.labelme_content(0, imagePath=path))
     arguments = ["--images", str(tmp_path / "photos")]
     assert len(import_one(tmp_path / "a", tmp_path / "out", capsys, *arguments)[0]) == 5
 
