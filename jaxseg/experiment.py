@@ -11,6 +11,7 @@ import importlib
 import pathlib
 import runpy
 import sys
+import traceback
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -68,15 +69,32 @@ file names it."""
 def load_experiment(path: pathlib.Path) -> Experiment:
     """Return the value `experiment` of a Python file, which may import other files of its folder.
 
-    Raises FileNotFoundError without the file and ValueError without the value.
+    Raises FileNotFoundError without the file, and ValueError without the value or if the file
+    raises anything.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no experiment file {path}")
-    with _importable(path.resolve().parent):
-        found = runpy.run_path(str(path)).get("experiment")
+    try:
+        with _importable(path.resolve().parent):
+            found = runpy.run_path(str(path)).get("experiment")
+    except Exception as error:
+        line = _line(error, path)
+        raise ValueError(f"{path}{line}: {type(error).__name__}: {error}") from error
     if not isinstance(found, Experiment):
         raise ValueError(f"{path} must define `experiment = Experiment(...)`")
     return found
+
+
+def _line(error: Exception, path: pathlib.Path) -> str:
+    """Return ", line 7" for the line of a file at which it raised an error; "" if none did."""
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == str(path)
+    ]
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        lines.append(error.lineno)
+    return f", line {lines[-1]}" if lines else ""
 
 
 @contextlib.contextmanager

@@ -1,0 +1,101 @@
+"""The parser of the command line: which command, with which flags.
+
+Nothing here imports JAX, which takes seconds.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import subcommand
+
+from jaxseg.commands import flags
+from jaxseg.commands.terminal import is_plain
+
+
+@dataclasses.dataclass(frozen=True)
+class _Data:
+    """Check datasets, and convert them to TFDS."""
+
+    command: (
+        Annotated[flags.DataCheck, subcommand("check")]
+        | Annotated[flags.DataBuild, subcommand("build")]
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Weights:
+    """Import and export published checkpoints."""
+
+    command: (
+        Annotated[flags.WeightsImport, subcommand("import")]
+        | Annotated[flags.WeightsExport, subcommand("export")]
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Program:
+    """Instance segmentation in JAX.
+
+    jaxseg COMMAND --help describes a command, jaxseg --version prints the version.
+    """
+
+    command: (
+        Annotated[flags.Demo, subcommand("demo")]
+        | Annotated[flags.Train, subcommand("train")]
+        | Annotated[flags.Experiments, subcommand("experiments")]
+        | Annotated[flags.Eval, subcommand("eval")]
+        | Annotated[flags.Predict, subcommand("predict")]
+        | Annotated[_Data, subcommand("data")]
+        | Annotated[_Weights, subcommand("weights")]
+        | Annotated[flags.Env, subcommand("env")]
+        | Annotated[flags.Completion, subcommand("completion")]
+    )
+
+
+_CONFIG = (
+    tyro.conf.OmitArgPrefixes,
+    tyro.conf.OmitSubcommandPrefixes,
+    tyro.conf.FlagCreatePairsOff,
+    tyro.conf.DisallowNone,
+)
+
+
+def parse(arguments: Sequence[str]) -> tuple[Any, list[str]]:
+    """Parse a command line to a command and the arguments that override an experiment's fields.
+
+    Only `Train` and `WeightsImport` have such arguments. A usage error ends the program with
+    status 2.
+    """
+    format_plainly_without_terminal()
+    options: dict[str, Any] = {"prog": "jaxseg", "args": arguments, "config": _CONFIG}
+    # After EXPERIMENT, `--help` is left for the parser of the experiment's fields.
+    experiment_given = (
+        len(arguments) > 1 and arguments[0] == "train" and not arguments[1].startswith("-")
+    )
+    program, overrides = tyro.cli(
+        _Program, return_unknown_args=True, add_help=not experiment_given, **options
+    )
+    command = program.command
+    if isinstance(command, _Data | _Weights):
+        command = command.command
+    if overrides and not isinstance(command, flags.Train | flags.WeightsImport):
+        tyro.cli(_Program, **options)  # reports the unknown arguments and exits
+    return command, overrides
+
+
+def print_completion(shell: str) -> None:
+    """Print the script that completes commands and flags in `shell`: bash, zsh or fish."""
+    try:
+        tyro.cli(_Program, prog="jaxseg", args=["--tyro-print-completion", shell], config=_CONFIG)
+    except SystemExit as end:  # tyro ends the program, with this status or None
+        if end.code:
+            raise
+
+
+def format_plainly_without_terminal() -> None:
+    """Let help and usage errors be plain text where there is no terminal, or with NO_COLOR."""
+    if is_plain():
+        tyro._experimental_options["utf8_boxes"] = False
+        tyro._experimental_options["ansi_codes"] = False
