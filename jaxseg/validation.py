@@ -113,8 +113,8 @@ class Validator:
         pictures = []
         if process_index() == 0:
             pictures = [picture for _, picture in draw_first(source, results, PICTURES)]
-        score = metrics["segm/AP" if "segm/AP" in metrics else "bbox/AP"] or 0.0
-        return Validation(score, metrics, pictures, raw_metrics)
+        name = "segm/AP" if "segm/AP" in metrics else "bbox/AP"
+        return Validation(metrics[name] or 0.0, name, metrics, pictures, raw_metrics)
 
     def _evaluate(self, variables: Variables) -> tuple[list[dict[str, Any]], evaluation.Metrics]:
         results = self._evaluator.predict(variables)

@@ -21,7 +21,7 @@ ALLOWED_IMPORTS = {
     "log": {"distributed"},
     "parallel": {"types", "model"},
     "data": {"types", "files", "model"},
-    "training": {"types", "model", "distributed", "log", "parallel"},
+    "training": {"types", "files", "model", "distributed", "log", "parallel"},
     "evaluation": {"types", "files", "model", "ops", "data"},
     "visualize": {"types", "files", "data", "evaluation"},
     "experiment": {"types", "model", "nn", "heads", "models", "data", "training"},

@@ -64,7 +64,7 @@ def test_two_processes_evaluate_and_keep_the_best(tmp_path, file):
     outs = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outs
     assert outs[0].count("evaluating step") == 3
-    assert "is the best so far" in outs[0]
+    assert "has the best segm/AP so far" in outs[0]
     assert predictor.restore(tmp_path / "best").step in (6, 12, 18)
 
 
