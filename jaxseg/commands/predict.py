@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from jaxseg import data, evaluation, predictor
-from jaxseg.files import atomic_write, prepare_output_folder
+from jaxseg.files import atomic_write, check_output_folder, prepare_output_folder
 from jaxseg.visualize import draw_prediction, save_png
 
 
@@ -33,6 +33,7 @@ def predict(
         threshold: lowest score of the instances that are drawn.
         allow_modules: modules whose config classes the checkpoint may name, besides jaxseg's own.
     """
+    check_output_folder(out)
     source = data.ImageFiles(images)
     prepare_output_folder(out)
     trained = predictor.restore(workdir, allow_modules=allow_modules)

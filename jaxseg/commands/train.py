@@ -13,7 +13,9 @@ from jaxseg import data, zoo
 from jaxseg.commands.settings import DATA_NOTE, changed_fields, check_processes_agree, flatten
 from jaxseg.distributed import allgather_json, process_count, process_index
 from jaxseg.experiment import Experiment, config_modules, from_json, to_json
+from jaxseg.files import check_output_folder
 from jaxseg.model import Model, Variables
+from jaxseg.parallel import check_batch_size
 from jaxseg.training import loop
 from jaxseg.training.checkpoint import Checkpoints
 from jaxseg.training.preemption import PreemptionNotice, run_unless_stopped
@@ -52,10 +54,16 @@ def train(
 ) -> None:
     """Train `experiment` in `workdir`, or resume the run that `workdir` holds.
 
-    Raises Preempted after `notice`, the notice to stop, with the state saved.
+    What can be checked without the data is checked before they are opened: the folder, the batch
+    size and the pretrained weights. Raises Preempted after `notice`, the notice to stop, with the
+    state saved.
     """
     notice = notice or PreemptionNotice()
+    if process_index() == 0:
+        check_output_folder(workdir, "--workdir")
     config, model, modules = experiment.train, experiment.model.build(), config_modules(experiment)
+    check_batch_size(config.batch_size, jax.device_count(), config.grad_accum_steps)
+    backbone = _load_pretrained(experiment, workdir)
     data_of_run = run_unless_stopped(notice, lambda: _open_data(experiment, modules, notice))
     source, validator, metadata = data_of_run
     val = {} if validator is None else {"val": {"fingerprint": validator.source.fingerprint}}
@@ -80,7 +88,9 @@ def train(
         pipeline,
         workdir,
         metadata,
-        initial_variables=lambda: _initial_variables(experiment, model, pipeline.image_shape),
+        initial_variables=lambda: _initial_variables(
+            experiment, model, backbone, pipeline.image_shape
+        ),
         validate=validator,
         notice=notice,
     )
@@ -169,12 +179,32 @@ def _warn_of_truncated_objects(source: data.Source, max_objects: int) -> None:
     )
 
 
+def _load_pretrained(experiment: Experiment, workdir: pathlib.Path) -> Variables | None:
+    """Return the weights for the backbone of a new run; None without, and for a run to resume.
+
+    A collective. Raises FileNotFoundError or ValueError if the file does not fit the backbone.
+    """
+    if experiment.pretrained is None:
+        return None
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        steps = allgather_json(checkpoints.latest_step())
+    if any(step is not None for step in steps):
+        return None
+    path = pathlib.Path(experiment.pretrained).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no file {path} with pretrained weights: name one with --pretrained FILE, or start "
+            "from random ones with --pretrained None"
+        )
+    return zoo.load_resnet_file(path, experiment.model.backbone)
+
+
 def _initial_variables(
-    experiment: Experiment, model: Model, image_shape: tuple[int, ...]
+    experiment: Experiment,
+    model: Model,
+    backbone: Variables | None,
+    image_shape: tuple[int, ...],
 ) -> Variables:
     """Return the variables of a new run: random, with the pretrained backbone if there is one."""
     variables = init_variables(model, image_shape, experiment.train.seed)
-    if experiment.pretrained is None:
-        return variables
-    path, config = pathlib.Path(experiment.pretrained).expanduser(), experiment.model.backbone
-    return zoo.replace_backbone(variables, zoo.load_resnet_file(path, config))
+    return variables if backbone is None else zoo.replace_backbone(variables, backbone)

@@ -58,6 +58,7 @@ def build(
     from jaxseg.data.tfds import builder
 
     out = out.expanduser().resolve()
+    files.check_output_folder(out)
     sources = builder.open_splits(folder, splits, ignore_issues, allow_outside_files)
     plan = {
         "builder": builder.VERSION,
