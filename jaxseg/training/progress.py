@@ -28,6 +28,7 @@ class Progress:
         self._last_step, self._last_time = start, time.monotonic()
         self._steps_per_second = self._data_wait = 0.0
         self._compiled = False
+        self._first_seconds = 0.0
         self._buckets: set[tuple[int, ...]] = set()
 
     def show_compilation(self, bucket: tuple[int, ...]) -> None:
@@ -37,13 +38,17 @@ class Progress:
             print(f"compiling the training step (bucket {size}) ...", flush=True)
         self._buckets.add(bucket)
 
-    def show_first_step(self, step: int, loss: jax.Array, started: float) -> None:
+    def show_first_step(self, step: int, loss: jax.Array | np.generic, started: float) -> None:
         """Wait for the first step since the start, and print its loss and time.
 
         `started` is the `time.monotonic()` before its compilation.
         """
         if self._active:
-            value, seconds = float(loss), time.monotonic() - started
+            value = float(loss)
+            now = time.monotonic()
+            seconds = self._first_seconds = now - started
+            # The rate is that of the steps after it.
+            self._last_step, self._last_time, self._data_wait = step, now, 0.0
             print(
                 f"step {step}/{self._steps}  loss {value:.3f}  after {seconds:.1f} s, compilation "
                 "included",
@@ -68,7 +73,7 @@ class Progress:
             return
         now = time.monotonic()
         elapsed = max(now - self._last_time, 1e-9)
-        rate = (step - self._last_step) / elapsed
+        rate = (step - self._last_step) / elapsed or 1 / max(self._first_seconds, 1e-9)
         if self._steps_per_second:
             rate = 0.5 * self._steps_per_second + 0.5 * rate
         # The first interval includes the compilation: the moving rate starts from the second.
