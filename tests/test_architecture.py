@@ -10,6 +10,7 @@ from tests.conftest import ROOT
 ALLOWED_IMPORTS = {
     "types": set(),
     "files": set(),
+    "terminal": set(),
     "model": {"types"},
     "ops": {"types"},
     "losses": {"types", "ops"},

@@ -23,7 +23,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from jaxseg.commands.terminal import discard_output, has_reader
+from jaxseg.terminal import discard_output, has_reader
 
 if TYPE_CHECKING:
     from jaxseg.commands.flags import Processes
@@ -104,6 +104,9 @@ def _lost_reader(error: Exception) -> bool:
 
 def _status_of_bug(error: Exception) -> int:
     """Print an unexpected error; return the exit status for it."""
+    if _lost_reader(error):
+        discard_output()
+        return NO_READER
     traceback.print_exception(error)
     print(
         "jaxseg: this is a bug. Please report it with the lines above and the output of "

@@ -30,14 +30,20 @@ VARIABLES = ("XLA_", "JAX_", "LIBTPU_", "TPU_", "NCCL_", "CUDA_VISIBLE_DEVICES",
 """The beginnings of the names of environment variables that are printed."""
 
 
-def format_environment() -> str:
-    """Return versions, devices, settings and machine, one in each line as `name: value`.
+def environment() -> Iterator[str]:
+    """Yield versions, machine, settings and devices as lines `name: value`.
 
-    A device that cannot be used is part of the text, not an error.
+    The devices are last: a wrong setting of XLA ends the process when they are looked for. An error
+    then is a line as well.
     """
-    rows = [*_versions(), *_machine(), *_devices(), *_variables()]
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name + ':':<{width + 1}} {value}" for name, value in rows)
+    for name, value in (*_versions(), *_machine(), *_variables()):
+        yield _line(name, value)
+    for name, value in _devices():
+        yield _line(name, value)
+
+
+def _line(name: str, value: str) -> str:
+    return f"{name + ':':<24}{value}"
 
 
 def _versions() -> Iterator[tuple[str, str]]:

@@ -3,7 +3,9 @@
 Nothing here imports JAX, which takes seconds.
 """
 
+import contextlib
 import dataclasses
+import io
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -11,7 +13,7 @@ import tyro
 from tyro.conf import subcommand
 
 from jaxseg.commands import flags
-from jaxseg.commands.terminal import is_plain
+from jaxseg.terminal import is_plain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,13 +87,37 @@ def parse(arguments: Sequence[str]) -> tuple[Any, list[str]]:
     return command, overrides
 
 
-def print_completion(shell: str) -> None:
-    """Print the script that completes commands and flags in `shell`: bash, zsh or fish."""
-    try:
+def completion_script(shell: str) -> str:
+    """Return the script that completes commands and flags in `shell`: bash, zsh or fish."""
+    text = io.StringIO()
+    # tyro prints the script and ends the program.
+    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
         tyro.cli(_Program, prog="jaxseg", args=["--tyro-print-completion", shell], config=_CONFIG)
-    except SystemExit as end:  # tyro ends the program, with this status or None
-        if end.code:
-            raise
+    script = text.getvalue()
+    for old, new in _CHANGES[shell]:
+        script = script.replace(old, new)
+    return script
+
+
+_CHANGES = {
+    "bash": [("complete -F _tyro_jaxseg", "complete -o default -F _tyro_jaxseg")],
+    "zsh": [
+        ("completion_array\n}", "completion_array || _files\n}"),
+        (
+            '\n_tyro_jaxseg "$@"\n',
+            '\nif [ "$funcstack[1]" = _jaxseg ]; then\n  _tyro_jaxseg "$@"\nelse\n'
+            "  compdef _tyro_jaxseg jaxseg\nfi\n",
+        ),
+        # Without any completion there is one empty line.
+        (
+            '"$completions" == "__TYRO_COMPLETE_FILES__"',
+            '"$completions" == (|__TYRO_COMPLETE_FILES__)',
+        ),
+    ],
+    "fish": [("complete --no-files --command", "complete --command")],
+}
+"""Changes of tyro's scripts: files are completed where tyro knows nothing, such as EXPERIMENT, and
+zsh's script can be evaluated in ~/.zshrc."""
 
 
 def format_plainly_without_terminal() -> None:

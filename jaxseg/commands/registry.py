@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from jaxseg.commands import flags
+from jaxseg.terminal import progress_bar
 
 if TYPE_CHECKING:
     from jaxseg.training.preemption import PreemptionNotice
@@ -131,13 +132,15 @@ def _data_build(command: flags.DataBuild, _: Sequence[str]) -> Run:
     from jaxseg.data.tfds import build
 
     def run(_: "PreemptionNotice") -> None:
-        built = build(
-            command.folder,
-            command.out,
-            command.splits,
-            ignore_issues=command.ignore_issues,
-            allow_outside_files=command.allow_outside_files,
-        )
+        with progress_bar("images") as show_progress:
+            built = build(
+                command.folder,
+                command.out,
+                command.splits,
+                ignore_issues=command.ignore_issues,
+                allow_outside_files=command.allow_outside_files,
+                progress=show_progress,
+            )
         print(f"built {command.out}" if built else f"nothing to do: {command.out} is complete")
 
     return run
@@ -165,16 +168,21 @@ def _experiments(command: flags.Experiments, _: Sequence[str]) -> Run:
 
 
 def _env(command: flags.Env, _: Sequence[str]) -> Run:
-    from jaxseg.commands.env import format_environment
+    from jaxseg.commands.env import environment
 
     del command
-    return lambda _: print(format_environment())
+
+    def run(_: "PreemptionNotice") -> None:
+        for line in environment():
+            print(line, flush=True)
+
+    return run
 
 
 def _completion(command: flags.Completion, _: Sequence[str]) -> Run:
-    from jaxseg.commands.parser import print_completion
+    from jaxseg.commands.parser import completion_script
 
-    return lambda _: print_completion(command.shell)
+    return lambda _: print(completion_script(command.shell))
 
 
 COMMANDS: dict[type, Command] = {
