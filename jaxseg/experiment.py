@@ -11,6 +11,7 @@ import importlib
 import pathlib
 import runpy
 import sys
+import traceback
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -80,17 +81,21 @@ def load_experiment(path: pathlib.Path, source: data.SourceConfig | None = None)
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it defines neither, or the function and `source` is None.
+        ValueError: it raises anything, it defines neither, or the function and `source` is None.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no experiment file {path}")
-    with _importable(path.resolve().parent):
-        defined = runpy.run_path(str(path))
-        found, make = defined.get("experiment"), defined.get("make_experiment")
-        if found is None and callable(make):
-            if source is None:
-                raise ValueError(f"{path} makes an experiment for a dataset: give --data DIR")
-            found = make(source)
+    try:
+        with _importable(path.resolve().parent):
+            defined = runpy.run_path(str(path))
+            found, make = defined.get("experiment"), defined.get("make_experiment")
+    except Exception as error:
+        line = _line(error, path)
+        raise ValueError(f"{path}{line}: {type(error).__name__}: {error}") from error
+    if found is None and callable(make):
+        if source is None:
+            raise ValueError(f"{path} makes an experiment for a dataset: give --data DIR")
+        found = make(source)
     if not isinstance(found, Experiment):
         raise ValueError(
             f"{path} must define `experiment = Experiment(...)`, or `make_experiment(source)`"
@@ -98,6 +103,18 @@ def load_experiment(path: pathlib.Path, source: data.SourceConfig | None = None)
     if source is not None:
         return dataclasses.replace(found, data=dataclasses.replace(found.data, source=source))
     return found
+
+
+def _line(error: Exception, path: pathlib.Path) -> str:
+    """Return ", line 7" for the line of a file at which it raised an error; "" if none did."""
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == str(path)
+    ]
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        lines.append(error.lineno)
+    return f", line {lines[-1]}" if lines else ""
 
 
 @contextlib.contextmanager

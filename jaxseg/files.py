@@ -49,6 +49,21 @@ def prepare_output_folder(path: pathlib.Path) -> None:
             pass
 
 
+def check_output_folder(path: pathlib.Path, flag: str = "--out") -> None:
+    """Check that a folder for results can be made and written to, and leave nothing behind.
+
+    Call it before input is read. Raises OSError that names `flag` if that fails.
+    """
+    with _output_errors(path, flag):
+        existing = path.absolute()
+        while not existing.exists() and existing != existing.parent:
+            existing = existing.parent
+        if not existing.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{existing} is not a folder")
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+
+
 def prepare_output_file(path: pathlib.Path) -> None:
     """Make a file's folder, and check that the file can be written there by `atomic_write`.
 
@@ -64,13 +79,13 @@ def prepare_output_file(path: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def _output_errors(path: pathlib.Path) -> Iterator[None]:
+def _output_errors(path: pathlib.Path, flag: str = "--out") -> Iterator[None]:
     """Raise an OSError that names the output and says what to do for each one within."""
     try:
         yield
     except OSError as error:
         raise OSError(
-            f"results cannot be written to {path} ({error.strerror}): choose another --out"
+            f"results cannot be written to {path} ({error.strerror}): choose another {flag}"
         ) from error
 
 

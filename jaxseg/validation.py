@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from jaxseg import data, evaluation, visualize
-from jaxseg.distributed import allgather_json, process_index
+from jaxseg.distributed import allgather_json, process_count, process_index
 from jaxseg.experiment import Experiment
 from jaxseg.model import Model, Variables
 from jaxseg.predictor import Predictor, variables_of
+from jaxseg.terminal import progress_bar
 from jaxseg.training.evaluator import Validation
 from jaxseg.training.preemption import PreemptionNotice, run_unless_stopped
 from jaxseg.training.step import TrainState
@@ -57,7 +58,12 @@ class SplitEvaluator:
 
         def share() -> list[dict[str, Any]]:
             predictions = self._predictor.predict(variables, self.source, self._config)
-            relabelled = [relabel(prediction, self._label_map) for prediction in predictions]
+            total = -(-(len(self.source) - process_index()) // process_count())
+            relabelled = []
+            with progress_bar("images predicted", active=process_index() == 0) as show_progress:
+                for done, prediction in enumerate(predictions, start=1):
+                    relabelled.append(relabel(prediction, self._label_map))
+                    show_progress(done, total)
             return evaluation.coco_results(relabelled, category_ids)
 
         shares = allgather_json(run_unless_stopped(self._notice, share))
@@ -113,8 +119,8 @@ class Validator:
         pictures = []
         if process_index() == 0:
             pictures = [picture for _, picture in draw_first(source, results, PICTURES)]
-        score = metrics["segm/AP" if "segm/AP" in metrics else "bbox/AP"] or 0.0
-        return Validation(score, metrics, pictures, raw_metrics)
+        name = "segm/AP" if "segm/AP" in metrics else "bbox/AP"
+        return Validation(metrics[name] or 0.0, name, metrics, pictures, raw_metrics)
 
     def _evaluate(self, variables: Variables) -> tuple[list[dict[str, Any]], evaluation.Metrics]:
         results = self._evaluator.predict(variables)

@@ -10,6 +10,7 @@ from tests.conftest import ROOT
 ALLOWED_IMPORTS = {
     "types": set(),
     "files": set(),
+    "terminal": set(),
     "model": {"types"},
     "ops": {"types"},
     "losses": {"types", "ops"},
@@ -21,7 +22,7 @@ ALLOWED_IMPORTS = {
     "log": {"distributed"},
     "parallel": {"types", "model"},
     "data": {"types", "files", "model"},
-    "training": {"types", "model", "distributed", "log", "parallel"},
+    "training": {"types", "files", "model", "distributed", "log", "parallel"},
     "evaluation": {"types", "files", "model", "ops", "data"},
     "visualize": {"types", "files", "data", "evaluation"},
     "experiment": {"types", "model", "nn", "heads", "models", "data", "training"},

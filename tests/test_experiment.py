@@ -48,9 +48,7 @@ def test_an_experiment_takes_the_source_that_is_given(tmp_path, capsys):
     made = load_experiment(ROOT / "experiments" / "own_data.py", source)
     assert (made.data.source, made.data.buckets) == (source, ((96, 96),))
     assert made.model.num_classes == 5
-    with pytest.raises(
-        ValueError, match=r"makes an experiment for .*: give --data DIR"
-    ):
+    with pytest.raises(ValueError, match=r"makes an experiment for .*: give --data DIR"):
         load_experiment(ROOT / "experiments" / "own_data.py")
 
 

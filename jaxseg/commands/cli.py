@@ -1,9 +1,18 @@
 """The program `jaxseg`: it runs one command and turns errors into messages and exit statuses.
 
-Flags are in `jaxseg.commands.flags`. The modules of the commands are imported where they are used,
-since JAX takes seconds and `--help` should not.
+    0    success
+    1    bad input or data with errors; a disk, a device's memory or another process that failed;
+         a training that diverged. A message on standard error says what and what to do
+    2    a usage error: unknown commands, flags and fields, or values of the wrong type
+    70   a bug of jaxseg, with its traceback
+    75   stopped by SIGTERM, SIGUSR1 or Ctrl-C: the same command resumes
+    130  ended at once by a second Ctrl-C, or by the first where there is nothing to save
+    141  the reader of the output has gone, as with `jaxseg ... | head`
+
+Shells report a process that a signal has ended as 128 and its number, such as 137 for SIGKILL.
 """
 
+import atexit
 import contextlib
 import io
 import os
@@ -14,37 +23,105 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from jaxseg.commands import flags
+from jaxseg.terminal import discard_output, has_reader
 
 if TYPE_CHECKING:
-    from jaxseg.training.preemption import PreemptionNotice
+    from jaxseg.commands.flags import Processes
+    from jaxseg.commands.registry import Command, Run
 
 EXIT_SECONDS = 5.0
-"""Longest time that a stopped program waits for its threads, some of which may hang on a disk, and
-the time that process 0 waits for the others to stop."""
+"""Longest time that a failed or stopped program waits for its threads, some of which may hang on a
+disk, and the time that process 0 waits for the others to stop."""
+FAILED = 1
+"""Exit status for bad input and for what failed outside of jaxseg."""
+BUG = 70
+"""Exit status after an error that jaxseg does not expect: `EX_SOFTWARE` of sysexits.h."""
 PREEMPTED = 75
 """Exit status after a notice to stop: `EX_TEMPFAIL` of sysexits.h, a temporary failure."""
 INTERRUPTED = 130
 """Exit status of a program that Ctrl-C ended, as shells report it."""
+NO_READER = 141
+"""Exit status of a program whose output nobody reads, as shells report SIGPIPE."""
 
 
 def program() -> NoReturn:
-    """Run `main` as the program `jaxseg`."""
+    """Run `main` as the program `jaxseg`, and end the process."""
+    ending = _Ending()
     _stop_at_signals()
     try:
         status = main()
     except KeyboardInterrupt:
         os._exit(INTERRUPTED)  # at once: at its end Python waits for threads, which may hang
+    except SystemExit as end:  # of tyro, after help and usage errors
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except Exception as error:
+        status = _status_of_bug(error)
     if status == PREEMPTED:
         # A second signal would end the process by another status.
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
-        ending = threading.Timer(EXIT_SECONDS, os._exit, (status,))
-        ending.daemon = True
-        ending.start()
-    sys.exit(status)
+    ending.exit(status)
+
+
+class _Ending:
+    """The end of the process, which no thread and no library delays or turns into another status.
+
+    Python waits for threads, calls the exit handlers of the libraries, and destroys its modules and
+    theirs. Threads of XLA, of Grain and of Orbax may still be computing or hang on a disk then.
+    """
+
+    def __init__(self) -> None:
+        self._status: int | None = None
+        atexit.register(self._end)  # handlers run in reverse order: this one last
+
+    def exit(self, status: int) -> NoReturn:
+        """End the process with `status`, after at most `EXIT_SECONDS` unless it is 0."""
+        status = self._status = _flush(status)
+        if status:
+            timer = threading.Timer(EXIT_SECONDS, os._exit, (status,))
+            timer.daemon = True
+            timer.start()
+        sys.exit(status)
+
+    def _end(self) -> None:
+        if self._status is not None:
+            os._exit(_flush(self._status))
+
+
+def _flush(status: int) -> int:
+    """Write what is buffered; return `status`, or `NO_READER` if nobody reads the output."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError as error:
+        lost = _lost_reader(error)
+        discard_output()
+        if not lost:  # a full disk, for one
+            print(f"jaxseg: the output could not be written: {error}", file=sys.stderr, flush=True)
+        return NO_READER if lost else status or FAILED
+    return status
+
+
+def _lost_reader(error: Exception) -> bool:
+    """Return whether `error` occurred because nobody reads the output."""
+    return isinstance(error, BrokenPipeError) and not all(map(has_reader, (sys.stdout, sys.stderr)))
+
+
+def _status_of_bug(error: Exception) -> int:
+    """Print an unexpected error; return the exit status for it."""
+    if _lost_reader(error):
+        discard_output()
+        return NO_READER
+    traceback.print_exception(error)
+    print(
+        "jaxseg: this is a bug. Please report it with the lines above and the output of "
+        "`jaxseg env`",
+        file=sys.stderr,
+        flush=True,
+    )
+    return BUG
 
 
 def _stop_at_signals() -> None:
@@ -64,37 +141,32 @@ def _stop_at_signals() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status.
+    """Run one command and return its exit status (see the top of this file).
 
-    The status is 0 for success, 1 for bad input (after a message) or for data with errors, and 75
-    for a command that was interrupted and can be run again; a training has then saved its state.
-    Usage errors exit with status 2.
+    Usage errors exit with status 2. Errors that jaxseg does not expect pass, unless there are
+    several processes.
     """
     _escape_unencodable_output()
-    arguments, overrides = flags.parse(sys.argv[1:] if arguments is None else arguments)
-    command = _COMMANDS[type(arguments)]
+    words = sys.argv[1:] if arguments is None else arguments
+    if list(words) == ["--version"]:  # at once, without the parser
+        from jaxseg import __version__
+
+        print(f"jaxseg {__version__}")
+        return 0
+    from jaxseg.commands import flags, parser
+    from jaxseg.commands.registry import COMMANDS, exit_for_usage
+
+    arguments, overrides = parser.parse(words)
+    command = COMMANDS[type(arguments)]
     processes = getattr(arguments, "processes", flags.Processes())
     problem = processes.problem()
     if problem:
-        _exit_for_usage(f"{command.name}: {problem}")
+        exit_for_usage(f"{command.name}: {problem}")
+    if command.without_jax:
+        return _run_without_jax(command, arguments)
     if not processes.several:
         return _exit_status(command, arguments, overrides, processes)[0]
-    from jaxseg.distributed import process_index
-
-    try:
-        status, together = _exit_status(command, arguments, overrides, processes)
-    except Exception:
-        traceback.print_exc()
-        status, together = 1, False
-    if not together:
-        if status == PREEMPTED and process_index() == 0:
-            # JAX aborts the others as soon as process 0 ends; they may be about to end themselves.
-            time.sleep(EXIT_SECONDS)
-        # JAX's regular shutdown waits minutes for the other processes, which wait for this one.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    return status
+    return _run_as_one_of_several(command, arguments, overrides, processes)
 
 
 def _escape_unencodable_output() -> None:
@@ -104,17 +176,38 @@ def _escape_unencodable_output() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _exit_for_usage(message: str) -> NoReturn:
-    """Exit with the status of a usage error that tyro does not find."""
-    print(f"jaxseg {message}", file=sys.stderr)
-    sys.exit(2)
+def _run_without_jax(command: "Command", arguments: Any) -> int:
+    """Run a command that needs no JAX; return its exit status."""
+    try:
+        return command.prepare(arguments, ())(None) or 0
+    except (ValueError, OSError) as error:
+        return _report_failure(command, error)
+
+
+def _run_as_one_of_several(
+    command: "Command", arguments: Any, overrides: Sequence[str], processes: "Processes"
+) -> int:
+    """Run a command in one process of a run; return its exit status, or end the process.
+
+    The process ends at once unless all do together: they would wait for each other.
+    """
+    from jaxseg.distributed import process_index
+
+    try:
+        status, together = _exit_status(command, arguments, overrides, processes)
+    except Exception as error:
+        status, together = _status_of_bug(error), False
+    if not together:
+        if status == PREEMPTED and process_index() == 0:
+            # JAX aborts the others as soon as process 0 ends; they may be about to end themselves.
+            time.sleep(EXIT_SECONDS)
+        # JAX's regular shutdown waits minutes for the other processes, which wait for this one.
+        os._exit(_flush(status))
+    return status
 
 
 def _exit_status(
-    command: "_Command",
-    arguments: Any,
-    overrides: Sequence[str],
-    processes: flags.Processes,
+    command: "Command", arguments: Any, overrides: Sequence[str], processes: "Processes"
 ) -> tuple[int, bool]:
     """Run a command, and join the other processes before if there are several.
 
@@ -134,16 +227,16 @@ def _exit_status(
         try:
             run = command.prepare(arguments, overrides)
         except (ValueError, OSError) as error:
-            _report(command, _with_notes(error))
+            status = _report_failure(command, error)
             join()  # the others end as soon as this process does, but wait for one that is absent
-            return 1, False
+            return status, False
         except Exception:
             join()
             raise
         return _run_status(command, run, join)
 
 
-def _run_status(command: "_Command", run: "_Run", join: Callable[[], None]) -> tuple[int, bool]:
+def _run_status(command: "Command", run: "Run", join: Callable[[], None]) -> tuple[int, bool]:
     """Join the other processes and run a prepared command; return as `_exit_status` does."""
     from jaxseg.distributed import is_process_failure
     from jaxseg.training.preemption import Preempted, PreemptionNotice, handle_signals
@@ -159,9 +252,11 @@ def _run_status(command: "_Command", run: "_Run", join: Callable[[], None]) -> t
             _report(command, stop)
             return PREEMPTED, not stop.alone
         except (ValueError, OSError, FloatingPointError) as error:
-            _report(command, _with_notes(error))
-            return 1, False
+            return _report_failure(command, error), False
         except RuntimeError as error:
+            if str(error).startswith("RESOURCE_EXHAUSTED"):
+                _report(command, f"{_OUT_OF_MEMORY} ({str(error).partition(chr(10))[0]})")
+                return FAILED, False
             if not is_process_failure(error):
                 raise
             _report(
@@ -170,7 +265,7 @@ def _run_status(command: "_Command", run: "_Run", join: Callable[[], None]) -> t
                 "why; run the same command on all processes to resume from the newest checkpoint",
             )
             # A cluster that stops all processes may kill another one first.
-            return PREEMPTED if notice.reason else 1, False
+            return PREEMPTED if notice.reason else FAILED, False
 
 
 def _exit_interrupted() -> NoReturn:
@@ -178,169 +273,23 @@ def _exit_interrupted() -> NoReturn:
     os._exit(INTERRUPTED)
 
 
-def _report(command: "_Command", message: object) -> None:
+_OUT_OF_MEMORY = (
+    "a device is out of memory. To train with less: --train.grad-accum-steps N, "
+    "--model.backbone.remat or a smaller --train.batch-size"
+)
+
+
+def _report_failure(command: "Command", error: Exception) -> int:
+    """Print the message of an expected error, with its notes; return the exit status.
+
+    A note is, for one, the image at which the error occurred.
+    """
+    if _lost_reader(error):
+        discard_output()
+        return NO_READER
+    _report(command, " ".join([str(error), *getattr(error, "__notes__", ())]))
+    return FAILED
+
+
+def _report(command: "Command", message: object) -> None:
     print(f"jaxseg {command.name}: {message}", file=sys.stderr, flush=True)
-
-
-def _with_notes(error: Exception) -> str:
-    """Return the message with its notes, such as the image at which the error occurred."""
-    return " ".join([str(error), *getattr(error, "__notes__", ())])
-
-
-_Run = Callable[["PreemptionNotice"], int | None]
-"""A command that is ready to run."""
-
-
-class _Command(NamedTuple):
-    name: str
-    prepare: Callable[[Any, Sequence[str]], _Run]
-    """Takes the flags and the overrides. It checks what can be checked without JAX's devices, and
-    before other processes are joined."""
-    stoppable: bool = False
-    """Whether SIGTERM, SIGUSR1 and Ctrl-C become a notice; otherwise they end the process."""
-
-
-def _demo(command: flags.Demo, _: Sequence[str]) -> _Run:
-    from jaxseg.commands.demo import run_demo
-
-    return lambda notice: run_demo(command.out, command.model, notice)
-
-
-def _train(command: flags.Train, overrides: Sequence[str]) -> _Run:
-    from jaxseg.commands import train as train_command
-    from jaxseg.commands.dry_run import dry_run
-    from jaxseg.commands.override import override
-    from jaxseg.data import folder_config
-    from jaxseg.experiment import load_experiment
-
-    source = None if command.data is None else folder_config(command.data)
-    experiment = load_experiment(command.experiment, source)
-    experiment = override(experiment, overrides, prog=f"jaxseg train {command.experiment}")
-    if command.dry_run:
-        return _until_notice(lambda: dry_run(experiment))
-    workdir = command.workdir
-    if workdir is None:
-        _exit_for_usage(
-            "train: give --workdir DIR, a folder for checkpoints and curves (or --dry-run)"
-        )
-    return lambda notice: train_command.train(experiment, workdir, notice, fork=command.fork)
-
-
-def _until_notice(run: Callable[[], int | None]) -> _Run:
-    """Return the command that a notice may abort at any point."""
-
-    def run_until(notice: "PreemptionNotice") -> int | None:
-        with notice.raising():
-            return run()
-
-    return run_until
-
-
-def _eval(command: flags.Eval, _: Sequence[str]) -> _Run:
-    from jaxseg.commands.eval import evaluate
-
-    def run(notice: "PreemptionNotice") -> None:
-        evaluate(
-            command.workdir,
-            command.out or command.workdir / "eval",
-            data_folder=command.data,
-            split=command.split,
-            step=command.step,
-            ema=not command.no_ema,
-            allow_modules=command.allow_module,
-            notice=notice,
-        )
-
-    return run
-
-
-def _predict(command: flags.Predict, _: Sequence[str]) -> _Run:
-    from jaxseg.commands.predict import predict
-
-    if not command.images:
-        _exit_for_usage("predict: give at least one IMAGE")
-    return _until_notice(
-        lambda: predict(
-            command.workdir,
-            command.images,
-            command.out,
-            command.threshold,
-            allow_modules=command.allow_module,
-        )
-    )
-
-
-def _data_check(command: flags.DataCheck, _: Sequence[str]) -> _Run:
-    from jaxseg.commands.data_check import report
-
-    def run(_: "PreemptionNotice") -> int:
-        passed = report(
-            command.path,
-            split=command.split,
-            max_objects=command.max_objects,
-            bucket=command.bucket,
-            ignore_issues=command.ignore_issues,
-            images=command.images,
-            allow_outside_files=command.allow_outside_files,
-            out=command.out,
-        )
-        return 0 if passed else 1
-
-    return run
-
-
-def _data_import(command: flags.DataImport, _: Sequence[str]) -> _Run:
-    from jaxseg.commands.data_import import import_data
-    from jaxseg.data.importers import Options
-
-    options = Options(
-        images=command.images,
-        class_attribute=command.class_attribute,
-        allow_outside_files=command.allow_outside_files,
-        val_fraction=command.val_fraction,
-        seed=command.seed,
-    )
-    return lambda _: import_data(command.source, command.out, options, command.format)
-
-
-def _data_build(command: flags.DataBuild, _: Sequence[str]) -> _Run:
-    from jaxseg.data.tfds import build
-
-    def run(_: "PreemptionNotice") -> None:
-        built = build(
-            command.folder,
-            command.out,
-            command.splits,
-            ignore_issues=command.ignore_issues,
-            allow_outside_files=command.allow_outside_files,
-        )
-        print(f"built {command.out}" if built else f"nothing to do: {command.out} is complete")
-
-    return run
-
-
-def _weights_import(command: flags.WeightsImport, overrides: Sequence[str]) -> _Run:
-    from jaxseg.commands.weights import import_weights
-
-    return lambda _: import_weights(command.file, command.model, command.out, overrides)
-
-
-def _weights_export(command: flags.WeightsExport, _: Sequence[str]) -> _Run:
-    from jaxseg.commands.weights import export_weights
-
-    return lambda _: export_weights(
-        command.workdir, command.out, allow_modules=command.allow_module
-    )
-
-
-_COMMANDS: dict[type, _Command] = {
-    flags.Demo: _Command("demo", _demo, stoppable=True),
-    flags.Train: _Command("train", _train, stoppable=True),
-    flags.Eval: _Command("eval", _eval, stoppable=True),
-    flags.Predict: _Command("predict", _predict, stoppable=True),
-    flags.DataCheck: _Command("data check", _data_check),
-    flags.DataImport: _Command("data import", _data_import),
-    flags.DataBuild: _Command("data build", _data_build),
-    flags.WeightsImport: _Command("weights import", _weights_import),
-    flags.WeightsExport: _Command("weights export", _weights_export),
-}

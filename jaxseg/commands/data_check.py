@@ -3,7 +3,6 @@
 import collections
 import json
 import pathlib
-import sys
 import textwrap
 from collections.abc import Collection, Sequence
 
@@ -12,6 +11,7 @@ import numpy as np
 from jaxseg.data.issues import Issue, check_kinds, errors
 from jaxseg.data.stats import DatasetStats, scan_folder
 from jaxseg.files import prepare_output_file
+from jaxseg.terminal import progress_bar
 
 _MAX_SHOWN = 20
 """Issues of each kind, and groups of identical images, that are printed."""
@@ -45,15 +45,16 @@ def report(
         raise ValueError(f"max_objects {max_objects} and bucket {bucket} must be positive")
     if out is not None:
         prepare_output_file(out)
-    splits = scan_folder(
-        folder,
-        split=split,
-        max_objects=max_objects,
-        bucket=bucket,
-        images=images,
-        allow_outside_files=allow_outside_files,
-        progress=_show_progress,
-    )
+    with progress_bar("images read") as show_progress:
+        splits = scan_folder(
+            folder,
+            split=split,
+            max_objects=max_objects,
+            bucket=bucket,
+            images=images,
+            allow_outside_files=allow_outside_files,
+            progress=show_progress,
+        )
     issues = [issue for stats in splits for issue in stats.issues]
     print("\n\n".join(format_stats(stats, max_objects, bucket) for stats in splits))
     for line in format_shared_images(splits):
@@ -144,9 +145,3 @@ def format_shared_images(splits: Sequence[DatasetStats]) -> list[str]:
             if shared:
                 lines.append(f"splits {first.split} and {second.split} share {len(shared)} images")
     return lines
-
-
-def _show_progress(done: int, total: int) -> None:
-    if done == total or done % max(total // 20, 1) == 0:
-        end = "\n" if done == total else ""
-        print(f"\rread {done} of {total} images", end=end, file=sys.stderr, flush=True)

@@ -5,11 +5,10 @@ A docstring here is the text of `--help`. Nothing here imports JAX, which takes 
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import tyro
-from tyro.conf import Positional, arg, subcommand
+from tyro.conf import Positional, arg
 
 Folder = Annotated[pathlib.Path, arg(metavar="DIR")]
 OptionalFolder = Annotated[pathlib.Path | None, arg(metavar="DIR", help_behavior_hint="")]
@@ -81,7 +80,7 @@ class Train:
     experiment: Annotated[
         Positional[pathlib.Path], arg(metavar="EXPERIMENT", help_behavior_hint="")
     ]
-    """Python file that defines the experiment."""
+    """Python file, or a name that jaxseg experiments lists."""
     data: Annotated[pathlib.Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
     """COCO folder or file, or TFDS dataset (default: the experiment's)."""
     workdir: OptionalFolder = None
@@ -156,6 +155,25 @@ class DataCheck:
     """Accept image files outside the image folder."""
     out: Annotated[pathlib.Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """File for all issues, one JSON object a line."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataShow:
+    """Draw a page of samples, as they are annotated and as they reach the model.
+
+    Sizes are those that data check proposes.
+    """
+
+    path: Annotated[Positional[pathlib.Path], arg(metavar="DIR", help_behavior_hint="")]
+    """COCO folder or file, or TFDS dataset."""
+    out: Annotated[pathlib.Path, arg(metavar="FILE")] = pathlib.Path("samples.png")
+    """The picture, a PNG."""
+    split: Annotated[str, arg(metavar="SPLIT")] = "train"
+    """Split of the data."""
+    count: Annotated[int, arg(metavar="N")] = 6
+    """Number of images, spread over the split."""
+    seed: Annotated[int, arg(metavar="N")] = 0
+    """Seed of the random changes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,63 +256,23 @@ class WeightsExport:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Data:
-    """Import and check datasets, and convert them to TFDS."""
-
-    command: (
-        Annotated[DataImport, subcommand("import")]
-        | Annotated[DataCheck, subcommand("check")]
-        | Annotated[DataBuild, subcommand("build")]
-    )
+class Experiments:
+    """List the experiments that come with jaxseg."""
 
 
 @dataclasses.dataclass(frozen=True)
-class _Weights:
-    """Import and export published checkpoints."""
-
-    command: (
-        Annotated[WeightsImport, subcommand("import")]
-        | Annotated[WeightsExport, subcommand("export")]
-    )
+class Env:
+    """Print versions, devices and settings, to paste into an issue."""
 
 
-_COMMANDS: Any = (
-    Annotated[Demo, subcommand("demo")]
-    | Annotated[Train, subcommand("train")]
-    | Annotated[Eval, subcommand("eval")]
-    | Annotated[Predict, subcommand("predict")]
-    | Annotated[_Data, subcommand("data")]
-    | Annotated[_Weights, subcommand("weights")]
-)
-_CONFIG = (
-    tyro.conf.OmitArgPrefixes,
-    tyro.conf.OmitSubcommandPrefixes,
-    tyro.conf.FlagCreatePairsOff,
-    tyro.conf.DisallowNone,
-)
+@dataclasses.dataclass(frozen=True)
+class Completion:
+    """Print the script that completes jaxseg's commands and flags in a shell.
 
-
-def parse(arguments: Sequence[str]) -> tuple[Any, list[str]]:
-    """Parse a command line to a command and the arguments that override an experiment's fields.
-
-    Only `Train` and `WeightsImport` have such arguments. A usage error ends the program with
-    status 2.
+    For bash, add to ~/.bashrc: eval "$(jaxseg completion bash)"
     """
-    options: dict[str, Any] = {
-        "prog": "jaxseg",
-        "description": "Instance segmentation in JAX.",
-        "args": arguments,
-        "config": _CONFIG,
-    }
-    # After EXPERIMENT, `--help` is left for the parser of the experiment's fields.
-    experiment_given = (
-        len(arguments) > 1 and arguments[0] == "train" and not arguments[1].startswith("-")
-    )
-    command, overrides = tyro.cli(
-        _COMMANDS, return_unknown_args=True, add_help=not experiment_given, **options
-    )
-    if isinstance(command, _Data | _Weights):
-        command = command.command
-    if overrides and not isinstance(command, Train | WeightsImport):
-        tyro.cli(_COMMANDS, **options)  # reports the unknown arguments and exits
-    return command, overrides
+
+    shell: Annotated[
+        Positional[Literal["bash", "zsh", "fish"]], arg(metavar="SHELL", help_behavior_hint="")
+    ]
+    """bash, zsh or fish."""

@@ -45,9 +45,40 @@ class Transfer(NamedTuple):
     """The origin's, of which the model has none."""
 
 
+class Start(NamedTuple):
+    """What a new run starts from, as far as it was read before the data."""
+
+    origin: Origin | None = None
+    backbone: Variables | None = None
+
+
+def read_start(experiment: Experiment) -> Start:
+    """Read the file that a new run starts from, and check that it fits the model.
+
+    A workdir is read later, by all processes together.
+
+    Raises FileNotFoundError or ValueError if the file or workdir does not exist or does not fit.
+    """
+    field = "pretrained" if experiment.init_from is None else "init_from"
+    named = getattr(experiment, field)
+    if named is None:
+        return Start()
+    path = pathlib.Path(named).expanduser()
+    if not path.exists():
+        flag = field.replace("_", "-")
+        raise FileNotFoundError(
+            f"no checkpoint file {path}: name one with --{flag} FILE, or start from random weights "
+            f"with --{flag} None"
+        )
+    if field == "pretrained":
+        return Start(backbone=zoo.load_resnet_file(path, experiment.model.backbone))
+    return Start() if path.is_dir() else Start(origin=read_origin(path, experiment))
+
+
 def initial_variables(
     experiment: Experiment,
     model: Model,
+    start: Start,
     image_shape: tuple[int, ...],
     class_names: Sequence[str],
 ) -> Variables:
@@ -59,31 +90,19 @@ def initial_variables(
     Args:
         experiment: the experiment.
         model: its model.
+        start: what was read before.
         image_shape: `(1, H, W, 3)` of a padded image.
         class_names: the names of the data's categories, in the order of labels.
     """
     variables = init_variables(model, image_shape, experiment.train.seed)
     if experiment.init_from is not None:
         path = pathlib.Path(experiment.init_from).expanduser()
-        origin = read_origin(path, experiment)
+        origin = start.origin or read_origin(path, experiment)
         values, transfer = fit(variables, origin, experiment.model, class_names)
         _log(transfer, path)
         return values
-    if experiment.pretrained is None:
-        return variables
-    path, config = pathlib.Path(experiment.pretrained).expanduser(), experiment.model.backbone
-    return zoo.replace_backbone(variables, zoo.load_resnet_file(path, config))
-
-
-def check_initial_files(experiment: Experiment) -> None:
-    """Raise FileNotFoundError if what a new run starts from does not exist."""
-    for field in ("init_from", "pretrained"):
-        path = getattr(experiment, field)
-        if path is not None and not pathlib.Path(path).expanduser().exists():
-            flag = field.replace("_", "-")
-            raise FileNotFoundError(f"no checkpoint file {path} (--{flag})")
-        if path is not None:
-            return  # the other one is not read
+    backbone = start.backbone or read_start(experiment).backbone
+    return variables if backbone is None else zoo.replace_backbone(variables, backbone)
 
 
 def read_origin(path: pathlib.Path, experiment: Experiment) -> Origin:

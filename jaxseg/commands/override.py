@@ -1,39 +1,90 @@
 """The command-line flags that change an experiment's fields."""
 
+import ast
 import dataclasses
+import functools
+import inspect
+import textwrap
+import typing
 from collections.abc import Sequence
+from typing import Any
 
 import tyro
-from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
+from tyro.constructors import (
+    ConstructorRegistry,
+    StructConstructorSpec,
+    StructFieldSpec,
+    StructTypeInfo,
+)
 
+from jaxseg.commands.parser import format_plainly_without_terminal
 from jaxseg.experiment import Experiment
 
 _REGISTRY = ConstructorRegistry()
 
 
 @_REGISTRY.struct_rule
-def _use_type_of_default(field: StructTypeInfo) -> StructConstructorSpec | None:
-    """Parse a field annotated with a protocol, such as `model`, as the config that it holds."""
-    if dataclasses.is_dataclass(field.type) or not dataclasses.is_dataclass(field.default):
+def _use_config_of_default(field: StructTypeInfo) -> StructConstructorSpec | None:
+    """Parse a field that holds a config by the config's own fields.
+
+    So a field may be annotated with a protocol, as `model` is. Its help is the docstrings below the
+    fields, as paragraphs: tyro's own would keep some of their line breaks.
+    """
+    config = field.default
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
         return None
-    held = StructTypeInfo.make(type(field.default), field.default, field.in_union_context)
-    spec = ConstructorRegistry.get_struct_spec(held)
-    return spec if isinstance(spec, StructConstructorSpec) else None
+    cls = type(config)
+    types, docs = typing.get_type_hints(cls, include_extras=True), _field_docs(cls)
+    fields = [
+        StructFieldSpec(f.name, types[f.name], getattr(config, f.name), docs.get(f.name))
+        for f in dataclasses.fields(cls)
+        if f.init
+    ]
+    return StructConstructorSpec(instantiate=cls, fields=tuple(fields))
+
+
+@functools.cache
+def _field_docs(cls: type) -> dict[str, str]:
+    """Return the docstrings below the fields of a class and its bases, each as one paragraph."""
+    docs: dict[str, str] = {}
+    for base in reversed(cls.__mro__[:-1]):
+        try:
+            source = inspect.getsource(base)
+        except (OSError, TypeError):  # a class without a file
+            continue
+        body = ast.parse(textwrap.dedent(source)).body[0]
+        for statement, after in zip(getattr(body, "body", ()), body.body[1:], strict=False):  # type: ignore[attr-defined]
+            if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+                docs |= {statement.target.id: _text(after)} if _text(after) else {}
+    return docs
+
+
+def _text(statement: ast.stmt) -> str:
+    """Return the words of a docstring, "" for another statement."""
+    value: Any = getattr(statement, "value", None)
+    is_text = isinstance(statement, ast.Expr) and isinstance(value, ast.Constant)
+    return " ".join(value.value.split()) if is_text and isinstance(value.value, str) else ""
 
 
 def override(
-    experiment: Experiment, arguments: Sequence[str], *, prog: str = "jaxseg train EXPERIMENT"
+    experiment: Experiment,
+    arguments: Sequence[str],
+    *,
+    prog: str = "jaxseg train EXPERIMENT",
+    description: str | None = None,
 ) -> Experiment:
     """Return the experiment with fields changed by arguments such as `--train.batch-size 8`.
 
     An unknown field or a value of the wrong type ends the program with a message and status 2.
-    `prog` is the command's name in messages.
+    `prog` is the command's name in messages, `description` the text at the top of the help.
     """
+    format_plainly_without_terminal()
     return tyro.cli(
         Experiment,
         default=experiment,
         args=arguments,
         prog=prog,
+        description=description,
         config=(tyro.conf.AvoidSubcommands,),
         registry=_REGISTRY,
     )

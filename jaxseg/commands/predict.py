@@ -7,7 +7,8 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from jaxseg import data, evaluation, predictor
-from jaxseg.files import atomic_write, prepare_output_folder
+from jaxseg.files import atomic_write, check_output_folder, prepare_output_folder
+from jaxseg.terminal import progress_bar
 from jaxseg.visualize import draw_prediction, save_png
 
 
@@ -33,6 +34,7 @@ def predict(
         threshold: lowest score of the instances that are drawn.
         allow_modules: modules whose config classes the checkpoint may name, besides jaxseg's own.
     """
+    check_output_folder(out)
     source = data.ImageFiles(images)
     prepare_output_folder(out)
     trained = predictor.restore(workdir, allow_modules=allow_modules)
@@ -43,8 +45,8 @@ def predict(
     )
     results: list[dict[str, Any]] = []
     incomplete = out / "predictions.incomplete.jsonl"
-    with incomplete.open("w") as lines:
-        for prediction in predictions:
+    with incomplete.open("w") as lines, progress_bar("images") as show_progress:
+        for done, prediction in enumerate(predictions, start=1):
             path = images[prediction.image_id - 1]
             overlay = draw_prediction(data.read_image(path), prediction, names, threshold)
             save_png(out / _overlay_name(prediction.image_id, path), overlay)
@@ -55,6 +57,7 @@ def predict(
             lines.flush()
             drawn = int((prediction.scores >= threshold).sum())
             print(f"{path}: {drawn} instances with a score of at least {threshold}")
+            show_progress(done, len(images))
     with atomic_write(out / "predictions.json") as partial:
         partial.write_text(json.dumps(sorted(results, key=lambda result: result["image_id"])))
     incomplete.unlink()

@@ -9,11 +9,13 @@ import jax
 import numpy as np
 
 from jaxseg import data
-from jaxseg.commands.initial import check_initial_files, initial_variables
+from jaxseg.commands.initial import Start, initial_variables, read_start
 from jaxseg.commands.resume import check_resumable, fork_run
 from jaxseg.commands.settings import check_processes_agree, split_identity
 from jaxseg.distributed import allgather_json, process_count, process_index
 from jaxseg.experiment import Experiment, config_modules, from_json, to_json
+from jaxseg.files import check_output_folder
+from jaxseg.parallel import check_batch_size
 from jaxseg.training import loop
 from jaxseg.training.preemption import PreemptionNotice, run_unless_stopped
 from jaxseg.validation import Validator
@@ -30,6 +32,9 @@ def train(
 ) -> None:
     """Train `experiment` in `workdir`, or resume the run that `workdir` holds.
 
+    What can be checked without the data is checked before they are opened: the folder, the batch
+    size, and the files that the run starts from.
+
     Args:
         experiment: the experiment.
         workdir: the folder for checkpoints and curves.
@@ -39,9 +44,13 @@ def train(
     Raises Preempted after `notice`, with the state saved.
     """
     notice = notice or PreemptionNotice()
+    if process_index() == 0:
+        check_output_folder(workdir, "--workdir")
     config, model, modules = experiment.train, experiment.model.build(), config_modules(experiment)
+    check_batch_size(config.batch_size, jax.device_count(), config.grad_accum_steps)
+    start = Start()
     if fork is None and not (workdir / "checkpoints").is_dir():
-        check_initial_files(experiment)
+        start = read_start(experiment)
     data_of_run = run_unless_stopped(notice, lambda: _open_data(experiment, modules, notice))
     source, validator, metadata = data_of_run
     val = {} if validator is None else {"val": split_identity(validator.source)}
@@ -69,7 +78,7 @@ def train(
         workdir,
         metadata,
         initial_variables=lambda: initial_variables(
-            experiment, model, pipeline.image_shape, [c.name for c in source.categories]
+            experiment, model, start, pipeline.image_shape, [c.name for c in source.categories]
         ),
         validate=validator,
         notice=notice,

@@ -15,7 +15,7 @@ from typing import Any, Literal, NoReturn, Protocol, runtime_checkable
 import jax
 import numpy as np
 
-from jaxseg.distributed import allgather_json, process_count
+from jaxseg.distributed import allgather_json, process_count, process_index
 from jaxseg.model import Model, Variables
 from jaxseg.parallel import check_batch_size, pmap_step, replicate, shard_map_step, to_global
 from jaxseg.training.checkpoint import Checkpoints, checksum, rename_to_backup
@@ -120,7 +120,7 @@ def train(
     """Train to the last step, from the newest checkpoint in `workdir` if there is one.
 
     A run that is resumed at a step whose evaluation is due starts with the evaluation, since it
-    may have been aborted.
+    may have been aborted; a finished run only if the evaluation is not recorded.
 
     Args:
         model: the model.
@@ -170,7 +170,9 @@ def train(
             checkpoints=checkpoints,
             progress=progress,
         )
-        if start > 0 and evaluator.is_due(start):
+        finished = start == config.steps
+        done_before = finished and evaluator.is_recorded(start)
+        if start > 0 and evaluator.is_due(start) and not done_before:
             evaluator.run(state, start)
         batches = stack.enter_context(closing(data.batches(start)))
         nonfinite = NonFiniteSteps(workdir, config.max_consecutive_nonfinite, data.image_ids)
@@ -185,7 +187,16 @@ def train(
             metadata=metadata,
             evaluator=evaluator,
         )
-        return steps.run(state, start)
+        state = steps.run(state, start)
+    _log_end(config.steps, evaluator.format_best(), workdir, already=finished)
+    return state
+
+
+def _log_end(steps: int, best: str, workdir: pathlib.Path, *, already: bool) -> None:
+    """Log that the run is finished, with the best score, once everything is on the disk."""
+    verb, note = ("was finished already", ": nothing to train") if already else ("finished", "")
+    if process_index() == 0:
+        _LOG.info("%s", f"{verb}: {steps} steps, {best + ', ' if best else ''}in {workdir}{note}")
 
 
 _TrainStep = Callable[[TrainState, Batch, bool], tuple[TrainState, Metrics, jax.Array]]
@@ -220,8 +231,11 @@ class _Steps:
         """Return the state after the last step."""
         pending: Metrics | None = None  # of the previous step, perhaps still being computed
         for step in range(start, self.config.steps):
-            batch = self._next_batch(step, state, pending)
+            batch, started = self._next_batch(step, state, pending), time.monotonic()
+            self.progress.show_compilation(batch.images.shape[1:3])
             state, metrics, noticed = self.train_step(state, batch, bool(self.notice.reason))
+            if step == start:
+                self.progress.show_first_step(step + 1, metrics["loss"], started)
             # To read metrics is to wait for their step. Those of the previous step are read while
             # this one runs, which keeps the device busy.
             if pending is not None:
@@ -323,7 +337,8 @@ def _restore(
     if all(step is None for step in allgather_json(checkpoints.latest_step())):
         return None
     state = checkpoints.restore(abstract_state(model, config, image_shape))
-    _LOG.info("resuming from step %d of %s", int(state.step), checkpoints.folder.parent)
+    if int(state.step) < config.steps:
+        _LOG.info("resuming from step %d of %s", int(state.step), checkpoints.folder.parent)
     return state
 
 

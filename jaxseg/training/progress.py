@@ -1,4 +1,4 @@
-"""The progress of a run: one readable line per report, and scalars for TensorBoard.
+"""The progress of a run: readable lines, and scalars for TensorBoard and `metrics.jsonl`.
 
 Process 0 prints and writes; on the other processes all calls do nothing.
 """
@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from jaxseg.distributed import process_index
+from jaxseg.training.metrics_file import MetricsFile
 from jaxseg.training.summary import SummaryWriter
 
 
@@ -21,11 +22,42 @@ class Progress:
     def __init__(self, workdir: pathlib.Path, start: int, steps: int, batch_size: int):
         self._active = process_index() == 0
         if self._active:
+            self._file = MetricsFile(workdir / "metrics.jsonl", start)
             self._writer = SummaryWriter(workdir / "tensorboard", start)
         self._steps, self._batch_size = steps, batch_size
         self._last_step, self._last_time = start, time.monotonic()
         self._steps_per_second = self._data_wait = 0.0
         self._compiled = False
+        self._first_seconds = 0.0
+        self._buckets: set[tuple[int, ...]] = set()
+
+    def show_compilation(self, bucket: tuple[int, ...]) -> None:
+        """Print that a step is compiled, before the first batch of a bucket `(height, width)`."""
+        if self._active and bucket not in self._buckets:
+            size = "x".join(map(str, bucket))
+            print(f"compiling the training step (bucket {size}) ...", flush=True)
+        self._buckets.add(bucket)
+
+    def show_first_step(self, step: int, loss: jax.Array | np.generic, started: float) -> None:
+        """Wait for the first step since the start, and print its loss and time.
+
+        `started` is the `time.monotonic()` before its compilation.
+        """
+        if self._active:
+            value = float(loss)
+            now = time.monotonic()
+            seconds = self._first_seconds = now - started
+            # The rate is that of the steps after it.
+            self._last_step, self._last_time, self._data_wait = step, now, 0.0
+            print(
+                f"step {step}/{self._steps}  loss {value:.3f}  after {seconds:.1f} s, compilation "
+                "included",
+                flush=True,
+            )
+
+    def has_evaluation(self, step: int) -> bool:
+        """Return whether process 0 has recorded an evaluation after `step` steps."""
+        return self._active and self._file.has(step, "val/")
 
     def add_data_wait(self, seconds: float) -> None:
         """Add the time that a step waited for its batch."""
@@ -41,7 +73,7 @@ class Progress:
             return
         now = time.monotonic()
         elapsed = max(now - self._last_time, 1e-9)
-        rate = (step - self._last_step) / elapsed
+        rate = (step - self._last_step) / elapsed or 1 / max(self._first_seconds, 1e-9)
         if self._steps_per_second:
             rate = 0.5 * self._steps_per_second + 0.5 * rate
         # The first interval includes the compilation: the moving rate starts from the second.
@@ -62,6 +94,7 @@ class Progress:
         memory = device_memory()
         if memory is not None:
             scalars["train/device_memory_GiB"] = memory / 2**30
+        self._file.write(step, scalars)
         finite = {tag: value for tag, value in scalars.items() if math.isfinite(value)}
         self._writer.write(step, finite, {})
         self._last_step, self._last_time, self._data_wait = step, now, 0.0
@@ -86,6 +119,7 @@ class Progress:
             return
         tagged = {f"val/{name}": value for name, value in metrics.items()}
         tagged |= {f"val_raw/{name}": value for name, value in (raw_metrics or {}).items()}
+        self._file.write(step, tagged)
         scalars = {tag: value for tag, value in tagged.items() if value is not None}
         self._writer.write(
             step, scalars, {f"val/{n}": picture for n, picture in enumerate(pictures)}

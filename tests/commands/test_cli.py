@@ -147,7 +147,7 @@ def test_a_broken_experiment_file_ends_all_processes(tmp_path, monkeypatch, caps
 
 @pytest.mark.parametrize(("process", "waits"), [(0, [cli.EXIT_SECONDS]), (1, [])])
 def test_process_0_lets_the_others_stop_before_it_ends(tmp_path, monkeypatch, process, waits):
-    def stop(*_):
+    def stop(*_, **__):
         raise Preempted("stopped by SIGTERM", alone=True)
 
     ends, slept = [], []

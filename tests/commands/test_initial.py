@@ -87,7 +87,9 @@ def test_a_published_checkpoint_of_other_classes(tmp_path, caplog):
     zoo.write_safetensors(path, zoo.to_torchvision(source, published))
     experiment = dataclasses.replace(EXPERIMENT, model=config, init_from=str(path))
     caplog.set_level("INFO", "jaxseg")
-    values = initial.initial_variables(experiment, config.build(), SHAPE, NAMES[:4])
+    values = initial.initial_variables(
+        experiment, config.build(), initial.Start(), SHAPE, NAMES[:4]
+    )
     per_class = per_class_paths(config)
     assert per_class
     for name, value in flat(values).items():
@@ -121,7 +123,7 @@ def test_an_absent_file_is_an_error_before_the_data_is_opened(tmp_path, capsys, 
     path.write_text("from tests.commands.tiny_run import EXPERIMENT as experiment")
     arguments = ["train", str(path), "--workdir", str(tmp_path / "run"), flag, "absent.pth"]
     assert main(arguments) == 1
-    assert f"no checkpoint file absent.pth ({flag})" in capsys.readouterr().err
+    assert f"no checkpoint file absent.pth: name one with {flag} FILE" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

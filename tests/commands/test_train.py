@@ -52,7 +52,7 @@ def test_an_interrupted_run_resumes_and_ends_as_an_uninterrupted_one(
 def test_a_finished_run_has_nothing_left_to_do(workdir, caplog):
     caplog.set_level("INFO", "jaxseg")
     train_command.train(EXPERIMENT, workdir)
-    assert "resuming from step 6" in caplog.text
+    assert f"was finished already: 6 steps, in {workdir}: nothing to train" in caplog.text
     assert list((workdir / "tensorboard").glob("events*"))
 
 

@@ -98,7 +98,7 @@ def test_the_check_lists_all_issues(tmp_path, capsys):
     assert "image id 9 (file_name): " in unwrap(text.out)
     assert "... and 5 more; --out FILE lists them all" in text.out
     assert all(len(line) <= 80 for line in text.out.splitlines() if str(tmp_path) not in line)
-    assert "read 4 of 4 images" in text.err
+    assert not text.err  # no bar without a terminal
     listed = [json.loads(line) for line in out.read_text().splitlines()]
     assert len(listed) == sum(FOUND.values())
     assert {"kind", "file", "where", "field", "message"} == listed[0].keys()

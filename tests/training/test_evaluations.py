@@ -36,7 +36,7 @@ def test_a_failed_write_during_an_evaluation_is_logged_like_any_other(
             fail_writes(monkeypatch, [OSError("the disk failed")])
         else:
             monkeypatch.undo()
-        return Validation(0.5, {}, [])
+        return Validation(0.5, "segm/AP", {}, [])
 
     assert_same(run(tmp_path, EVALUATED, validate=fail_once), uninterrupted)
     assert "could not be written" in log()
@@ -54,7 +54,7 @@ def test_a_best_checkpoint_that_cannot_be_saved_is_logged(
 
     monkeypatch.setattr(Checkpoints, "save", fail_for_best)
     assert_same(run(tmp_path, EVALUATED, validate=Validate()), uninterrupted)
-    assert "step 6 is the best so far (0.500), but is not kept: the disk failed" in log()
+    assert "step 6 has the best segm/AP so far (0.500), but is not kept: the disk failed" in log()
 
 
 SCORES = {3: 0.2, 6: 0.5, 9: 0.4, 12: 0.5}
@@ -72,7 +72,7 @@ class Validate:
         if step == self._crash_at:
             crash()
         score = SCORES[step]
-        return Validation(score, {"segm/AP": score}, [np.zeros((8, 8, 3), np.uint8)])
+        return Validation(score, "segm/AP", {"segm/AP": score}, [np.zeros((8, 8, 3), np.uint8)])
 
 
 def best_of(workdir):
@@ -84,7 +84,7 @@ def test_the_best_checkpoint_is_kept(tmp_path):
     validate = Validate()
     run(tmp_path, EVALUATED, validate=validate)
     assert validate.steps == [3, 6, 9, 12]
-    assert best_of(tmp_path) == (6, {"step": 6, "score": 0.5})
+    assert best_of(tmp_path) == (6, {"step": 6, "score": 0.5, "metric": "segm/AP"})
 
 
 @pytest.mark.parametrize("step", [6, 12])
@@ -138,7 +138,7 @@ def test_a_corrupt_best_checkpoint_is_replaced(tmp_path, uninterrupted, log):
     shutil.rmtree(tmp_path / "best" / "checkpoints" / "6" / "metadata")
     assert_same(run(tmp_path, EVALUATED, validate=Validate()), uninterrupted)
     assert "the best checkpoint so far cannot be read and is replaced" in log()
-    assert best_of(tmp_path) == (12, {"step": 12, "score": 0.5})
+    assert best_of(tmp_path) == (12, {"step": 12, "score": 0.5, "metric": "segm/AP"})
 
 
 def test_a_new_run_renames_the_best_checkpoint_of_a_previous_run(tmp_path, log):
@@ -147,18 +147,18 @@ def test_a_new_run_renames_the_best_checkpoint_of_a_previous_run(tmp_path, log):
     with pytest.raises(SimulatedCrash):
         run(tmp_path, EVALUATED, validate=Validate(crash_at=6))
     assert f"{tmp_path / 'best'} is renamed to best-1" in log()
-    assert best_of(tmp_path) == (3, {"step": 3, "score": 0.2})
+    assert best_of(tmp_path) == (3, {"step": 3, "score": 0.2, "metric": "segm/AP"})
     with Checkpoints(tmp_path / "best-1", read_only=True) as before:
-        assert before.metadata()["best"] == {"step": 6, "score": 0.5}
+        assert before.metadata()["best"] == {"step": 6, "score": 0.5, "metric": "segm/AP"}
 
 
 def test_a_better_state_of_an_earlier_step_becomes_the_best(tmp_path, monkeypatch):
     config = dataclasses.replace(EVALUATED, max_to_keep=9)
     run(tmp_path, config, validate=Validate())
-    assert best_of(tmp_path) == (6, {"step": 6, "score": 0.5})
+    assert best_of(tmp_path) == (6, {"step": 6, "score": 0.5, "metric": "segm/AP"})
     for step in (4, 6, 8, 9, 12):
         shutil.rmtree(tmp_path / "checkpoints" / str(step))
     monkeypatch.setitem(SCORES, 3, 0.6)
     with pytest.raises(SimulatedCrash):
         run(tmp_path, config, validate=Validate(crash_at=6))
-    assert best_of(tmp_path) == (3, {"step": 3, "score": 0.6})
+    assert best_of(tmp_path) == (3, {"step": 3, "score": 0.6, "metric": "segm/AP"})

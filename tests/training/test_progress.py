@@ -117,3 +117,36 @@ def test_the_time_left_excludes_compilation_and_evaluations(tmp_path, monkeypatc
     lines = capsys.readouterr().out.splitlines()
     assert "4.0 img/s  1:20 left" in lines[1]
     assert "4.0 img/s  1:10 left" in lines[2]
+
+
+def test_the_rate_is_that_of_the_steps_after_the_first(tmp_path, monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    progress_log = Progress(tmp_path, start=0, steps=101, batch_size=4)
+    progress_log.add_data_wait(50.0)
+    for bucket in ((64, 64), (64, 96), (64, 64)):
+        progress_log.show_compilation(bucket)
+    now[0] = 60.0
+    progress_log.show_first_step(1, np.float32(1.5), started=20.0)
+    now[0] = 70.0
+    progress_log.show(11, METRICS, 0.25)
+    progress_log.close()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == [
+        "compiling the training step (bucket 64x64) ...",
+        "compiling the training step (bucket 64x96) ...",
+        "step 1/101  loss 1.500  after 40.0 s, compilation included",
+    ]
+    assert "4.0 img/s  1:30 left" in lines[3]
+    assert read_scalars(tmp_path)["train/data_wait_fraction", 11] == 0
+
+
+def test_a_progress_line_for_the_first_step_has_its_rate(tmp_path, monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    progress_log = Progress(tmp_path, start=0, steps=5, batch_size=4)
+    now[0] = 2.0
+    progress_log.show_first_step(1, np.float32(1.5), started=0.0)
+    progress_log.show(1, METRICS, 0.25)
+    progress_log.close()
+    assert "2.0 img/s  0:08 left" in capsys.readouterr().out

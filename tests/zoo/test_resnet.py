@@ -158,7 +158,7 @@ def test_training_starts_from_an_imported_resnet(tmp_path, monkeypatch, capsys):
     experiment = str(ROOT / "experiments" / "mask_rcnn_nuclei_r50.py")
     run = ["train", experiment, "--workdir", str(tmp_path / "run"), *flags]
     assert cli.main([*run, "--pretrained", str(tmp_path / "absent.npz")]) == 1
-    assert "no checkpoint file" in capsys.readouterr().err
+    assert "absent.npz: name one with --pretrained" in capsys.readouterr().err
     assert cli.main([*run, "--pretrained", str(imported)]) == 0
     trained = restore(tmp_path / "run")
     assert trained.experiment.pretrained == str(imported)

@@ -153,7 +153,9 @@ class TfdsSource:
         indices = range(len(self._records))
         images = [
             self._decoder.image(self._record(index))
-            for index in tqdm.tqdm(indices, desc="reading image sizes, once", delay=2, leave=False)
+            for index in tqdm.tqdm(
+                indices, desc="reading image sizes, once", delay=2, leave=False, disable=None
+            )
         ]
         ids = [image["id"] for image in images]
         sizes = np.asarray([(image["height"], image["width"]) for image in images])

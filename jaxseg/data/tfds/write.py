@@ -11,8 +11,7 @@ import fcntl
 import json
 import os
 import pathlib
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxseg import files
@@ -33,6 +32,7 @@ def build(
     ignore_issues: Sequence[str] = (),
     allow_outside_files: bool = False,
     images_per_shard: int = IMAGES_PER_SHARD,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> bool:
     """Build the TFDS dataset `out` from a COCO-format folder, or resume an interrupted build.
 
@@ -47,6 +47,7 @@ def build(
             skipped.
         allow_outside_files: accept file names that leave the image folder.
         images_per_shard: images in each file.
+        progress: called after each image with how many are done and how many there are.
 
     Returns:
         True if it was built; False if it was already there, built from the same annotations.
@@ -58,6 +59,7 @@ def build(
     from jaxseg.data.tfds import builder
 
     out = out.expanduser().resolve()
+    files.check_output_folder(out)
     sources = builder.open_splits(folder, splits, ignore_issues, allow_outside_files)
     plan = {
         "builder": builder.VERSION,
@@ -69,7 +71,7 @@ def build(
         return False
     incomplete = out.with_name(out.name + ".incomplete")
     with _locked_folder(incomplete, plan):
-        _write_dataset(incomplete, sources, images_per_shard)
+        _write_dataset(incomplete, sources, images_per_shard, progress)
         incomplete.rename(out)
     files.fsync(out.parent)
     return True
@@ -137,11 +139,13 @@ def _locked_folder(folder: pathlib.Path, plan: dict[str, Any]) -> Iterator[None]
 
 
 def _write_dataset(
-    folder: pathlib.Path, sources: Mapping[str, CocoSource], images_per_shard: int
+    folder: pathlib.Path,
+    sources: Mapping[str, CocoSource],
+    images_per_shard: int,
+    progress: Callable[[int, int], None],
 ) -> None:
     """Write everything that is missing; `dataset_info.json`, which makes it a dataset, is last."""
     import tensorflow_datasets as tfds
-    import tqdm
     from tensorflow_datasets.core import dataset_info, naming
 
     from jaxseg.data.tfds import builder
@@ -160,27 +164,39 @@ def _write_dataset(
     builder.set_label_names(info, categories)
     metadata, splits = {}, []
     total = sum(map(len, sources.values()))
-    with tqdm.tqdm(total=total, unit=" images", desc=folder.stem, file=sys.stderr) as progress:
-        for name, source in sources.items():
-            records = builder.Records(source)
-            template = naming.ShardedFileTemplate(
-                data_dir=folder,
-                dataset_name=identity.name,
-                split=name,
-                filetype_suffix="array_record",
-            )
-            shards = builder.shard_indices(len(source), images_per_shard)
-            size = _write_split(records, shards, template, info.features, progress)
-            metadata[name] = records.metadata
-            splits.append(tfds.core.SplitInfo(name, [len(shard) for shard in shards], size))
-            write_index(folder, name, make_index(source.image_ids, source.image_sizes))
-            del records  # frees a split's parsed JSON before the next one is read
+    counter = _Counter(progress, total)
+    for name, source in sources.items():
+        records = builder.Records(source)
+        template = naming.ShardedFileTemplate(
+            data_dir=folder,
+            dataset_name=identity.name,
+            split=name,
+            filetype_suffix="array_record",
+        )
+        shards = builder.shard_indices(len(source), images_per_shard)
+        size = _write_split(records, shards, template, info.features, counter)
+        metadata[name] = records.metadata
+        splits.append(tfds.core.SplitInfo(name, [len(shard) for shard in shards], size))
+        write_index(folder, name, make_index(source.image_ids, source.image_sizes))
+        del records  # frees a split's parsed JSON before the next one is read
     info.set_splits(tfds.core.splits.SplitDict(splits))
     builder.add_metadata(info, metadata)
     info.write_to_directory(folder)
     for path in folder.iterdir():
         files.fsync(path)
     files.fsync(folder)
+
+
+class _Counter:
+    """Counts the images that are done and reports each."""
+
+    def __init__(self, progress: Callable[[int, int], None], total: int):
+        self._progress, self._total, self._done = progress, total, 0
+
+    def add(self, count: int) -> None:
+        """Report `count` more images."""
+        self._done += count
+        self._progress(self._done, self._total)
 
 
 def _config_name(splits: Mapping[str, Any]) -> str:
@@ -192,21 +208,21 @@ def _config_name(splits: Mapping[str, Any]) -> str:
 
 
 def _write_split(
-    records: Any, shards: Sequence[range], template: Any, features: Any, progress: Any
+    records: Any, shards: Sequence[range], template: Any, features: Any, counter: "_Counter"
 ) -> int:
     """Write the missing shards of a split, and return the bytes of all its shards."""
     size = 0
     for number, indices in enumerate(shards):
         path = pathlib.Path(template.sharded_filepath(shard_index=number, num_shards=len(shards)))
         if path.exists():
-            progress.update(len(indices))
+            counter.add(len(indices))
         else:
-            _write_shard(path, _serialize(records, indices, features, progress))
+            _write_shard(path, _serialize(records, indices, features, counter))
         size += path.stat().st_size
     return size
 
 
-def _serialize(records: Any, indices: range, features: Any, progress: Any) -> Iterator[bytes]:
+def _serialize(records: Any, indices: range, features: Any, counter: "_Counter") -> Iterator[bytes]:
     """Yield the records as TFDS stores them, in order."""
     from tensorflow_datasets.core import example_serializer
 
@@ -217,7 +233,7 @@ def _serialize(records: Any, indices: range, features: Any, progress: Any) -> It
                 example = serializer.get_tf_example(features.encode_example(record))
                 # Without it the order of the fields differs between processes.
                 yield example.SerializeToString(deterministic=True)
-                progress.update()
+                counter.add(1)
 
 
 def _write_shard(path: pathlib.Path, records: Iterator[bytes]) -> None:
