@@ -1,6 +1,7 @@
 """`jaxseg data check`: statistics and issues of a COCO-format folder or a TFDS dataset, as text."""
 
 import collections
+import dataclasses
 import json
 import pathlib
 import textwrap
@@ -8,7 +9,9 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
+from jaxseg.data import CocoFolder, folder_config
 from jaxseg.data.issues import Issue, check_kinds, errors
+from jaxseg.data.proposal import Proposal, propose
 from jaxseg.data.stats import DatasetStats, scan_folder
 from jaxseg.files import prepare_output_file
 from jaxseg.terminal import progress_bar
@@ -68,7 +71,47 @@ def report(
     lines = [f"errors: {len(found) or 'none'}{note}"]
     lines += [f"objects that training skips, with boxes without area: {lost}"] if lost else []
     print("\n" + "\n".join(lines))
+    if not found:
+        print_proposal(folder, images, ignore_issues, allow_outside_files)
     return not found
+
+
+def print_proposal(
+    folder: pathlib.Path,
+    images: pathlib.Path | None,
+    ignore_issues: Collection[str],
+    allow_outside_files: bool,
+) -> None:
+    """Print the flags of settings that fit the training split, if the dataset has one."""
+    source = folder_config(folder)
+    if isinstance(source, CocoFolder):
+        source = dataclasses.replace(
+            source,
+            images=None if images is None else str(images),
+            ignore_issues=tuple(ignore_issues),
+            allow_outside_files=allow_outside_files,
+        )
+    try:
+        train = source.open("train")
+    except (FileNotFoundError, ValueError):  # no split for training, or several
+        return
+    print(f"\nsettings that fit (`jaxseg train own_data --data {folder}` has them):")
+    print("\n".join(f"  {flag}" for flag in flags_of(propose(train))))
+
+
+def flags_of(proposal: Proposal) -> list[str]:
+    """Return the flags of `jaxseg train` for a proposal."""
+    buckets = " ".join(f"{height} {width}" for height, width in proposal.buckets)
+    sizes = []
+    if proposal.max_size is not None:
+        sizes = [f"--data.min-size {proposal.min_size} --data.max-size {proposal.max_size}"]
+    return [
+        f"--model.num-classes {proposal.num_classes}",
+        f"--data.buckets {buckets}",
+        *sizes,
+        f"--data.max-objects {proposal.max_objects}",
+        "--model.rpn.anchor-sizes " + " ".join(f"{size:g}" for size in proposal.anchor_sizes),
+    ]
 
 
 def format_stats(stats: DatasetStats, max_objects: int, bucket: tuple[int, int] | None) -> str:

@@ -4,8 +4,11 @@ import cv2
 import numpy as np
 import pytest
 
+from jaxseg.commands.cli import main
 from jaxseg.commands.data_show import PANEL, show
-from jaxseg.data import DataConfig, Shapes
+from jaxseg.commands.demo import MASK_RCNN
+from jaxseg.commands.override import override
+from jaxseg.data import DataConfig, Shapes, write_coco
 
 SHAPES = Shapes(size=64, train_images=12, val_images=5)
 
@@ -29,6 +32,22 @@ def test_a_page_depends_on_the_seed_and_the_config_alone(tmp_path):
     assert (pages[0] != pages[2]).any()
     left = slice(0, PANEL)  # the annotations themselves
     np.testing.assert_array_equal(pages[0][:, left], pages[2][:, left])
+
+
+def test_the_commands_show_and_check_propose_the_same(tmp_path, capsys):
+    for split in ("train", "val"):
+        write_coco(SHAPES.open(split), tmp_path / "data", split)
+    out = tmp_path / "page.png"
+    assert main(["data", "show", str(tmp_path / "data"), "--out", str(out), "--count", "2"]) == 0
+    assert "drew 2 images" in capsys.readouterr().out
+    assert cv2.imread(str(out)) is not None
+    assert main(["data", "check", str(tmp_path / "data")]) == 0
+    printed = capsys.readouterr().out
+    proposed = printed[printed.index("settings that fit") :].split()
+    flags = proposed[proposed.index("--model.num-classes") :]
+    changed = override(MASK_RCNN, flags)
+    assert changed.data.buckets == ((64, 64),)
+    assert changed.model.num_classes == 5
 
 
 def test_the_output_is_tried_first(tmp_path):
