@@ -1,1 +1,39 @@
-"""jaxseg: instance segmentation in JAX, as pure functions."""
+"""jaxseg: instance segmentation in JAX, as pure functions.
+
+    import jaxseg
+
+    detector = jaxseg.load("runs/nuclei")
+    instances = detector.predict("photo.jpg")
+    print(instances.names, instances.scores, instances.boxes, instances.masks)
+
+The import alone is fast: JAX and the models are imported by the first use of `load`.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxseg.detector import load as load
+
+    __version__: str
+
+__all__ = ["__version__", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """Return `load` or `__version__`, each computed at its first use."""
+    if name == "load":
+        from jaxseg.detector import load
+
+        value: Any = load
+    elif name == "__version__":
+        from jaxseg.version import find_version
+
+        value = find_version()
+    else:
+        raise AttributeError(f"module 'jaxseg' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -6,9 +6,10 @@ import pathlib
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from jaxseg import data, evaluation, predictor
+from jaxseg import data
+from jaxseg.detector import load
 from jaxseg.files import atomic_write, prepare_output_folder
-from jaxseg.visualize import draw_prediction, save_png
+from jaxseg.visualize import save_png
 
 
 def predict(
@@ -33,28 +34,21 @@ def predict(
         threshold: lowest score of the instances that are drawn.
         allow_modules: modules whose config classes the checkpoint may name, besides jaxseg's own.
     """
-    source = data.ImageFiles(images)
+    data.ImageFiles(images)
     prepare_output_folder(out)
-    trained = predictor.restore(workdir, allow_modules=allow_modules)
-    names = [c.name for c in trained.categories]
-    category_ids = [c.id for c in trained.categories]
-    predictions = predictor.Predictor(trained.model).predict(
-        trained.variables, source, trained.experiment.data
-    )
+    predictions = load(workdir, allow_modules=allow_modules).predict_each(images)
     results: list[dict[str, Any]] = []
     incomplete = out / "predictions.incomplete.jsonl"
     with incomplete.open("w") as lines:
-        for prediction in predictions:
-            path = images[prediction.image_id - 1]
-            overlay = draw_prediction(data.read_image(path), prediction, names, threshold)
-            save_png(out / _overlay_name(prediction.image_id, path), overlay)
-            found = evaluation.coco_results([prediction], category_ids)
-            found = [{**result, "file_name": str(path)} for result in found]
+        for instances in predictions:
+            path = images[instances.image_id - 1]
+            certain = instances[instances.scores >= threshold]
+            save_png(out / _overlay_name(instances.image_id, path), certain.draw())
+            found = [{**result, "file_name": str(path)} for result in instances.to_coco()]
             results += found
             lines.write("".join(f"{json.dumps(result)}\n" for result in found))
             lines.flush()
-            drawn = int((prediction.scores >= threshold).sum())
-            print(f"{path}: {drawn} instances with a score of at least {threshold}")
+            print(f"{path}: {len(certain)} instances with a score of at least {threshold}")
     with atomic_write(out / "predictions.json") as partial:
         partial.write_text(json.dumps(sorted(results, key=lambda result: result["image_id"])))
     incomplete.unlink()
