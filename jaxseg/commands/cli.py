@@ -305,14 +305,20 @@ def _data_build(command: flags.DataBuild, _: Sequence[str]) -> _Run:
 def _weights_import(command: flags.WeightsImport, overrides: Sequence[str]) -> _Run:
     from jaxseg.commands.weights import import_weights
 
-    return lambda _: import_weights(command.file, command.model, command.out, overrides)
+    return lambda _: import_weights(
+        command.file,
+        command.model,
+        command.out,
+        overrides,
+        allow_modules=command.allow_module,
+    )
 
 
 def _weights_export(command: flags.WeightsExport, _: Sequence[str]) -> _Run:
     from jaxseg.commands.weights import export_weights
 
     return lambda _: export_weights(
-        command.workdir, command.out, allow_modules=command.allow_module
+        command.workdir, command.out, names=command.names, allow_modules=command.allow_module
     )
 
 

@@ -176,7 +176,7 @@ def _published_names() -> Any:
     """Return the type of `--model`: the names of the models that can be imported."""
     from jaxseg import zoo
 
-    return Literal[(*zoo.MODELS, *zoo.RESNETS)]
+    return Literal[(*zoo.MODELS, *zoo.RESNETS)] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,20 +190,26 @@ class WeightsImport:
 
     file: Annotated[Positional[pathlib.Path], arg(metavar="FILE", help_behavior_hint="")]
     """Weights: .pth, .pkl, .safetensors or .npz."""
-    model: Annotated[str, arg(constructor_factory=_published_names)]
-    """Name of the model."""
     out: Annotated[pathlib.Path, arg(metavar="PATH")]
     """The new workdir or, for a ResNet, .safetensors file."""
+    model: Annotated[
+        str | None, arg(constructor_factory=_published_names, help_behavior_hint="")
+    ] = None
+    """Name of the model; not needed for a file of jaxseg weights export."""
+    allow_module: ConfigModules = ()
+    """Installed module of your own config classes; repeatable."""
 
 
 @dataclasses.dataclass(frozen=True)
 class WeightsExport:
-    """Convert a checkpoint to .safetensors with torchvision's names."""
+    """Convert a checkpoint to a .safetensors file, which weights import and jaxseg.load read."""
 
     workdir: Workdir
     """Workdir of a training."""
     out: Annotated[pathlib.Path, arg(metavar="FILE")]
     """The new file."""
+    names: Annotated[Literal["torchvision", "jaxseg"] | None, arg(help_behavior_hint="")] = None
+    """Names of the arrays (default: torchvision's where it has the model, else jaxseg's own)."""
     allow_module: ConfigModules = ()
     """Installed module of your own config classes; repeatable."""
 
