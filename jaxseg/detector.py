@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import os
 import pathlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -111,38 +111,37 @@ class Detector:
             ValueError: a file is no image, an array has another dtype or shape, or an argument is
                 out of range.
         """
-        given = data.read_inputs(images)
+        source = data.ImageFiles(data.read_inputs(images))
         found = self.predict_each(
-            given, threshold=threshold, max_detections=max_detections, batch_size=batch_size
+            source, threshold=threshold, max_detections=max_detections, batch_size=batch_size
         )
         ordered = sorted(found, key=lambda instances: instances.image_id)
         return ordered[0] if data.is_single(images) else ordered
 
     def predict_each(
         self,
-        images: Sequence[data.ImageOrPath],
+        source: data.ImageFiles,
         *,
         threshold: float | None = None,
         max_detections: int | None = None,
         batch_size: int = 1,
-        first_id: int = 1,
     ) -> Iterator[Instances]:
         """Yield the instances of each image as soon as they are found, for many images.
 
-        Images of one size come together, in the order that they have in `images`; `image_id` counts
-        the images from `first_id`. Files are read batch by batch. The arguments are those of
-        `predict`, but `images` are paths and uint8 arrays.
+        Images that are padded to one size come together, in the order of the source. Files are read
+        batch by batch. The other arguments and the errors are those of `predict`.
         """
         _check_arguments(threshold, max_detections, batch_size)
-        source = data.ImageFiles(images, first_id)
         compiled = self._predictor(threshold, max_detections)
         predictions = compiled.predict_batches(self._replicated, source, self._config, batch_size)
 
         def instances(prediction: evaluation.Prediction) -> Instances:
-            position = prediction.image_id - first_id
+            position = source.image_ids.index(prediction.image_id)
             height, width = source.image_sizes[position].tolist()
             limited = _limit(prediction, threshold, max_detections)
-            return Instances(limited, self.trained.categories, (height, width), images[position])
+            return Instances(
+                limited, self.trained.categories, (height, width), source.images[position]
+            )
 
         return map(instances, predictions)
 

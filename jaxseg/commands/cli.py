@@ -263,6 +263,9 @@ def _predict(command: flags.Predict, _: Sequence[str]) -> _Run:
             command.images,
             command.out,
             command.threshold,
+            masks=command.masks,
+            every=command.every,
+            batch_size=command.batch_size,
             allow_modules=command.allow_module,
         )
     )

@@ -114,19 +114,25 @@ class Eval:
 
 @dataclasses.dataclass(frozen=True)
 class Predict:
-    """Draw the instances in image files, and write them as COCO results."""
+    """Draw the instances in images and videos, and write them as COCO results and a dataset."""
 
     workdir: Workdir
-    """Workdir of a training."""
+    """Workdir of a training, or file of jaxseg weights export."""
     images: Annotated[
         Positional[tuple[pathlib.Path, ...]],
         arg(metavar="IMAGE...", help_behavior_hint=""),
     ]
-    """Image files."""
+    """Images, folders of images, patterns such as 'photos/**/*.jpg' in quotes, videos."""
     out: Folder
     """Folder for results."""
     threshold: Annotated[float, arg(metavar="SCORE")] = 0.5
-    """Smallest score of an instance that is drawn."""
+    """Smallest score of an instance that is drawn and in the dataset and masks."""
+    masks: Switch = False
+    """Write a label PNG of 16 bits for each image, and a list of its instances."""
+    every: Annotated[int, arg(metavar="N")] = 1
+    """Predict on every N-th frame of a video."""
+    batch_size: Annotated[int, arg(metavar="N")] = 1
+    """Images that each device predicts on at once."""
     allow_module: ConfigModules = ()
     """Installed module of your own config classes; repeatable."""
 

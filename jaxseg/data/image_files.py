@@ -23,7 +23,7 @@ class ImageFiles:
     """
 
     def __init__(self, images: Sequence[ImageOrPath], first_id: int = 1):
-        self._images = images
+        self.images = images
         self.categories: Sequence[Category] = ()
         self.image_ids = range(first_id, first_id + len(images))
         sizes = [x.shape[:2] if isinstance(x, np.ndarray) else image_size(x) for x in images]
@@ -32,10 +32,10 @@ class ImageFiles:
         self.fingerprint = fingerprint(self.image_sizes)
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self.images)
 
     def __getitem__(self, index: int, /) -> Example:
-        image = self._images[index]
+        image = self.images[index]
         return Example(
             image=image if isinstance(image, np.ndarray) else read_image(image),
             image_id=self.image_ids[index],

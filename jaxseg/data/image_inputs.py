@@ -20,16 +20,16 @@ IMAGE_SUFFIXES = frozenset((
 have any."""
 
 
-def list_folder(folder: pathlib.Path, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> Sequence[Any]:
+def list_folder(folder: pathlib.Path) -> list[pathlib.Path]:
     """Return the image files of a folder in the order of their names, not those of its subfolders.
 
     Hidden files are left out. Raises ValueError if there are none.
     """
-    found = [path for path in folder.iterdir() if is_listed(path, suffixes)]
+    found = [path for path in folder.iterdir() if is_listed(path, IMAGE_SUFFIXES)]
     if not found:
         raise ValueError(
-            f"the folder {folder} has no image files ({', '.join(sorted(suffixes))}); those of its "
-            f"subfolders are found by the pattern '{folder}/**'"
+            f"the folder {folder} has no image files ({', '.join(sorted(IMAGE_SUFFIXES))}); those "
+            f"of its subfolders are found by the pattern '{folder}/**'"
         )
     return sorted(found)
 
@@ -45,11 +45,12 @@ def expand_path(
 ) -> Sequence[pathlib.Path]:
     """Return the files of a file's path, a folder or a glob pattern, sorted by name.
 
-    In a pattern, `**` stands for any folders. A path that exists is not a pattern. Raises
+    Of a folder, these are its images; of a pattern, in which `**` stands for any folders, the files
+    with one of the endings `suffixes`. A path that exists is not a pattern. Raises
     FileNotFoundError if a pattern matches nothing, ValueError for a folder without images.
     """
     if path.is_dir():
-        return list_folder(path, suffixes)
+        return list_folder(path)
     if os.path.lexists(path) or not glob.has_magic(str(path)):
         return [path]
     found = [pathlib.Path(name) for name in glob.glob(str(path), recursive=True)]
