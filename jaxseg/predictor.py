@@ -1,8 +1,8 @@
 """Restore trained models from checkpoints, and predict on the images of a source."""
 
 import pathlib
-from collections.abc import Collection, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -52,18 +52,29 @@ def restore(
             that is not allowed.
     """
     with open_checkpoints(workdir) as checkpoints:
-        metadata = checkpoints.metadata()
-        try:
-            experiment = from_json(metadata["experiment"], allow_modules)
-            categories = [data.Category(**category) for category in metadata["categories"]]
-            data.check_category_names(categories)
-        except ValueError as error:
-            raise ValueError(f"{workdir}: {error}") from error
+        experiment, categories = parse_metadata(checkpoints.metadata(), workdir, allow_modules)
         state = checkpoints.restore(state_shapes(experiment), step)
     variables = variables_of(state, ema=ema)
     return TrainedModel(
         experiment, categories, experiment.model.build(), variables, int(state.step)
     )
+
+
+def parse_metadata(
+    metadata: Mapping[str, Any], path: pathlib.Path, allow_modules: Collection[str] = ()
+) -> tuple[Experiment, list[data.Category]]:
+    """Return the experiment and the categories that are stored with a model.
+
+    `path` is where, for errors. Raises ValueError for a config class that is not allowed, and for
+    names that are not valid Unicode.
+    """
+    try:
+        experiment = from_json(metadata["experiment"], allow_modules)
+        categories = [data.Category(**category) for category in metadata["categories"]]
+        data.check_category_names(categories)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return experiment, categories
 
 
 def state_shapes(experiment: Experiment) -> TrainState:
@@ -85,6 +96,10 @@ class Predictor:
         self._devices = jax.local_device_count()
         self._predict_batch = pmap_predict(model, self._devices)
 
+    def replicate(self, variables: Variables) -> Variables:
+        """Copy variables to the devices of this process, for `predict_batches`."""
+        return replicate_local(variables, self._devices)
+
     def predict(
         self, variables: Variables, source: data.Source, config: data.DataConfig
     ) -> Iterator[evaluation.Prediction]:
@@ -93,14 +108,34 @@ class Predictor:
         The images come bucket by bucket, in the source's order within each. With several
         processes, each predicts on its share of the images.
         """
-        variables = replicate_local(variables, self._devices)
+        yield from self.predict_batches(
+            self.replicate(variables),
+            source,
+            config,
+            EVAL_BATCH_PER_DEVICE,
+            shard=(process_index(), process_count()),
+        )
+
+    def predict_batches(
+        self,
+        replicated: Variables,
+        source: data.Source,
+        config: data.DataConfig,
+        batch_per_device: int,
+        shard: tuple[int, int] = (0, 1),
+    ) -> Iterator[evaluation.Prediction]:
+        """Yield predictions as `predict` does, from variables that `replicate` returned.
+
+        A device predicts on `batch_per_device` images at once. Of the `shard`, `(i, n)`, every n-th
+        image from number i on is predicted on.
+        """
         batches = data.eval_batches(
             source,
             config,
-            batch_size=EVAL_BATCH_PER_DEVICE * self._devices,
-            shard_index=process_index(),
-            shard_count=process_count(),
+            batch_size=batch_per_device * self._devices,
+            shard_index=shard[0],
+            shard_count=shard[1],
         )
         for batch in batches:
-            detections = self._predict_batch(variables, batch.images, batch.image_size)
+            detections = self._predict_batch(replicated, batch.images, batch.image_size)
             yield from evaluation.to_predictions(detections, batch)

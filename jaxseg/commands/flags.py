@@ -115,19 +115,25 @@ class Eval:
 
 @dataclasses.dataclass(frozen=True)
 class Predict:
-    """Draw the instances in image files, and write them as COCO results."""
+    """Draw the instances in images and videos, and write them as COCO results and a dataset."""
 
     workdir: Workdir
-    """Workdir of a training."""
+    """Workdir of a training, or file of jaxseg weights export."""
     images: Annotated[
         Positional[tuple[pathlib.Path, ...]],
         arg(metavar="IMAGE...", help_behavior_hint=""),
     ]
-    """Image files."""
+    """Images, folders of images, patterns such as 'photos/**/*.jpg' in quotes, videos."""
     out: Folder
     """Folder for results."""
     threshold: Annotated[float, arg(metavar="SCORE")] = 0.5
-    """Smallest score of an instance that is drawn."""
+    """Smallest score of an instance that is drawn and in the dataset and masks."""
+    masks: Switch = False
+    """Write a label PNG of 16 bits for each image, and a list of its instances."""
+    every: Annotated[int, arg(metavar="N")] = 1
+    """Predict on every N-th frame of a video."""
+    batch_size: Annotated[int, arg(metavar="N")] = 1
+    """Images that each device predicts on at once."""
     allow_module: ConfigModules = ()
     """Installed module of your own config classes; repeatable."""
 
@@ -223,7 +229,7 @@ def _published_names() -> Any:
     """Return the type of `--model`: the names of the models that can be imported."""
     from jaxseg import zoo
 
-    return Literal[(*zoo.MODELS, *zoo.RESNETS)]
+    return Literal[(*zoo.MODELS, *zoo.RESNETS)] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,20 +243,26 @@ class WeightsImport:
 
     file: Annotated[Positional[pathlib.Path], arg(metavar="FILE", help_behavior_hint="")]
     """Weights: .pth, .pkl, .safetensors or .npz."""
-    model: Annotated[str, arg(constructor_factory=_published_names)]
-    """Name of the model."""
     out: Annotated[pathlib.Path, arg(metavar="PATH")]
     """The new workdir or, for a ResNet, .safetensors file."""
+    model: Annotated[
+        str | None, arg(constructor_factory=_published_names, help_behavior_hint="")
+    ] = None
+    """Name of the model; not needed for a file of jaxseg weights export."""
+    allow_module: ConfigModules = ()
+    """Installed module of your own config classes; repeatable."""
 
 
 @dataclasses.dataclass(frozen=True)
 class WeightsExport:
-    """Convert a checkpoint to .safetensors with torchvision's names."""
+    """Convert a checkpoint to a .safetensors file, which weights import and jaxseg.load read."""
 
     workdir: Workdir
     """Workdir of a training."""
     out: Annotated[pathlib.Path, arg(metavar="FILE")]
     """The new file."""
+    names: Annotated[Literal["torchvision", "jaxseg"] | None, arg(help_behavior_hint="")] = None
+    """Names of the arrays (default: torchvision's where it has the model, else jaxseg's own)."""
     allow_module: ConfigModules = ()
     """Installed module of your own config classes; repeatable."""
 

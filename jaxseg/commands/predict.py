@@ -1,69 +1,130 @@
-"""`jaxseg predict`: instances in image files."""
+"""`jaxseg predict`: instances in images and videos."""
 
-import json
+import itertools
 import os
 import pathlib
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import NamedTuple
 
-from jaxseg import data, evaluation, predictor
-from jaxseg.files import atomic_write, check_output_folder, prepare_output_folder
-from jaxseg.terminal import progress_bar
-from jaxseg.visualize import draw_prediction, save_png
+import jax
+
+from jaxseg import data
+from jaxseg.commands.prediction_files import PredictionFiles
+from jaxseg.commands.video import VIDEO_SUFFIXES, Video, VideoWriter, open_video, read_frames
+from jaxseg.detector import Detector, load
+from jaxseg.files import check_output_folder, prepare_output_folder
+from jaxseg.instances import Instances
+from jaxseg.visualize import save_png
+
+_BATCHES = 4
+"""Batches of frames of a video that are in memory together."""
 
 
 def predict(
     workdir: pathlib.Path,
-    images: Sequence[pathlib.Path],
+    inputs: Sequence[pathlib.Path],
     out: pathlib.Path,
     threshold: float,
     *,
+    masks: bool = False,
+    every: int = 1,
+    batch_size: int = 1,
     allow_modules: Collection[str] = (),
 ) -> None:
-    """Predict on image files; write overlays and `predictions.json` (COCO results) to `out`.
+    """Predict on images and videos; write overlays, COCO results and a COCO dataset to `out`.
 
-    An image's id is its position in the list, counted from 1; each result also holds its file name.
-    Images are decoded batch by batch. Overlays are written as they are predicted, and results are
-    appended to `predictions.incomplete.jsonl`, one in each line, which remains if an image fails or
-    the process is stopped. `predictions.json` takes its place at the end.
+    An image's id is its position in the list, counted from 1; frames of videos are counted on after
+    the images. Each result also holds its file's name, and its frame's number from 0. Images are
+    decoded batch by batch. Overlays are written as they are predicted, and so are the results
+    (see `PredictionFiles`), which remain if an image fails or the process is stopped.
 
     Args:
-        workdir: the workdir of a run, whose newest checkpoint is used.
-        images: the image files.
+        workdir: the workdir of a run, whose newest checkpoint is used, or an exported file.
+        inputs: image files, folders, glob patterns, videos.
         out: the folder for results.
-        threshold: lowest score of the instances that are drawn.
+        threshold: lowest score of the instances that are drawn, and in the dataset and masks.
+        masks: write label PNGs.
+        every: predict on every `every`-th frame of a video.
+        batch_size: images that each device predicts on at once.
         allow_modules: modules whose config classes the checkpoint may name, besides jaxseg's own.
     """
+    for name, value in (("every", every), ("batch-size", batch_size)):
+        if value < 1:
+            raise ValueError(f"--{name} {value} must be at least 1")
     check_output_folder(out)
+    images, videos = find_inputs(inputs)
     source = data.ImageFiles(images)
     prepare_output_folder(out)
-    trained = predictor.restore(workdir, allow_modules=allow_modules)
-    names = [c.name for c in trained.categories]
-    category_ids = [c.id for c in trained.categories]
-    predictions = predictor.Predictor(trained.model).predict(
-        trained.variables, source, trained.experiment.data
-    )
-    results: list[dict[str, Any]] = []
-    incomplete = out / "predictions.incomplete.jsonl"
-    with incomplete.open("w") as lines, progress_bar("images") as show_progress:
-        for done, prediction in enumerate(predictions, start=1):
-            path = images[prediction.image_id - 1]
-            overlay = draw_prediction(data.read_image(path), prediction, names, threshold)
-            save_png(out / _overlay_name(prediction.image_id, path), overlay)
-            found = evaluation.coco_results([prediction], category_ids)
-            found = [{**result, "file_name": str(path)} for result in found]
-            results += found
-            lines.write("".join(f"{json.dumps(result)}\n" for result in found))
-            lines.flush()
-            drawn = int((prediction.scores >= threshold).sum())
-            print(f"{path}: {drawn} instances with a score of at least {threshold}")
-            show_progress(done, len(images))
-    with atomic_write(out / "predictions.json") as partial:
-        partial.write_text(json.dumps(sorted(results, key=lambda result: result["image_id"])))
-    incomplete.unlink()
+    detector = load(workdir, allow_modules=allow_modules)
+    with PredictionFiles(out, detector.trained.categories, masks=masks) as files:
+        run = _Run(detector, files, out, threshold, batch_size)
+        run.predict_images(source)
+        next_id = len(images) + 1
+        for video in videos:
+            next_id = run.predict_video(video, every, next_id)
+        files.finish()
 
 
-def _overlay_name(image_id: int, path: pathlib.Path) -> str:
-    """Return an overlay's file name, at most as long as file systems allow."""
+def find_inputs(
+    inputs: Sequence[pathlib.Path],
+) -> tuple[list[pathlib.Path], list[Video]]:
+    """Return the image files and the videos of files, folders and glob patterns.
+
+    Raises FileNotFoundError or ValueError for what does not exist, is empty or is no video.
+    """
+    suffixes = data.IMAGE_SUFFIXES | VIDEO_SUFFIXES
+    paths = [file for path in inputs for file in data.expand_path(path, suffixes)]
+    images = [path for path in paths if path.suffix.lower() not in VIDEO_SUFFIXES]
+    videos = [open_video(path) for path in paths if path.suffix.lower() in VIDEO_SUFFIXES]
+    return images, videos
+
+
+class _Run(NamedTuple):
+    """What all images of a command share."""
+
+    detector: Detector
+    files: PredictionFiles
+    out: pathlib.Path
+    threshold: float
+    batch_size: int
+
+    def certain(self, found: Instances) -> Instances:
+        """Return the instances that are drawn."""
+        return found[found.scores >= self.threshold]
+
+    def predict_images(self, source: data.ImageFiles) -> None:
+        """Predict on image files, and print a line for each."""
+        for found in self.detector.predict_each(source, batch_size=self.batch_size):
+            certain, stem = self.certain(found), _stem(found.image_id, found.file)
+            save_png(self.out / f"{stem}.png", certain.draw())
+            self.files.add(found, certain, stem, {"file_name": str(found.file)})
+            self._report(str(found.file), len(certain))
+
+    def predict_video(self, video: Video, every: int, first_id: int) -> int:
+        """Predict on the frames of a video, write its overlay, and return the next free id."""
+        stem, total, next_id = _stem(first_id, video.path), 0, first_id
+        frames = read_frames(video, every)
+        chunk = _BATCHES * self.batch_size * jax.local_device_count()
+        with VideoWriter(self.out / stem, video.frames_per_second / every) as writer:
+            while some := list(itertools.islice(frames, chunk)):
+                source = data.ImageFiles([frame for _, frame in some], next_id)
+                for found in self.detector.predict_each(source, batch_size=self.batch_size):
+                    number = some[found.image_id - next_id][0]
+                    certain = self.certain(found)
+                    writer.write(certain.draw())
+                    reference = {"file_name": str(video.path), "frame": number}
+                    self.files.add(found, certain, f"{stem}_frame{number:06}", reference)
+                    total += len(certain)
+                next_id += len(some)
+        self._report(f"{video.path}: {next_id - first_id} frames", total)
+        return next_id
+
+    def _report(self, what: str, count: int) -> None:
+        print(f"{what}: {count} instances with a score of at least {self.threshold}")
+
+
+def _stem(image_id: int, path: pathlib.Path | None) -> str:
+    """Return the name of an image's files without their ending, no longer than disks allow."""
+    assert path is not None
     stem = os.fsdecode(os.fsencode(path.stem)[:200])
-    return f"{image_id:03}_{stem}.png"
+    return f"{image_id:03}_{stem}"

@@ -107,6 +107,9 @@ def _predict(command: flags.Predict, _: Sequence[str]) -> Run:
             command.images,
             command.out,
             command.threshold,
+            masks=command.masks,
+            every=command.every,
+            batch_size=command.batch_size,
             allow_modules=command.allow_module,
         )
     )
@@ -183,14 +186,20 @@ def _data_build(command: flags.DataBuild, _: Sequence[str]) -> Run:
 def _weights_import(command: flags.WeightsImport, overrides: Sequence[str]) -> Run:
     from jaxseg.commands.weights import import_weights
 
-    return lambda _: import_weights(command.file, command.model, command.out, overrides)
+    return lambda _: import_weights(
+        command.file,
+        command.model,
+        command.out,
+        overrides,
+        allow_modules=command.allow_module,
+    )
 
 
 def _weights_export(command: flags.WeightsExport, _: Sequence[str]) -> Run:
     from jaxseg.commands.weights import export_weights
 
     return lambda _: export_weights(
-        command.workdir, command.out, allow_modules=command.allow_module
+        command.workdir, command.out, names=command.names, allow_modules=command.allow_module
     )
 
 

@@ -5,46 +5,50 @@ becomes a checked file that a training starts from (`jaxseg train ... --pretrain
 """
 
 import dataclasses
+import json
 import logging
 import pathlib
 from collections.abc import Collection, Sequence
+from typing import Literal
 
 import jax
 import numpy as np
 
-from jaxseg import data, zoo
+from jaxseg import weights_file, zoo
 from jaxseg.commands.override import override
 from jaxseg.commands.train import run_metadata
 from jaxseg.data.coco.categories import coco_categories
-from jaxseg.experiment import Experiment
 from jaxseg.files import prepare_output_file, prepare_output_folder
 from jaxseg.predictor import restore
-from jaxseg.training import loop
 from jaxseg.training.checkpoint import Checkpoints
 from jaxseg.training.optimizer import make_optimizer
 from jaxseg.training.step import start_state
 
 _LOG = logging.getLogger(__name__)
+Names = Literal["torchvision", "jaxseg"]
 
 
 def import_weights(
-    file: pathlib.Path, name: str, out: pathlib.Path, overrides: Sequence[str] = ()
+    file: pathlib.Path,
+    name: str | None,
+    out: pathlib.Path,
+    overrides: Sequence[str] = (),
+    *,
+    allow_modules: Collection[str] = (),
 ) -> None:
     """Convert a published checkpoint to a workdir or, for a ResNet, to a `.safetensors` file.
 
-    `name` is a key of `jaxseg.zoo.MODELS` or `RESNETS`; `overrides` change fields of a detector as
-    they do of an experiment (`--model.num-classes 3`). Raises ValueError if the file does not fit
-    or `out` exists, before anything is written.
+    `name` is a key of `jaxseg.zoo.MODELS` or `RESNETS`, None for a file of `export_weights`;
+    `overrides` change fields of a detector as they do of an experiment (`--model.num-classes 3`);
+    such a file may name config classes of jaxseg and of `allow_modules`. Raises ValueError if the
+    file does not fit or `out` exists, before anything is written.
     """
     if name in zoo.RESNETS:
         if overrides:
             raise ValueError(f"{name} has no fields to change: {' '.join(overrides)}")
         _import_resnet(file, name, out)
-    elif name in zoo.MODELS:
-        _import_detector(file, zoo.MODELS[name], out, overrides)
     else:
-        known = ", ".join([*zoo.MODELS, *zoo.RESNETS])
-        raise ValueError(f"no published model {name!r}: choose one of {known}")
+        _import_detector(file, name, out, overrides, allow_modules)
 
 
 def _import_resnet(file: pathlib.Path, name: str, out: pathlib.Path) -> None:
@@ -65,49 +69,68 @@ def _import_resnet(file: pathlib.Path, name: str, out: pathlib.Path) -> None:
 
 
 def _import_detector(
-    file: pathlib.Path, record: zoo.ZooModel, out: pathlib.Path, overrides: Sequence[str]
+    file: pathlib.Path,
+    name: str | None,
+    out: pathlib.Path,
+    overrides: Sequence[str],
+    allow_modules: Collection[str],
 ) -> None:
     if (out / "checkpoints").exists():
         raise ValueError(f"{out} holds checkpoints already: choose another --out")
     prepare_output_folder(out.parent)
-    experiment = override(zoo_experiment(record), overrides)
+    described, categories = weights_file.describe(file, name, allow_modules)
+    experiment = override(described, overrides)
     if (experiment.pretrained, experiment.init_from) != (None, None):
         raise ValueError(
             "--pretrained and --init-from are for training; the weights imported are the file's"
         )
     variables = zoo.load_checkpoint_file(file, experiment.model)
     optimizer = make_optimizer(experiment.train.optimizer, experiment.train.steps)
-    metadata = run_metadata(experiment, coco_categories(experiment.model.num_classes))
+    if experiment.model.num_classes != len(categories):
+        categories = coco_categories(experiment.model.num_classes)
+    metadata = run_metadata(experiment, categories)
     with Checkpoints(out) as checkpoints:
         checkpoints.save(0, start_state(variables, optimizer), metadata)
     size = f"{_size(variables['params']):,}"
-    _LOG.info("imported %s with %s trainable parameters into %s", record.name, size, out)
+    _LOG.info("imported %s with %s trainable parameters into %s", name or file, size, out)
 
 
 def _size(tree: object) -> int:
     return sum(np.size(x) for x in jax.tree.leaves(tree))
 
 
-def zoo_experiment(record: zoo.ZooModel) -> Experiment:
-    """Return an experiment that evaluates a published model on COCO with its own preprocessing."""
-    source = data.CocoFolder("coco", train="train2017", val="val2017")
-    config = data.DataConfig(source, **dataclasses.asdict(record.preprocessing))
-    return Experiment(record.config, config, loop.TrainConfig())
-
-
 def export_weights(
-    workdir: pathlib.Path, out: pathlib.Path, *, allow_modules: Collection[str] = ()
+    workdir: pathlib.Path,
+    out: pathlib.Path,
+    *,
+    names: Names | None = None,
+    allow_modules: Collection[str] = (),
 ) -> None:
-    """Write the newest checkpoint as `.safetensors` under torchvision's names.
+    """Write the newest checkpoint as `.safetensors`, with its experiment and categories.
 
-    The checkpoint may name config classes of jaxseg and of `allow_modules`. Raises ValueError if
-    torchvision has no names for the model.
+    Args:
+        workdir: the workdir of a run.
+        out: the new file.
+        names: the names of the arrays: torchvision's, or jaxseg's own, which every model has. None
+            for torchvision's where it has the model.
+        allow_modules: modules whose config classes the checkpoint may name, besides jaxseg's own.
+
+    Raises ValueError if `names` is "torchvision" and it has no names for the model.
     """
     prepare_output_file(out)
     trained = restore(workdir, allow_modules=allow_modules)
     try:
         state = zoo.to_torchvision(trained.variables, trained.experiment.model)
+        written = "torchvision"
     except ValueError as error:
-        raise ValueError(f"{workdir} cannot be exported: {error}") from error
-    zoo.write_safetensors(out, state)
-    _LOG.info("wrote step %d of %s to %s", trained.step, workdir, out)
+        if names == "torchvision":
+            raise ValueError(
+                f"{workdir} cannot be exported with torchvision's names: {error}. "
+                "jaxseg's own are written by --names jaxseg"
+            ) from error
+        written = "jaxseg"
+    if "jaxseg" in (names, written):
+        state, written = zoo.to_own_names(trained.variables), "jaxseg"
+    metadata = run_metadata(trained.experiment, trained.categories) | {"step": trained.step}
+    zoo.write_safetensors(out, state, {weights_file.KEY: json.dumps(metadata)})
+    _LOG.info("wrote step %d of %s to %s, with %s's names", trained.step, workdir, out, written)

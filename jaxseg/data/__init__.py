@@ -5,7 +5,8 @@ import pathlib
 from jaxseg.data.coco.folder import CocoFolder
 from jaxseg.data.coco.write import coco_json, write_coco
 from jaxseg.data.config import DataConfig
-from jaxseg.data.image_files import ImageFiles
+from jaxseg.data.image_files import ImageFiles, ImageOrPath
+from jaxseg.data.image_inputs import IMAGE_SUFFIXES, expand_path, is_single, read_inputs
 from jaxseg.data.images import read_image
 from jaxseg.data.pipeline import TrainPipeline, eval_batches, train_batches
 from jaxseg.data.shapes import Shapes
@@ -28,6 +29,7 @@ from jaxseg.data.transforms.augmentation import (
 from jaxseg.data.transforms.resize import ResizeBackend
 
 __all__ = [
+    "IMAGE_SUFFIXES",
     "RLE",
     "Augmentation",
     "Category",
@@ -37,6 +39,7 @@ __all__ = [
     "DataConfig",
     "Example",
     "ImageFiles",
+    "ImageOrPath",
     "RandomSizeCrop",
     "ResizeBackend",
     "ScaleJitter",
@@ -48,8 +51,11 @@ __all__ = [
     "check_category_names",
     "coco_json",
     "eval_batches",
+    "expand_path",
     "folder_config",
+    "is_single",
     "read_image",
+    "read_inputs",
     "train_batches",
     "write_coco",
 ]

@@ -77,7 +77,7 @@ def decode_image(
     """Decode an image as `read_image` does, also from memory; errors call it `name`."""
     with _image(file, name) as image:
         original = image.height, image.width
-        pixels = _to_rgb(image)
+        pixels = to_rgb(image)
         orientation = _orientation(image)
     rotated = original[::-1] if orientation > 4 else original
     if size is not None and size not in (rotated, original):
@@ -163,8 +163,11 @@ def _open(file: _Stream) -> Image.Image:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
-    """Convert an image of any mode to uint8 `[h, w, 3]`."""
+def to_rgb(image: Image.Image) -> np.ndarray:
+    """Convert a Pillow image of any mode to RGB, uint8 `[h, w, 3]`, as `read_image` does.
+
+    Raises ValueError for pixels of 32 bits or floats.
+    """
     if image.mode in ("I", "F"):
         raise ValueError(f"its pixels have 32 bits (Pillow's mode {image.mode}): convert it to 8")
     if image.mode.startswith("I;16"):

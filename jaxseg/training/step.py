@@ -69,6 +69,17 @@ def start_state(
     )
 
 
+def total_loss(losses: Losses) -> Float[Array, ""]:
+    """Return the number to minimise: the sum of the weighted terms, each divided by its count.
+
+    For a training loop of your own on one device, whose batch is whole. `make_step` is for several
+    devices and microbatches, where the counts are added up first. Outside of it, models with
+    `norm="sync_batch"` need `jax.vmap` or `jax.shard_map` over the axis `jaxseg.model.BATCH_AXIS`.
+    """
+    contributions = [_loss_contribution(term, term.count) for term in losses.terms.values()]
+    return sum(contributions, jnp.zeros(()))
+
+
 def make_step(
     model: Model,
     optimizer: optax.GradientTransformation,

@@ -4,7 +4,7 @@
 codebase, the names of its arrays.
 """
 
-from jaxseg.zoo.files import read_state_dict, write_safetensors
+from jaxseg.zoo.files import read_metadata, read_state_dict, write_safetensors
 from jaxseg.zoo.load import (
     MODELS,
     load_adelaidet,
@@ -18,6 +18,7 @@ from jaxseg.zoo.load import (
     load_torchvision,
     replace_backbone,
     resnet_to_torchvision,
+    to_own_names,
     to_torchvision,
 )
 from jaxseg.zoo.record import Preprocessing, ZooModel
@@ -37,9 +38,11 @@ __all__ = [
     "load_resnet_file",
     "load_solo",
     "load_torchvision",
+    "read_metadata",
     "read_state_dict",
     "replace_backbone",
     "resnet_to_torchvision",
+    "to_own_names",
     "to_torchvision",
     "write_safetensors",
 ]

@@ -131,8 +131,14 @@ def import_fitting(
 
 
 def export_state(variables: Variables, table: Sequence[Entry]) -> dict[str, np.ndarray]:
-    """Convert variables to a state dict, the inverse of `import_state`, bit for bit."""
+    """Convert variables to a state dict, the inverse of `import_state`, bit for bit.
+
+    Raises ValueError that lists the arrays for which the table has no name.
+    """
     flat = traverse_util.flatten_dict(dict(variables))
+    unnamed = sorted(flat.keys() - {entry.path for entry in table})
+    if unnamed:
+        raise ValueError(f"there are no names for {_join('.'.join(p) for p in unnamed)}")
     return {
         entry.name: np.ascontiguousarray(entry.layout.to_source(np.asarray(flat[entry.path])))
         for entry in table

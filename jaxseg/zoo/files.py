@@ -51,8 +51,29 @@ def read_state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
     return state
 
 
-def write_safetensors(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write named arrays as a `.safetensors` file, atomically.
+def read_metadata(path: pathlib.Path) -> dict[str, str]:
+    """Return the texts that a `.safetensors` file holds beside its arrays; {} for other formats.
+
+    Raises FileNotFoundError, or ValueError if the file is corrupt.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint file {path}")
+    with path.open("rb") as file:
+        if not _is_safetensors(file.read(9)):
+            return {}
+    try:
+        with safetensors.safe_open(path, framework="np") as archive:
+            return archive.metadata() or {}
+    except Exception as error:  # as in read_state_dict
+        raise ValueError(f"{path} cannot be read: it is corrupt ({error!r})") from error
+
+
+def write_safetensors(
+    path: pathlib.Path,
+    arrays: Mapping[str, np.ndarray],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write named arrays, and texts beside them, as a `.safetensors` file, atomically.
 
     Raises ValueError for dtypes that the format lacks and where the file cannot be written.
     """
@@ -60,7 +81,7 @@ def write_safetensors(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> N
     dense = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     try:
         with atomic_write(path) as partial:
-            safetensors.numpy.save_file(dense, partial)
+            safetensors.numpy.save_file(dense, partial, dict(metadata or {}))
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} cannot be written: {error}") from error
 
@@ -77,11 +98,16 @@ def _read(file: Any, path: pathlib.Path) -> dict[str, np.ndarray]:
                     return read_torch_zip(archive, name.removesuffix("data.pkl"), limit)
         with np.load(path, allow_pickle=False) as arrays:
             return _plain_arrays(arrays)
-    if start[4:] == b"\0\0\0\0{":  # after the header's length, which is never as long as 4 GB
+    if _is_safetensors(start):
         return _plain_arrays(safetensors.numpy.load_file(path))
     if start[:1] in (b"\x80", b"(", b"}", b"c"):  # protocol 2 and later; earlier ones of a dict
         return read_pickles(file, limit)
     raise ValueError(f"its format is unknown (it starts with {start!r})")
+
+
+def _is_safetensors(start: bytes) -> bool:
+    """Return whether a file with these 9 bytes at its start is a `.safetensors` file."""
+    return start[4:] == b"\0\0\0\0{"  # after the header's length, which is never as long as 4 GB
 
 
 def _check_members(archive: zipfile.ZipFile, limit: int) -> None:

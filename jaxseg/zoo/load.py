@@ -2,7 +2,7 @@
 
 import pathlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -16,7 +16,15 @@ from jaxseg.nn.build import split_frozen_backbone
 from jaxseg.nn.freezing import FROZEN, merge_frozen
 from jaxseg.nn.resnet import ResNet, ResNetConfig
 from jaxseg.zoo import mask_rcnn, solov2
-from jaxseg.zoo.engine import Arrays, Path, export_state, import_fitting, import_state
+from jaxseg.zoo.engine import (
+    VECTOR,
+    Arrays,
+    Entry,
+    Path,
+    export_state,
+    import_fitting,
+    import_state,
+)
 from jaxseg.zoo.files import read_state_dict
 from jaxseg.zoo.record import NameTable, ZooModel
 from jaxseg.zoo.resnet import (
@@ -42,6 +50,9 @@ TABLES: dict[type[ModelConfig], Mapping[str, NameTable]] = {
     SOLOv2Config: solov2.TABLES,
 }
 """The names of each model's arrays by codebase."""
+
+OWN = "jaxseg"
+"""The codebase of files with jaxseg's own names, which every model has."""
 
 
 def load_torchvision(state_dict: Arrays, config: ModelConfig) -> dict[str, Any]:
@@ -76,7 +87,8 @@ def load_solo(state_dict: Arrays, config: ModelConfig) -> dict[str, Any]:
 def load_checkpoint_file(path: pathlib.Path | str, config: ModelConfig) -> dict[str, Any]:
     """Return variables from a `.pth`, `.pkl`, `.safetensors` or `.npz` of any codebase.
 
-    The codebase is recognised by the names of the arrays. Nothing in the file is executed (see
+    The codebase, which may be jaxseg itself (`to_own_names`), is recognised by the names of the
+    arrays. Nothing in the file is executed (see
     `jaxseg.zoo.files`). Errors, which name the file, are those of `load_torchvision`.
     """
     return _read(path, lambda state: _load(state, config, _codebase(state, config)))
@@ -144,7 +156,7 @@ def replace_backbone(variables: Variables, backbone: Variables) -> dict[str, Any
 def to_torchvision(variables: Variables, config: ModelConfig) -> dict[str, np.ndarray]:
     """Return the state dict that torchvision's model of the same architecture loads.
 
-    Raises ValueError if torchvision has no such model.
+    Raises ValueError if torchvision has no such model, or no name for one of its arrays.
     """
     table = _table(config, "torchvision")
     return export_state(merge_frozen(variables), list(table.entries(config)))
@@ -155,6 +167,23 @@ def resnet_to_torchvision(variables: Variables, config: ResNetConfig) -> dict[st
     return export_state(variables, list(torchvision_resnet(config, root=())))
 
 
+def to_own_names(variables: Variables) -> dict[str, np.ndarray]:
+    """Return any model's variables by their paths, such as `params/fpn/output2/kernel`.
+
+    `load_checkpoint_file` reads them back.
+    """
+    merged = merge_frozen(variables)
+    return export_state(merged, list(_own_entries(merged)))
+
+
+def _own_entries(variables: Variables) -> Iterator[Entry]:
+    for path in traverse_util.flatten_dict(dict(variables)):
+        yield Entry("/".join(path), path, VECTOR)
+
+
+_OWN_TABLE = NameTable(lambda config: _own_entries(_like(config)), prefix="params/")
+
+
 def _tables(config: ModelConfig) -> Mapping[str, NameTable]:
     tables = TABLES.get(type(config))
     if tables is None:
@@ -163,6 +192,8 @@ def _tables(config: ModelConfig) -> Mapping[str, NameTable]:
 
 
 def _table(config: ModelConfig, codebase: str) -> NameTable:
+    if codebase == OWN:
+        return _OWN_TABLE
     tables = _tables(config)
     if codebase not in tables:
         raise ValueError(
@@ -174,6 +205,8 @@ def _table(config: ModelConfig, codebase: str) -> NameTable:
 
 def _codebase(state: Arrays, config: ModelConfig) -> str:
     """Return the codebase that a checkpoint's names belong to."""
+    if any(name.startswith(_OWN_TABLE.prefix) for name in state):
+        return OWN
     tables = _tables(config)
     for codebase, table in tables.items():
         if any(name.startswith(table.prefix) for name in state):

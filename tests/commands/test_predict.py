@@ -2,19 +2,25 @@
 
 import json
 import os
+import pathlib
 import signal
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as mask_api
 
 from jaxseg import data, predictor
 from jaxseg.commands import eval as eval_command
 from jaxseg.commands import predict as predict_command
 from jaxseg.commands import weights as weights_command
 from jaxseg.commands.cli import main
-from jaxseg.evaluation import coco
+from jaxseg.commands.prediction_files import dataset_annotations, label_map
+from jaxseg.commands.video import open_video, read_frames
+from jaxseg.evaluation import Prediction, coco
+from jaxseg.instances import Instances
+from tests.commands.tiny_run import SHAPES
 
 
 def test_predict_draws_and_writes_coco_results(workdir, tmp_path, capsys):
@@ -40,8 +46,7 @@ def write_images(folder, count):
     return paths
 
 
-def test_what_was_predicted_before_a_broken_image_is_kept(workdir, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(predictor, "EVAL_BATCH_PER_DEVICE", 1)
+def test_what_was_predicted_before_a_broken_image_is_kept(workdir, tmp_path, capsys):
     paths, out = write_images(tmp_path, 8), tmp_path / "out"
     arguments = ["predict", str(workdir), *map(str, paths), "--out", str(out)]
     assert main(arguments) == 0
@@ -56,12 +61,150 @@ def test_what_was_predicted_before_a_broken_image_is_kept(workdir, tmp_path, cap
     assert json.loads((out / "predictions.json").read_text()) == complete
 
 
+def test_folders_and_patterns_are_searched_for_images(workdir, tmp_path, capsys):
+    (tmp_path / "photos" / "below").mkdir(parents=True)
+    write_images(tmp_path / "photos" / "below", 1)
+    write_images(tmp_path / "photos", 2)
+    (tmp_path / "photos" / "notes.txt").touch()
+    for given, names in (
+        ([tmp_path / "photos"], ["0.jpg", "1.jpg"]),
+        ([tmp_path / "photos" / "**"], ["0.jpg", "1.jpg", "below/0.jpg"]),
+        ([tmp_path / "photos" / "1*", tmp_path / "photos" / "0.jpg"], ["1.jpg", "0.jpg"]),
+    ):
+        out = tmp_path / "out"
+        assert main(["predict", str(workdir), *map(str, given), "--out", str(out)]) == 0
+        capsys.readouterr()
+        images = json.loads((out / "dataset.json").read_text())["images"]
+        files = [str(tmp_path / "photos" / name) for name in names]
+        assert [image["source_file_name"] for image in images] == files
+        assert [image["id"] for image in images] == list(range(1, len(names) + 1))
+    assert main(["predict", str(workdir), str(tmp_path / "*.gif"), "--out", str(out)]) == 1
+    assert "no image file matches" in capsys.readouterr().err
+
+
+def test_the_dataset_is_a_coco_folder_with_its_images(workdir, tmp_path, capsys):
+    paths, out = write_images(tmp_path, 2), tmp_path / "out"
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.new("RGB", (60, 40), (90, 30, 200)).save(tmp_path / "rotated.jpg", exif=exif)
+    given = [*map(str, paths), str(tmp_path / "rotated.jpg")]
+    arguments = ["--out", str(out), "--threshold", "0"]
+    assert main(["predict", str(workdir), *given, *arguments]) == 0
+    assert main(["data", "check", str(out), "--split", "dataset"]) == 0
+    source = data.CocoFolder(str(out), train="dataset", val="dataset").open("val")
+    names = [category.name for category in SHAPES.open("val").categories]
+    assert [category.name for category in source.categories] == names
+    assert source.image_sizes.tolist() == [[64, 64], [64, 64], [60, 40]]
+    written = json.loads((out / "dataset.json").read_text())["annotations"]
+    results = json.loads((out / "predictions.json").read_text())
+    for index, path in enumerate(given):
+        example = source[index]
+        np.testing.assert_array_equal(example.image, data.read_image(pathlib.Path(path)))
+        expected = {r["segmentation"]["counts"] for r in results if r["image_id"] == index + 1}
+        assert {rle["counts"].decode() for rle in example.rles} <= expected
+    assert len(written) > 5
+    assert all(0 < annotation["score"] <= 1 for annotation in written)
+    assert (out / "images" / "001_0.jpg").is_symlink()
+    capsys.readouterr()
+
+
+def test_label_pngs_hold_the_number_of_each_pixels_instance(workdir, tmp_path):
+    (path,), out = write_images(tmp_path, 1), tmp_path / "out"
+    arguments = ["--out", str(out), "--threshold", "0", "--masks"]
+    assert main(["predict", str(workdir), str(path), *arguments]) == 0
+    labels = np.asarray(Image.open(out / "masks" / "001_0.png"))
+    entries = json.loads((out / "masks" / "001_0.json").read_text())
+    results = json.loads((out / "predictions.json").read_text())
+    assert cv2.imread(str(out / "masks" / "001_0.png"), cv2.IMREAD_UNCHANGED).dtype == np.uint16
+    assert [entry["id"] for entry in entries] == list(range(1, len(results) + 1))
+    covered = np.zeros((64, 64), bool)
+    for entry, result in zip(entries, results, strict=True):
+        assert entry["score"] == result["score"]
+        mask = mask_api.decode(result["segmentation"]).astype(bool)
+        np.testing.assert_array_equal(labels == entry["id"], mask & ~covered)
+        covered |= mask
+    np.testing.assert_array_equal(labels == 0, ~covered)
+
+
+def instances(rles, scores, labels, size=(20, 30)):
+    boxes = np.zeros((len(scores), 4), np.float32) + np.float32([1, 1, 9, 9])
+    found = Prediction(1, boxes, np.asarray(scores, np.float32), np.asarray(labels, int), rles)
+    categories = [data.Category(3, "a"), data.Category(7, "b")]
+    return Instances(found, categories, size, np.zeros((*size, 3), np.uint8))
+
+
+def test_annotations_that_training_would_refuse_are_left_out():
+    mask, empty = np.zeros((2, 20, 30), np.uint8)
+    mask[5:15, 20:28] = 1
+    rles = [mask_api.encode(np.asfortranarray(m)) for m in (mask, empty, mask, mask)]
+    found = dataset_annotations(instances(rles, [0.9, 0.8, 0.7, 0.6], [0, 0, 0, 1]), first_id=5)
+    assert [(a["id"], a["category_id"]) for a in found] == [(5, 3), (6, 7)]
+    assert found[0]["bbox"] == [20, 5, 8, 10]  # the mask's, wherever the model saw the box
+    assert found[0]["area"] == 80
+    (box,) = dataset_annotations(instances(None, [0.9], [1]), first_id=1)
+    assert box["segmentation"] == [[1, 1, 9, 1, 9, 9, 1, 9]]
+    with pytest.raises(ValueError, match="leave out --masks"):
+        label_map(instances(None, [0.9], [1]))
+
+
+def write_video(path, frames):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (48, 32))
+    if not writer.isOpened():
+        pytest.skip("OpenCV has no codec for the test's video")
+    for number in range(frames):
+        writer.write(np.full((32, 48, 3), 20 * number, np.uint8))
+    writer.release()
+
+
+def test_a_videos_frames_are_numbered_and_drawn(workdir, tmp_path, capsys):
+    write_video(tmp_path / "clip.avi", 11)
+    (image,), out = write_images(tmp_path, 1), tmp_path / "out"
+    arguments = ["--every", "3", "--threshold", "0", "--out", str(out)]
+    assert main(["predict", str(workdir), str(tmp_path / "clip.avi"), str(image), *arguments]) == 0
+    assert "clip.avi: 4 frames: " in capsys.readouterr().out
+    images = json.loads((out / "dataset.json").read_text())["images"]
+    assert [entry["id"] for entry in images] == [1, 2, 3, 4, 5]
+    assert [entry.get("source_frame") for entry in images] == [None, 0, 3, 6, 9]
+    results = json.loads((out / "predictions.json").read_text())
+    assert {result["frame"] for result in results if result["image_id"] == 4} == {6}
+    (drawn,) = out.glob("002_clip.*")
+    video = open_video(drawn)
+    assert len(list(read_frames(video))) == 4
+    assert abs(video.frames_per_second - 10 / 3) < 0.1
+    frame = data.read_image(out / "images" / "002_clip_frame000009.jpg")
+    assert abs(float(frame.mean()) - 180) < 5
+    assert main(["data", "check", str(out), "--split", "dataset"]) == 0
+    assert not list(out.glob("*partial*"))
+
+
+def test_a_file_that_is_no_video_is_an_error_before_any_work(tmp_path, capsys):
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    out = str(tmp_path / "out")
+    assert main(["predict", "run", str(tmp_path / "broken.mp4"), "--out", out]) == 1
+    assert "broken.mp4 cannot be read as a video" in capsys.readouterr().err
+    assert main(["predict", "run", str(tmp_path / "absent.mp4"), "--out", out]) == 1
+    assert "no video file" in capsys.readouterr().err
+    assert main(["predict", "run", "x.png", "--every", "0", "--out", out]) == 1
+    assert "--every 0 must be at least 1" in capsys.readouterr().err
+
+
+def test_an_exported_file_predicts_like_its_workdir(workdir, tmp_path):
+    (image,) = write_images(tmp_path, 1)
+    exported = tmp_path / "model.safetensors"
+    assert main(["weights", "export", str(workdir), "--out", str(exported)]) == 0
+    written = []
+    for model in (workdir, exported):
+        out = tmp_path / f"out{len(written)}"
+        assert main(["predict", str(model), str(image), "--out", str(out)]) == 0
+        written.append((out / "predictions.json").read_text())
+    assert written[0] == written[1]
+
+
 def read_lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_a_signal_ends_predict_and_keeps_its_results(workdir, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(predictor, "EVAL_BATCH_PER_DEVICE", 1)
     save, out = predict_command.save_png, tmp_path / "out"
 
     def save_until_stopped(path, picture):

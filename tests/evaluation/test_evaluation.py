@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given, settings
 from pycocotools import mask as mask_api
 
-from jaxseg import visualize
 from jaxseg.data import Shapes
 from jaxseg.evaluation import (
     Prediction,
@@ -246,38 +245,6 @@ def test_selected_instances_keep_their_fields():
     np.testing.assert_array_equal(last.boxes, prediction.boxes[-1:])
     assert last.rles == prediction.rles[-1:]
     assert prediction._replace(rles=None).select(np.asarray([0])).rles is None
-
-
-def test_drawing(tmp_path):
-    example = next(e for e in map(SOURCE.__getitem__, range(12)) if len(e.boxes) > 1)
-    names = [c.name for c in SOURCE.categories]
-    plain = visualize.draw_instances(
-        example.image, example.boxes[:0], example.labels[:0], names, []
-    )
-    assert plain.shape == (512, 512, 3)  # enlarged to be legible
-    drawn = visualize.draw_instances(
-        example.image,
-        example.boxes,
-        example.labels,
-        names,
-        example.rles,
-        np.ones(len(example.rles)),
-    )
-    inside = np.zeros((64, 64), bool)
-    for rle in example.rles:
-        inside |= mask_api.decode(rle).astype(bool)
-    changed = (plain != drawn).any(2)
-    assert changed[inside.repeat(8, 0).repeat(8, 1)].mean() > 0.95
-    assert changed.mean() < 0.9
-    boxes_only = visualize.draw_instances(
-        example.image, example.boxes, example.labels, names, None, np.ones(len(example.rles))
-    )
-    outlined = (plain != boxes_only).any(2)
-    assert 0 < outlined.mean() < changed.mean()
-    both = visualize.side_by_side(plain, drawn, ("left", "right"))
-    visualize.save_png(tmp_path / "new" / "picture.png", both)
-    assert (tmp_path / "new" / "picture.png").stat().st_size > 1000
-    assert both.shape[1] == 1024
 
 
 def test_integer_paste_is_that_of_torchvision(shared):

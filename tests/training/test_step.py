@@ -7,10 +7,10 @@ import numpy as np
 import optax
 import pytest
 
-from jaxseg.model import Model
+from jaxseg.model import BATCH_AXIS, Model
 from jaxseg.parallel import check_batch_size, pmap_step, replicate, shard_map_step
 from jaxseg.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
-from jaxseg.training.step import init_state, make_step
+from jaxseg.training.step import init_state, make_step, start_state, total_loss
 from jaxseg.types import Average, Losses, LossTerm, TargetSpec
 from tests.tiny import make_batch, tiny_config, tiny_solov2_config, toy_model
 
@@ -327,3 +327,18 @@ def test_frozen_stages_stay_as_they_are_and_the_rest_learns():
     assert any("batch_stats" in name for name in frozen)
     assert any("frozen" in name for name in frozen)
     assert {name for name, has_moved in moved.items() if not has_moved} == frozen
+
+
+def test_total_loss_is_the_loss_of_the_step_on_one_device():
+    model, optimizer = toy_model(), optax.sgd(0.1)
+    batch = jax.tree.map(jnp.asarray, make_batch([(64, 64), (40, 64)], [3, 0]))
+    variables = model.init(jax.random.key(0), (2, 64, 64, 3))
+    losses = model.loss(variables, batch, jax.random.fold_in(jax.random.key(5), 0))
+    step = jax.vmap(make_step(model, optimizer, 5), in_axes=(None, 0), axis_name=BATCH_AXIS)
+    _, metrics = step(start_state(variables, optimizer), jax.tree.map(lambda x: x[None], batch))
+    assert float(total_loss(losses)) == pytest.approx(float(metrics["loss"][0]))
+
+
+def test_total_loss_of_nothing_is_zero():
+    nothing = LossTerm(jnp.zeros(()), jnp.zeros(()))
+    assert float(total_loss(Losses({"mask": nothing}, {}, {}))) == 0

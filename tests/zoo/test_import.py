@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxseg import zoo
+import jaxseg
+from jaxseg import weights_file, zoo
 from jaxseg.commands import cli
 from jaxseg.data import Shapes
 from jaxseg.data.coco.write import write_coco
@@ -189,9 +190,84 @@ def test_a_published_solov2_is_imported_and_predicts(tmp_path, monkeypatch, caps
     results = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert all(result["segmentation"]["size"] == [48, 60] for result in results)
 
-    arguments = ["weights", "export", str(tmp_path / "imported")]
-    assert cli.main([*arguments, "--out", str(tmp_path / "x.safetensors")]) == 1
+    exported = tmp_path / "exported.safetensors"
+    arguments = ["weights", "export", str(tmp_path / "imported"), "--out", str(exported)]
+    assert cli.main([*arguments, "--names", "torchvision"]) == 1
     assert "torchvision has no names for a SOLOv2Config" in capsys.readouterr().err
+    assert cli.main(arguments) == 0
+    assert all(name.count("/") > 1 for name in zoo.read_state_dict(exported))
+    workdir = jaxseg.load(tmp_path / "imported")
+    assert_same_model(jaxseg.load(exported), workdir)
+    again = tmp_path / "again"
+    assert cli.main(["weights", "import", str(exported), "--out", str(again)]) == 0
+    assert_same_model(jaxseg.load(again), workdir)
+    assert (
+        workdir.predict(tmp_path / "photo.png").to_coco()
+        == jaxseg.load(exported).predict(tmp_path / "photo.png").to_coco()
+    )
+
+
+def assert_same_model(found, expected):
+    assert found.trained.experiment == expected.trained.experiment
+    assert found.trained.categories == list(expected.trained.categories)
+    jax.tree.map(np.testing.assert_array_equal, found.trained.variables, expected.trained.variables)
+
+
+@pytest.mark.parametrize("norm", ["norm_eval", "sync_batch"])
+def test_own_names_cover_every_array(tmp_path, norm):
+    """Frozen layers and running statistics included, in the model's own collections."""
+    backbone = ResNetConfig(depth=18, width=8, norm=norm, freeze_at=2)
+    config = dataclasses.replace(tiny_solov2_config(), backbone=backbone)
+    variables = initial(config)
+    assert "frozen" in variables
+    zoo.write_safetensors(tmp_path / "own.safetensors", zoo.to_own_names(variables))
+    loaded = zoo.load_checkpoint_file(tmp_path / "own.safetensors", config)
+    jax.tree.map(np.testing.assert_array_equal, loaded, dict(variables))
+
+
+def test_export_with_own_names_and_those_of_torchvision(checkpoint, tmp_path):
+    path, _ = checkpoint
+    assert import_checkpoint(path, tmp_path / "imported") == 0
+    expected = jaxseg.load(tmp_path / "imported")
+    for kind, first in (("torchvision", "backbone.body"), ("jaxseg", "params/")):
+        exported = tmp_path / f"{kind}.safetensors"
+        arguments = ["weights", "export", str(tmp_path / "imported"), "--out", str(exported)]
+        assert cli.main([*arguments, "--names", kind]) == 0
+        assert any(name.startswith(first) for name in zoo.read_state_dict(exported))
+        assert_same_model(jaxseg.load(exported), expected)  # either file says which model it is
+
+
+def test_a_file_that_does_not_say_its_model_needs_its_name(checkpoint, tmp_path, capsys):
+    path, _ = checkpoint
+    with pytest.raises(ValueError, match="model=NAME"):
+        jaxseg.load(path)
+    assert cli.main(["weights", "import", str(path), "--out", str(tmp_path / "x")]) == 1
+    assert "--model NAME" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="no published model 'resnet'"):
+        jaxseg.load(path, model="resnet")
+    with pytest.raises(ValueError, match="does not fit the model"):
+        jaxseg.load(path, model="maskrcnn_resnet50_fpn_v2")
+    with pytest.raises(ValueError, match="leave out step=3"):
+        jaxseg.load(path, step=3)
+    with pytest.raises(ValueError, match="a workdir knows its model"):
+        jaxseg.load(tmp_path, model="maskrcnn_resnet50_fpn")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
+        ('{"experiment": 3}', "description of the model is invalid"),
+        ('{"experiment": {"class": "os:system"}}', "not one of jaxseg's own"),
+        ('{"experiment": {"class": "jaxseg.data.shapes:Shapes"}, "categories": []}', "invalid"),
+    ],
+)
+def test_a_hostile_description_is_an_error(tmp_path, text, message):
+    path = tmp_path / "hostile.safetensors"
+    zoo.write_safetensors(path, {"params/w": np.zeros(3)}, {weights_file.KEY: text})
+    with pytest.raises(ValueError, match=message):
+        jaxseg.load(path)
 
 
 # As the codebases' checkpoints list them, one layer of each kind.

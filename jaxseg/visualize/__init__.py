@@ -1,0 +1,22 @@
+"""Pictures of instances: masks, outlines, boxes and labels over an image."""
+
+from jaxseg.visualize.comparison import draw_comparison, match_instances
+from jaxseg.visualize.draw import (
+    draw_instances,
+    draw_prediction,
+    save_png,
+    side_by_side,
+    with_title,
+)
+from jaxseg.visualize.labels import place_labels
+
+__all__ = [
+    "draw_comparison",
+    "draw_instances",
+    "draw_prediction",
+    "match_instances",
+    "place_labels",
+    "save_png",
+    "side_by_side",
+    "with_title",
+]
