@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from jaxseg.detector import load as load
 
 __version__ = "0.1.0"
+
 __all__ = ["__version__", "load"]
 
 

@@ -136,7 +136,7 @@ class Instances:
             ) from error
         return supervision.Detections(
             xyxy=self.boxes,
-            mask=self.masks,
+            mask=self.masks if len(self) else None,  # else its is_empty() would be False
             confidence=self.scores,
             class_id=self.labels,
             data={"class_name": np.asarray(self.names, dtype=str)},

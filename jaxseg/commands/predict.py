@@ -14,6 +14,7 @@ from jaxseg.commands.video import VIDEO_SUFFIXES, Video, VideoWriter, open_video
 from jaxseg.detector import Detector, load
 from jaxseg.files import check_output_folder, prepare_output_folder
 from jaxseg.instances import Instances
+from jaxseg.terminal import progress_bar
 from jaxseg.visualize import save_png
 
 _BATCHES = 4
@@ -94,11 +95,14 @@ class _Run(NamedTuple):
 
     def predict_images(self, source: data.ImageFiles) -> None:
         """Predict on image files, and print a line for each."""
-        for found in self.detector.predict_each(source, batch_size=self.batch_size):
-            certain, stem = self.certain(found), _stem(found.image_id, found.file)
-            save_png(self.out / f"{stem}.png", certain.draw())
-            self.files.add(found, certain, stem, {"file_name": str(found.file)})
-            self._report(str(found.file), len(certain))
+        predictions = self.detector.predict_each(source, batch_size=self.batch_size)
+        with progress_bar("images") as show_progress:
+            for done, found in enumerate(predictions, start=1):
+                certain, stem = self.certain(found), _stem(found.image_id, found.file)
+                save_png(self.out / f"{stem}.png", certain.draw())
+                self.files.add(found, certain, stem, {"file_name": str(found.file)})
+                self._report(str(found.file), len(certain))
+                show_progress(done, len(source))
 
     def predict_video(self, video: Video, every: int, first_id: int) -> int:
         """Predict on the frames of a video, write its overlay, and return the next free id."""

@@ -91,10 +91,9 @@ def draw_instances(
     longest = f"{count} instances, {count} without a label"
     reserved = _note_box(picture, longest) if crowded else np.zeros((0, 4))
     left_out = _draw_labels(picture, np.asarray(boxes) * scale, texts, colors, style, reserved)
-    notes = [f"{count} instances"] if crowded else []
-    notes += [f"{left_out} without a label"] if left_out else []
-    if notes:
-        _draw_note(picture, ", ".join(notes))
+    if crowded or left_out:
+        unlabelled = f", {left_out} without a label" if left_out else ""
+        _draw_note(picture, f"{count} instances{unlabelled}")
     return picture
 
 

@@ -7,8 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from jaxseg import data, zoo
-from jaxseg.commands import predict as predict_command
+from jaxseg import data, predictor, zoo
 from jaxseg.commands import train as train_command
 from jaxseg.commands.cli import main
 from jaxseg.commands.demo import MASK_RCNN
@@ -25,8 +24,8 @@ def no_data(monkeypatch):
         pytest.fail("the data was opened first")
 
     monkeypatch.setattr(Shapes, "open", fail)
-    monkeypatch.setattr(data, "ImageFiles", fail)
-    monkeypatch.setattr(predict_command.predictor, "restore", fail)
+    monkeypatch.setattr(data.ImageFiles, "__init__", fail)
+    monkeypatch.setattr(predictor, "restore", fail)
 
 
 @pytest.mark.usefixtures("no_data")

@@ -175,6 +175,7 @@ def test_to_supervision(detector, folder):
     assert isinstance(detections, supervision.Detections)
     np.testing.assert_array_equal(detections.mask, found.masks)
     assert detections["class_name"].tolist() == found.names
+    assert found[[]].to_supervision().is_empty()
 
 
 def test_bgr_is_not_rgb(detector, folder):
