@@ -111,11 +111,11 @@ def _replace(content, rng):
     if type(old) in (int, float):
         changes += [
             lambda: -old,
-            lambda: old * 1e6,
-            lambda: old + rng.uniform(-3, 3),
+            lambda: max(min(old, 1e300), -1e300) * 1e6,
+            lambda: max(min(old, 1e300), -1e300) + rng.uniform(-3, 3),  # an int may be longer
             lambda: old + 1,
         ]
-        changes += [lambda: float(old)]
+        changes += [lambda: float(max(min(old, 1e300), -1e300))]
     container[key] = rng.choice(changes)()
 
 
