@@ -169,7 +169,7 @@ def test_supervision_is_not_needed_until_it_is_used(detector, folder, monkeypatc
 
 
 def test_to_supervision(detector, folder):
-    supervision = pytest.importorskip("supervision")
+    supervision = pytest.importorskip("supervision", reason="supervision is not installed")
     found = detector.predict(folder / "b.png")
     detections = found.to_supervision()
     assert isinstance(detections, supervision.Detections)

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -19,7 +20,7 @@ class Thing(NamedTuple):
 
     category: str
     outers: list
-    holes: list = []  # noqa: RUF012
+    holes: Sequence = ()
 
     def bitmap(self):
         return fill(self.outers) & ~fill(self.holes)
