@@ -52,7 +52,7 @@ def _list_folder(folder: pathlib.Path) -> list[Split]:
     own, images = folder / "annotations", folder / "images"
     lvis = [*folder.glob("lvis_v1_*.json"), *own.glob("lvis_v1_*.json")]
     splits = [Split(path.stem, path, (folder,)) for path in lvis]
-    plain = [path for path in folder.glob("*.json") if path not in lvis]
+    plain = [path for path in folder.glob("*.json") if path not in lvis and not _is_list(path)]
     splits += [Split(path.stem, path, (images, folder)) for path in plain]
     for path in own.glob("instances_*.json"):
         name = path.stem.removeprefix("instances_")
@@ -60,6 +60,14 @@ def _list_folder(folder: pathlib.Path) -> list[Split]:
     for path in folder.glob(f"*/{_ROBOFLOW}"):
         splits.append(Split(path.parent.name, path, (path.parent,)))
     return splits
+
+
+def _is_list(path: pathlib.Path) -> bool:
+    """Return whether a JSON file is a list, as COCO results are, which hold no annotations."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
 
 
 def find_split(path: pathlib.Path, name: str, images: pathlib.Path | None = None) -> Split:

@@ -101,6 +101,15 @@ def test_the_only_file_is_split_by_a_seed(tmp_path, annotations, images, caplog)
     assert "2 images for val, split by seed 0" in caplog.text
 
 
+@pytest.mark.parametrize("results", ["[]", '\n [{"image_id": 1}]', '\ufeff[]'])
+def test_a_file_of_results_is_no_split(tmp_path, results):
+    """`jaxseg predict --out DIR` writes one beside `dataset.json`."""
+    write(tmp_path / "dataset.json", tmp_path / "images")
+    (tmp_path / "predictions.json").write_text(results)
+    assert [split.name for split in list_splits(tmp_path)] == ["dataset"]
+    check_partition(CocoFolder(str(tmp_path)), 4, 1)
+
+
 def test_a_file_is_read_with_an_image_root(tmp_path):
     path = tmp_path / "a" / "train.json"
     write(path, tmp_path / "b" / "photos", 10)
