@@ -187,9 +187,11 @@ class DataBuild:
     """Convert a COCO folder to a TFDS dataset, or resume an interrupted conversion."""
 
     folder: Annotated[Positional[pathlib.Path], arg(metavar="DIR", help_behavior_hint="")]
-    """COCO folder."""
+    """COCO folder or file."""
     out: Folder
     """Folder of the new dataset."""
+    images: OptionalFolder = None
+    """Folder of the images, if it is elsewhere."""
     splits: Annotated[
         tuple[str, ...], arg(metavar="SPLIT...", help_behavior_hint="(default: all)")
     ] = ()

@@ -174,6 +174,7 @@ def _data_build(command: flags.DataBuild, _: Sequence[str]) -> Run:
                 command.folder,
                 command.out,
                 command.splits,
+                images=command.images,
                 ignore_issues=command.ignore_issues,
                 allow_outside_files=command.allow_outside_files,
                 progress=show_progress,

@@ -309,6 +309,17 @@ def test_the_command_builds_once(folder, tmp_path, capsys):
     assert "built with other annotations" in capsys.readouterr().err
 
 
+def test_one_file_with_images_elsewhere_is_built_in_two_parts(folder, tmp_path):
+    file, photos = tmp_path / "export.json", tmp_path / "photos"
+    (folder / "images").rename(photos)
+    (folder / "train.json").rename(file)
+    command = ["data", "build", str(file), "--images", str(photos), "--splits", "train", "val"]
+    main([*command, "--out", str(tmp_path / "set")])
+    read = CocoFolder(str(file), images=str(photos))
+    for split in ("train", "val"):
+        assert_same_examples(TfdsFolder(str(tmp_path / "set")).open(split), read.open(split))
+
+
 def test_coco_is_built_without_loss_and_its_ground_truth_has_ap_1(shared, tmp_path):
     coco = CocoFolder(str(shared / "data" / "coco_mini"))
     build(shared / "data" / "coco_mini", tmp_path / "set")

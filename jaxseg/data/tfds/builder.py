@@ -114,6 +114,8 @@ class Records:
 def open_splits(
     folder: pathlib.Path,
     splits: Sequence[str],
+    *,
+    images: pathlib.Path | None = None,
     ignore_issues: Sequence[str] = (),
     allow_outside_files: bool = False,
 ) -> dict[str, CocoSource]:
@@ -121,7 +123,7 @@ def open_splits(
 
     Raises the errors of `CocoFolder.open`, and ValueError if the splits cannot form one dataset.
     """
-    names = tuple(dict.fromkeys(splits)) or _all_split_names(folder)
+    names = tuple(dict.fromkeys(splits)) or _all_split_names(folder, images)
     for name in names:
         if not re.fullmatch(r"[\w-]+", name) or name.lower() == "all":
             raise ValueError(
@@ -129,7 +131,10 @@ def open_splits(
                 "digits, - and _, and is not 'all'. Rename it, or build other splits by name"
             )
     config = CocoFolder(
-        str(folder), ignore_issues=tuple(ignore_issues), allow_outside_files=allow_outside_files
+        str(folder),
+        ignore_issues=tuple(ignore_issues),
+        allow_outside_files=allow_outside_files,
+        images=None if images is None else str(images),
     )
     sources = {name: config.open(name) for name in names}
     first = names[0]
@@ -142,8 +147,8 @@ def open_splits(
     return sources
 
 
-def _all_split_names(folder: pathlib.Path) -> tuple[str, ...]:
-    names = tuple(split.name for split in list_splits(folder))
+def _all_split_names(folder: pathlib.Path, images: pathlib.Path | None) -> tuple[str, ...]:
+    names = tuple(split.name for split in list_splits(folder, images))
     if not names:
         raise FileNotFoundError(
             f"{folder} has no annotations; it needs SPLIT.json and images/, or "

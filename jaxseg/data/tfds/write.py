@@ -29,6 +29,7 @@ def build(
     out: pathlib.Path,
     splits: Sequence[str] = (),
     *,
+    images: pathlib.Path | None = None,
     ignore_issues: Sequence[str] = (),
     allow_outside_files: bool = False,
     images_per_shard: int = IMAGES_PER_SHARD,
@@ -40,9 +41,10 @@ def build(
     kept if an error is raised.
 
     Args:
-        folder: the COCO-format folder.
+        folder: the COCO-format folder or file.
         out: the folder of the new dataset.
         splits: names of the splits to build; all if there are none.
+        images: the folder of the images, where the layout does not say it.
         ignore_issues: kinds of issues (`jaxseg.data.issues`) whose images and annotations are
             skipped.
         allow_outside_files: accept file names that leave the image folder.
@@ -60,7 +62,13 @@ def build(
 
     out = out.expanduser().resolve()
     files.check_output_folder(out)
-    sources = builder.open_splits(folder, splits, ignore_issues, allow_outside_files)
+    sources = builder.open_splits(
+        folder,
+        splits,
+        images=images,
+        ignore_issues=ignore_issues,
+        allow_outside_files=allow_outside_files,
+    )
     plan = {
         "builder": builder.VERSION,
         "images_per_shard": images_per_shard,
