@@ -71,7 +71,8 @@ def report(
     lines = [f"errors: {len(found) or 'none'}{note}"]
     lines += [f"objects that training skips, with boxes without area: {lost}"] if lost else []
     print("\n" + "\n".join(lines))
-    if not found:
+    # The proposal keeps all objects, so images with more than max_objects do not prevent it.
+    if all(issue.kind == "objects-truncated" for issue in found):
         print_proposal(folder, images, ignore_issues, allow_outside_files)
     return not found
 

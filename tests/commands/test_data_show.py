@@ -50,6 +50,16 @@ def test_the_commands_show_and_check_propose_the_same(tmp_path, capsys):
     assert changed.model.num_classes == 5
 
 
+def test_more_objects_than_training_keeps_are_an_error_with_a_proposal(tmp_path, capsys):
+    write_coco(SHAPES.open("train"), tmp_path, "train")
+    assert main(["data", "check", str(tmp_path), "--max-objects", "1"]) == 1
+    printed = capsys.readouterr().out
+    assert "errors objects-truncated" in printed
+    source = SHAPES.open("train")
+    proposed = int(printed.split("--data.max-objects ")[1].split()[0])
+    assert proposed >= max(len(source[i].boxes) for i in range(len(source)))
+
+
 def test_the_output_is_tried_first(tmp_path):
     with pytest.raises(OSError, match="results cannot be written"):
         show(Shapes(size=-1), tmp_path)
