@@ -101,7 +101,7 @@ def test_the_only_file_is_split_by_a_seed(tmp_path, annotations, images, caplog)
     assert "2 images for val, split by seed 0" in caplog.text
 
 
-@pytest.mark.parametrize("results", ["[]", '\n [{"image_id": 1}]', '\ufeff[]'])
+@pytest.mark.parametrize("results", ["[]", '\n [{"image_id": 1}]', "\ufeff[]"])
 def test_a_file_of_results_is_no_split(tmp_path, results):
     """`jaxseg predict --out DIR` writes one beside `dataset.json`."""
     write(tmp_path / "dataset.json", tmp_path / "images")
