@@ -14,6 +14,8 @@ os.environ.setdefault(
     "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
     + " --xla_cpu_use_fusion_emitters=false" * version("jaxlib").startswith("0.10."),
 )
+# The commands that tests start as processes, which may be killed, keep their programs apart.
+os.environ["XDG_CACHE_HOME"] = str(pathlib.Path(__file__).resolve().parents[1] / ".cache")
 
 import hypothesis
 import jax

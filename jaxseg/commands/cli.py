@@ -216,6 +216,7 @@ def _exit_status(
     Returns:
         The status, and whether all processes end with it together.
     """
+    from jaxseg.commands.compilation_cache import use_compilation_cache
     from jaxseg.distributed import connect
     from jaxseg.log import log_to_stderr
 
@@ -224,6 +225,8 @@ def _exit_status(
             connect(processes.coordinator_address, processes.num_processes, processes.process_id)
 
     with log_to_stderr():
+        if not getattr(arguments, "no_compilation_cache", True):
+            use_compilation_cache()
         try:
             run = command.prepare(arguments, overrides)
         except (ValueError, OSError) as error:

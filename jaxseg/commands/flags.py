@@ -67,6 +67,8 @@ class Demo:
     """Folder for results."""
     model: Literal["mask_rcnn", "solov2"] = "mask_rcnn"
     """Model to train."""
+    no_compilation_cache: Switch = False
+    """Neither read nor keep compiled programs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +91,8 @@ class Train:
     """Workdir of another run, whose newest state a new run goes on from."""
     dry_run: Switch = False
     """Print size, cost, memory, schedule and data; train nothing."""
+    no_compilation_cache: Switch = False
+    """Neither read nor keep compiled programs."""
     processes: Annotated[Processes, arg(name="")] = Processes()
 
 
@@ -108,6 +112,8 @@ class Eval:
     """Use the parameters themselves, not their EMA."""
     out: OptionalFolder = None
     """Folder for results (default: WORKDIR/eval)."""
+    no_compilation_cache: Switch = False
+    """Neither read nor keep compiled programs."""
     allow_module: ConfigModules = ()
     """Installed module of your own config classes; repeatable."""
     processes: Annotated[Processes, arg(name="")] = Processes()
@@ -134,6 +140,8 @@ class Predict:
     """Predict on every N-th frame of a video."""
     batch_size: Annotated[int, arg(metavar="N")] = 1
     """Images that each device predicts on at once."""
+    no_compilation_cache: Switch = False
+    """Neither read nor keep compiled programs."""
     allow_module: ConfigModules = ()
     """Installed module of your own config classes; repeatable."""
 
