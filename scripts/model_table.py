@@ -61,9 +61,11 @@ falls on the other side of a ReLU.
 
 ## Import
 
-    jaxseg weights import FILE --model NAME --out WORKDIR
-    jaxseg predict WORKDIR photo.jpg --out predicted
-    jaxseg eval WORKDIR --data COCO --split val2017
+```console
+jaxseg weights import maskrcnn.pth --model maskrcnn_resnet50_fpn --out runs/published
+jaxseg predict runs/published photo.jpg --out predicted
+jaxseg eval runs/published --data COCO --split val2017
+```
 
 The table is generated: `python scripts/model_table.py > docs/models.md`.
 

@@ -58,6 +58,17 @@ def own_config_classes() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The workdir of a short training at its end; tests must not change its checkpoints."""
+    from jaxseg.commands import train as train_command
+    from tests.commands.tiny_run import EXPERIMENT
+
+    path = tmp_path_factory.mktemp("run")
+    train_command.train(EXPERIMENT, path)
+    return path
+
+
 LONGEST = ("training/test_step.py", "commands/", "models/")
 """The modules that take longest: they start first, so that no worker ends alone."""
 

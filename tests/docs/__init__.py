@@ -1,0 +1,1 @@
+"""The documentation: every block of code runs, and the site builds."""
