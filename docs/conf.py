@@ -3,6 +3,8 @@
 import pathlib
 import shutil
 
+from docutils import nodes
+
 import jaxseg
 
 _HERE = pathlib.Path(__file__).resolve().parent
@@ -26,7 +28,37 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_default_options = {"members": True, "undoc-members": True, "show-inheritance": False}
 autodoc_preserve_defaults = True
+default_role = "code"
 python_maximum_signature_line_length = 80
+
+
+def _change_docstring(app, what, name, obj, options, lines) -> None:
+    """Show the indented parts of a module's docstring, tables and drawings, as they are written."""
+    if lines and lines[0].startswith("Alias for field number"):  # a named tuple's own docstring
+        lines.clear()
+    if what != "module":
+        return
+    shown, inside = [], False
+    for line in lines:
+        if line.startswith("    ") and not inside:
+            shown += ["", "::", ""]
+        elif line and not line.startswith("    ") and inside:
+            shown.append("")
+        inside = line.startswith("    ") or (inside and not line)
+        shown.append(line)
+    lines[:] = shown
+
+
+def _name_arrays(app, doctree, page) -> None:
+    """Name JAX's arrays in annotations as the code does."""
+    for text in [text for text in doctree.findall(nodes.Text) if "jaxlib._jax.Array" in text]:
+        text.parent.replace(text, nodes.Text(text.replace("jaxlib._jax.Array", "Array")))
+
+
+def setup(app) -> None:
+    """Register the changes; that of docstrings before napoleon's."""
+    app.connect("autodoc-process-docstring", _change_docstring, priority=400)
+    app.connect("doctree-resolved", _name_arrays)
 
 
 def _copy_notebooks() -> None:

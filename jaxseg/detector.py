@@ -97,7 +97,7 @@ class Detector:
         Args:
             images: one image: a path, a Pillow image, or RGB pixels, uint8 `[h, w, 3]` (OpenCV
                 reads BGR: `image[..., ::-1]`); or several: a list of these, a folder, or a glob
-                pattern such as "photos/**/*.jpg". Files are rotated as their EXIF orientation says.
+                pattern such as `photos/**/*.jpg`. Files are rotated as their EXIF orientation says.
             threshold: lowest score; None for the model's own.
             max_detections: largest number of instances in an image; None for the model's own.
             batch_size: the images that each device predicts on at once. It changes results by

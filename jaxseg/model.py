@@ -46,7 +46,7 @@ class PredictFn(Protocol):
 
 
 class Model(NamedTuple):
-    """A model as pure functions, like `optax.GradientTransformation`; `ModelConfig`s build it."""
+    """A model as pure functions, like `optax.GradientTransformation`; a `ModelConfig` builds it."""
 
     init: InitFn
     loss: LossFn

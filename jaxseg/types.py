@@ -33,8 +33,10 @@ class MaskFrame(enum.Enum):
 
     GRID_SAMPLE: the instance's box, `[..., M, M]`, sampled bilinearly at pixel centres as
         Detectron2 and MMDetection do.
+
     INTEGER: the instance's box, grown by one mask cell on every side and cut to whole pixels, as
         torchvision does.
+
     IMAGE: the padded image at a stride, `[..., H/s, W/s]` (SOLO family).
 
     It is a static pytree node, so `Detections` carries it through `jit`.

@@ -183,7 +183,7 @@ class Checkpoints:
         A corrupt newest checkpoint is reported and renamed, and the previous one is read.
 
         Args:
-            like: arrays or `jax.ShapeDtypeStruct`s with the shapes and dtypes of the state.
+            like: the shapes and dtypes of the state, as arrays or `jax.ShapeDtypeStruct`.
             step: the step to read, None for the newest.
 
         Raises:
