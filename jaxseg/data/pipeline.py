@@ -5,6 +5,8 @@ pure function of the seed and s. So batches do not depend on the step at which a
 the number of workers and processes, and the whole state of the iterator is its step.
 """
 
+import atexit
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -12,6 +14,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import weakref
 from collections.abc import Generator, Sequence
 from typing import Any
 
@@ -233,8 +236,26 @@ def eval_batches(
     return _read(_EvalBatches(source, config, batch_size, shard), config)
 
 
+_OPEN: weakref.WeakSet[Generator[Any]] = weakref.WeakSet()
+"""Generators of `_read` that are not collected yet."""
+
+
+@atexit.register
+def _close_all() -> None:
+    """Close what a program leaves open at its end, since Python cannot stop threads after it."""
+    for generator in list(_OPEN):
+        with contextlib.suppress(ValueError):  # another thread is waiting for its next batch
+            generator.close()
+
+
 def _read(batches: Any, config: DataConfig) -> Generator[Any]:
-    """Yield the batches in order. Close the generator to stop its threads and workers."""
+    """Return the batches in order. Close the generator to stop its threads and workers."""
+    generator = _iterate(batches, config)
+    _OPEN.add(generator)
+    return generator
+
+
+def _iterate(batches: Any, config: DataConfig) -> Generator[Any]:
     options = grain.ReadOptions(
         num_threads=config.num_threads, prefetch_buffer_size=2 * config.num_threads
     )
@@ -266,7 +287,11 @@ def _read(batches: Any, config: DataConfig) -> Generator[Any]:
 def _close(iterator: Any) -> None:
     """Stop the threads and workers of an iterator, except those that hang, as on a lost disk."""
     closing = threading.Thread(target=iterator.close, daemon=True)
-    closing.start()
+    try:
+        closing.start()
+    except RuntimeError:  # Python 3.12 starts no thread at a program's end
+        iterator.close()
+        return
     closing.join(CLOSE_SECONDS)
     if closing.is_alive():
         _LOG.warning("some data threads or workers hang and are not waited for")

@@ -3,6 +3,8 @@
 import dataclasses
 import os
 import signal
+import subprocess
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -29,6 +31,7 @@ from jaxseg.data import (
 from jaxseg.data.order import Order
 from jaxseg.data.transforms.sample import train_sample
 from jaxseg.types import Batch, BoxCrops, ImageMasks, TargetSpec, unpack_masks
+from tests.conftest import ROOT
 
 TARGETS = TargetSpec(BoxCrops(14))
 SHAPES = Shapes(size=64, train_images=10, val_images=5)
@@ -257,6 +260,20 @@ def test_eval_batches_have_every_image_once_and_mark_the_padding():
     assert ids.tolist() == [1, 2, 3, 4, 5]
     assert batches[-1].valid.tolist() == [True, True, False]
     assert batches[0].images.shape == batches[1].images.shape
+
+
+def test_a_program_ends_with_batches_left_open():
+    """The generator is a global, as in a notebook or in the README's loop."""
+    code = (
+        "from jaxseg.data import DataConfig, Shapes, eval_batches\n"
+        "config = DataConfig(Shapes(size=64), buckets=((64, 64),))\n"
+        "batches = eval_batches(config.source.open('train'), config, batch_size=2)\n"
+        "next(batches)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, timeout=60, capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_threads_that_hang_do_not_keep_a_program_that_stops(monkeypatch, caplog):
