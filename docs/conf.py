@@ -17,7 +17,11 @@ exclude_patterns = ["_build"]
 
 html_theme = "sphinx_book_theme"
 html_title = "jaxseg"
-html_theme_options = {"show_toc_level": 2, "home_page_in_toc": True}
+html_theme_options = {
+    "show_toc_level": 2,
+    "home_page_in_toc": True,
+    "navbar_persistent": [],  # the sidebar has the search field
+}
 html_show_copyright = False
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]
