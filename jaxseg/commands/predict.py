@@ -55,8 +55,8 @@ def predict(
     check_output_folder(out)
     images, videos = find_inputs(inputs)
     source = data.ImageFiles(images)
-    prepare_output_folder(out)
     detector = load(workdir, allow_modules=allow_modules)
+    prepare_output_folder(out)
     with PredictionFiles(out, detector.trained.categories, masks=masks) as files:
         run = _Run(detector, files, out, threshold, batch_size)
         run.predict_images(source)

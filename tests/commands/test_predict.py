@@ -270,6 +270,14 @@ def test_an_output_that_cannot_be_written_is_an_error_before_any_work(
         assert main(["data", "check", str(tmp_path), "--out", out]) == 1
 
 
+def test_a_workdir_without_a_checkpoint_leaves_no_output_folder(tmp_path, capsys):
+    (image,) = write_images(tmp_path, 1)
+    out = tmp_path / "predicted"
+    assert main(["predict", str(tmp_path / "absent"), str(image), "--out", str(out)]) == 1
+    assert "holds no checkpoints" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_predictions_are_kept_if_the_metrics_fail(workdir, tmp_path, monkeypatch):
     def fail(*_):
         raise MemoryError
