@@ -106,7 +106,7 @@ def _divide(
             splits.setdefault(folder if role_of(folder) in ROLES else NO_SPLIT, []).append(image)
         if NO_SPLIT in splits:
             return _divide_by_seed(images, options)
-        note = "no splits in the source: divided by the folders of the images"
+        note = "splits: the folders of the images"
     else:
         note = ""
     named = {role_of(name): images for name, images in splits.items()}
