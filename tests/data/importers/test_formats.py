@@ -4,36 +4,13 @@ import json
 
 import numpy as np
 import pytest
-from pycocotools import mask as mask_api
 
-from jaxseg.commands.cli import main
-from jaxseg.data import CocoFolder
 from jaxseg.data.importers import READERS
 from jaxseg.data.stats import scan_folder
 from tests.data.importers import exports, formats
+from tests.data.importers.imports import COUNT, read, run
 
-COUNT = 6
 FORMATS = formats.ALL
-
-
-def run(source, out, *arguments):
-    return main(["data", "import", str(source), "--out", str(out), *arguments])
-
-
-def read(folder):
-    """Return the (image, class name, bitmap) of all objects of the splits train and val."""
-    found = []
-    for split in ("train", "val"):
-        source = CocoFolder(str(folder)).open(split)
-        names = [category.name for category in source.categories]
-        for i in range(len(source)):
-            example = source[i]
-            number = next(
-                n for n in range(COUNT) if np.array_equal(exports.pixels(n), example.image)
-            )
-            for label, rle in zip(example.labels.tolist(), example.rles, strict=True):
-                found.append((number, names[label], mask_api.decode(rle).astype(bool)))
-    return found
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.data.importers import exports, formats
-from tests.data.importers.test_formats import run
+from tests.data.importers.imports import run
 
 JUNK: list[Any] = [None, True, -1, 0, 3, 1e308, float("nan"), 10**400, "", "x", "\ud800", "a\0b"]
 JUNK += ["../..", [], {}, [[1]], [None], {"a": 1}, [1, 2, 3], "9" * 300]

@@ -3,8 +3,7 @@
 import pytest
 
 from tests.data.importers import exports, formats
-from tests.data.importers.imports import fails, import_one
-from tests.data.importers.test_formats import read, run
+from tests.data.importers.imports import fails, import_one, read, run
 
 
 def test_invalid_coco_entries_and_added_fields_are_counted(tmp_path, capsys):

@@ -10,7 +10,7 @@ from pycocotools import mask as mask_api
 from jaxseg.data import CocoFolder
 from jaxseg.data.masks.regions import bitmap_bounds
 from tests.data.importers import exports
-from tests.data.importers.test_formats import run
+from tests.data.importers.imports import run
 
 COUNT = 20
 _SCALE = 8

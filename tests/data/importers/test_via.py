@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from tests.data.importers import exports
-from tests.data.importers.imports import fails, import_one
-from tests.data.importers.test_formats import run
+from tests.data.importers.imports import fails, import_one, run
 
 
 def via(folder, regions):

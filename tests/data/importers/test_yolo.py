@@ -3,8 +3,7 @@
 import pytest
 
 from tests.data.importers import exports
-from tests.data.importers.imports import fails, import_one
-from tests.data.importers.test_formats import read, run
+from tests.data.importers.imports import fails, import_one, read, run
 
 
 def yolo(folder, lines, yaml="train: images\nnames: [cell, dot]\n"):
