@@ -35,7 +35,7 @@ def list_splits(path: pathlib.Path, images: pathlib.Path | None = None) -> list[
     elif path.is_dir():
         splits = _list_folder(path)
     else:
-        raise FileNotFoundError(f"no data folder {path}")
+        raise FileNotFoundError(f"no data folder or file {path}: name the data, as by --data DIR")
     if images is not None:
         root = images.expanduser()
         if not root.is_dir():
