@@ -18,7 +18,7 @@ from jaxseg.training.step import init_variables
 from jaxseg.zoo.mask_rcnn import TORCHVISION_R50_FPN_V2
 from tests.commands.tiny_run import EXPERIMENT, SHAPES, final_state
 from tests.tiny import tiny_solov2_config
-from tests.zoo.test_import import small
+from tests.zoo.small import small
 
 NAMES = [category.name for category in SHAPES.open("train").categories]
 SHAPE = (1, 64, 64, 3)

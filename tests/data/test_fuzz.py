@@ -8,7 +8,7 @@ from pycocotools import mask as mask_api
 
 from jaxseg.data import CocoFolder
 from tests.data import fuzz
-from tests.data.coco.test_folder import SIZE, content, write
+from tests.data.coco.small_folder import SIZE, content, write
 
 
 def test_mutated_files_are_read_or_refused_with_their_name():

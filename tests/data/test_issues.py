@@ -7,7 +7,7 @@ import pytest
 from jaxseg.data import CocoFolder
 from jaxseg.data.coco.file import check_file
 from jaxseg.data.issues import FATAL, IGNORABLE, WARNINGS
-from tests.data.coco.test_folder import SIZE, compressed, content, disc, write
+from tests.data.coco.small_folder import SIZE, compressed, content, disc, write
 
 FIELD = r"(?: \([a-z_, ]+\))?: "
 """The field between an entry and its message."""

@@ -12,7 +12,7 @@ from jaxseg.commands.data_check import format_shared_images, format_stats
 from jaxseg.data import Shapes, write_coco
 from jaxseg.data.issues import WARNINGS
 from jaxseg.data.stats import scan, scan_folder
-from tests.data.coco.test_folder import SIZE, content, write
+from tests.data.coco.small_folder import SIZE, content, write
 
 SHAPES = Shapes(size=64, train_images=12, val_images=3)
 

@@ -5,17 +5,17 @@ import os
 import shutil
 import signal
 
-import numpy as np
 import pytest
 
 from jaxseg.training.checkpoint import Checkpoints, open_checkpoints
 from jaxseg.training.evaluator import Validation
 from jaxseg.training.preemption import Preempted, handle_signals, run_unless_stopped
 from tests.training.toy_run import (
-    CONFIG,
+    EVALUATED,
+    SCORES,
     SimulatedCrash,
+    Validate,
     assert_same,
-    crash,
     fail_writes,
     run,
     steps_in,
@@ -55,24 +55,6 @@ def test_a_best_checkpoint_that_cannot_be_saved_is_logged(
     monkeypatch.setattr(Checkpoints, "save", fail_for_best)
     assert_same(run(tmp_path, EVALUATED, validate=Validate()), uninterrupted)
     assert "step 6 has the best segm/AP so far (0.500), but is not kept: the disk failed" in log()
-
-
-SCORES = {3: 0.2, 6: 0.5, 9: 0.4, 12: 0.5}
-EVALUATED = dataclasses.replace(CONFIG, eval_every=3)
-
-
-class Validate:
-    """An evaluation with the scores of `SCORES`; it crashes at step `crash_at`."""
-
-    def __init__(self, crash_at=None):
-        self.steps, self._crash_at = [], crash_at
-
-    def __call__(self, state, step):
-        self.steps.append(step)
-        if step == self._crash_at:
-            crash()
-        score = SCORES[step]
-        return Validation(score, "segm/AP", {"segm/AP": score}, [np.zeros((8, 8, 3), np.uint8)])
 
 
 def best_of(workdir):

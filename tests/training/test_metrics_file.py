@@ -12,8 +12,7 @@ import pytest
 from jaxseg.training import progress
 from jaxseg.training.metrics_file import MetricsFile
 from jaxseg.training.progress import Progress
-from tests.training.test_evaluations import EVALUATED, Validate
-from tests.training.toy_run import SimulatedCrash, crash, run
+from tests.training.toy_run import EVALUATED, SimulatedCrash, Validate, crash, run
 
 CONFIG = dataclasses.replace(EVALUATED, log_every=2)
 MEASURED = ("train/images_per_second", "train/data_wait_fraction")

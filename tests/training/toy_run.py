@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxseg.training import checkpoint, loop
+from jaxseg.training.evaluator import Validation
 from jaxseg.training.loop import TrainConfig
 from jaxseg.training.optimizer import OptimizerConfig
 from jaxseg.training.step import init_variables
@@ -20,6 +21,8 @@ CONFIG = TrainConfig(
     log_every=100,
     checkpoint_every=4,
 )
+EVALUATED = dataclasses.replace(CONFIG, eval_every=3)
+SCORES = {3: 0.2, 6: 0.5, 9: 0.4, 12: 0.5}
 METADATA = {"experiment": {"name": "toy"}}
 
 
@@ -76,6 +79,20 @@ class SimulatedCrash(Exception):
 
 def crash():
     raise SimulatedCrash
+
+
+class Validate:
+    """An evaluation with the scores of `SCORES`; it crashes at step `crash_at`."""
+
+    def __init__(self, crash_at=None):
+        self.steps, self._crash_at = [], crash_at
+
+    def __call__(self, state, step):
+        self.steps.append(step)
+        if step == self._crash_at:
+            crash()
+        score = SCORES[step]
+        return Validation(score, "segm/AP", {"segm/AP": score}, [np.zeros((8, 8, 3), np.uint8)])
 
 
 def run_until(step, workdir):
