@@ -52,7 +52,7 @@ def _list_folder(folder: pathlib.Path) -> list[Split]:
     own, images = folder / "annotations", folder / "images"
     lvis = [*folder.glob("lvis_v1_*.json"), *own.glob("lvis_v1_*.json")]
     splits = [Split(path.stem, path, (folder,)) for path in lvis]
-    plain = [path for path in folder.glob("*.json") if path not in lvis and not _is_list(path)]
+    plain = [path for path in folder.glob("*.json") if path not in lvis and not _is_results(path)]
     splits += [Split(path.stem, path, (images, folder)) for path in plain]
     for path in own.glob("instances_*.json"):
         name = path.stem.removeprefix("instances_")
@@ -62,9 +62,9 @@ def _list_folder(folder: pathlib.Path) -> list[Split]:
     return splits
 
 
-def _is_list(path: pathlib.Path) -> bool:
-    """Return whether a JSON file is a list, as COCO results are, which hold no annotations."""
-    if not path.is_file():
+def _is_results(path: pathlib.Path) -> bool:
+    """Return whether a JSON file is a list, as COCO results are, and is not named as a split."""
+    if not path.is_file() or role_of(path.stem) in ROLES:
         return False
     with path.open("rb") as file:
         return file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
