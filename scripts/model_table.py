@@ -19,7 +19,8 @@ HEAD = """\
 # Published models
 
 AP is on COCO val2017, mask / box (SOLOv2: mask alone), as the source states it; it has not been
-measured with jaxseg. Given the same weights and pixels the outputs equal the source's: `tests/models/test_mask_rcnn_golden.py`
+measured with jaxseg. Given the same weights and pixels the outputs equal the source's:
+`tests/models/test_mask_rcnn_golden.py`
 compares every stage, loss and gradient with torchvision, `test_solov2_golden.py` with MMDetection.
 Parameters are counted as the source counts them (AdelaiDet counts no scales of frozen batch norms,
 MMDetection trains them) and tested against these numbers. Multiply-adds are those of one padded
