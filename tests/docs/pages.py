@@ -26,12 +26,15 @@ class Block(NamedTuple):
     """A fenced block of a page."""
 
     language: str
+    file: str
+    """The file that the block is the text of, such as the one after "```python my_package/a.py"."""
     text: str
 
 
 def blocks(page: str) -> list[Block]:
     """Return the fenced blocks of a page in order."""
-    found = re.findall(r"^```(\S*)[^\n]*\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.M)
+    text = (ROOT / page).read_text()
+    found = re.findall(r"^```(\S*) *([^\n]*)\n(.*?)^```", text, re.DOTALL | re.M)
     return [Block(*block) for block in found]
 
 

@@ -1,5 +1,6 @@
 """Every block of code in the documentation runs; what a test cannot run is parsed."""
 
+import pathlib
 import re
 import shlex
 import subprocess
@@ -74,11 +75,15 @@ def test_blocks_run(page, workdir, tmp_path, monkeypatch):
         pytest.skip("the page has no block that runs")
     prepare_folder(tmp_path, workdir)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # as if a page's package were installed
     namespace = {"__name__": page}
     # The tests' strict promotion, which Optax does not support, is not that of users.
     with jax.numpy_dtype_promotion("standard"):
         for block in some:
-            if block.language == "python":
+            if block.file:
+                pathlib.Path(block.file).parent.mkdir(parents=True, exist_ok=True)
+                pathlib.Path(block.file).write_text(block.text)
+            elif block.language == "python":
                 exec(compile(block.text, page, "exec"), namespace)
             else:
                 for words in commands(block.text):
