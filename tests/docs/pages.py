@@ -27,7 +27,7 @@ class Block(NamedTuple):
 
     language: str
     file: str
-    """The file that the block is the text of, such as the one after "```python my_package/a.py"."""
+    """The file that the block is written to, named on its first line; "" if it has none."""
     text: str
 
 
