@@ -19,24 +19,26 @@ from jaxseg.nn.resnet import ResNetConfig
 from jaxseg.training.loop import TrainConfig
 from jaxseg.training.optimizer import OptimizerConfig
 
-experiment = Experiment(
-    model=MaskRCNNConfig(
-        num_classes=1,
-        backbone=ResNetConfig(depth=18, width=32, norm="sync_batch"),
-        fpn_channels=64,
-        head_norm="sync_batch",
-        rpn=RPNConfig(
-            # Most nuclei are 8 to 20 pixels across.
-            anchor_sizes=(12.0, 24.0, 48.0, 96.0, 192.0),
-            batch_size_per_image=128,
-            pre_nms_topk_train=400,
-            pre_nms_topk_test=500,
-            post_nms_topk_train=200,
-            post_nms_topk_test=300,
-        ),
-        box=BoxHeadConfig(fc_dim=256, batch_size_per_image=64, pre_nms_topk=500),
-        mask=MaskHeadConfig(num_convs=4, conv_dim=64, gt_mask_size=56),
+MODEL = MaskRCNNConfig(
+    num_classes=1,
+    backbone=ResNetConfig(depth=18, width=32, norm="sync_batch"),
+    fpn_channels=64,
+    head_norm="sync_batch",
+    rpn=RPNConfig(
+        # Most nuclei are 8 to 20 pixels across.
+        anchor_sizes=(12.0, 24.0, 48.0, 96.0, 192.0),
+        batch_size_per_image=128,
+        pre_nms_topk_train=400,
+        pre_nms_topk_test=500,
+        post_nms_topk_train=200,
+        post_nms_topk_test=300,
     ),
+    box=BoxHeadConfig(fc_dim=256, batch_size_per_image=64, pre_nms_topk=500),
+    mask=MaskHeadConfig(num_convs=4, conv_dim=64, gt_mask_size=56),
+)
+
+experiment = Experiment(
+    model=MODEL,
     data=DataConfig(
         source=CocoFolder("nuclei", train="mini_train", val="mini_val"),
         buckets=((256, 256),),

@@ -10,48 +10,29 @@ Expected: of 20 fluorescence micrographs of nuclei (256x256) a usable detector i
 (measured: docs/benchmarks.md). Hardware: 2 CPU cores.
 """
 
+import dataclasses
+
+from mask_rcnn_nuclei import MODEL
+from mask_rcnn_nuclei import experiment as base
+
 from jaxseg.data import SourceConfig
 from jaxseg.data.proposal import data_config, propose
 from jaxseg.experiment import Experiment
-from jaxseg.heads.box_head import BoxHeadConfig
-from jaxseg.heads.mask_head import MaskHeadConfig
-from jaxseg.heads.rpn import RPNConfig
-from jaxseg.models.mask_rcnn import MaskRCNNConfig
-from jaxseg.nn.resnet import ResNetConfig
-from jaxseg.training.loop import TrainConfig
-from jaxseg.training.optimizer import OptimizerConfig
 
 
 def make_experiment(source: SourceConfig) -> Experiment:
     """Return the experiment for a dataset."""
     proposal = propose(source.open("train"))
-    model = MaskRCNNConfig(
+    model = dataclasses.replace(
+        MODEL,
         num_classes=proposal.num_classes,
-        backbone=ResNetConfig(depth=18, width=32, norm="sync_batch"),
-        fpn_channels=64,
-        head_norm="sync_batch",
-        rpn=RPNConfig(
-            anchor_sizes=proposal.anchor_sizes,
-            batch_size_per_image=128,
-            pre_nms_topk_train=400,
-            pre_nms_topk_test=500,
-            post_nms_topk_train=200,
-            post_nms_topk_test=300,
-        ),
-        box=BoxHeadConfig(
-            fc_dim=256,
-            batch_size_per_image=64,
-            pre_nms_topk=500,
-            detections_per_image=max(100, proposal.max_objects),
-        ),
-        mask=MaskHeadConfig(num_convs=4, conv_dim=64, gt_mask_size=56),
+        rpn=dataclasses.replace(MODEL.rpn, anchor_sizes=proposal.anchor_sizes),
+        box=dataclasses.replace(MODEL.box, detections_per_image=max(100, proposal.max_objects)),
     )
-    train = TrainConfig(
+    train = dataclasses.replace(
+        base.train,
         steps=500,
-        batch_size=4,
-        optimizer=OptimizerConfig(
-            name="adamw", learning_rate=2e-3, warmup_steps=50, weight_decay=1e-2
-        ),
+        optimizer=dataclasses.replace(base.train.optimizer, warmup_steps=50),
         eval_every=250,
         checkpoint_every=50,
     )
