@@ -51,13 +51,18 @@ def expand_path(
     """
     if path.is_dir():
         return list_folder(path)
-    if os.path.lexists(path) or not glob.has_magic(str(path)):
+    if not _is_pattern(path):
         return [path]
     found = [pathlib.Path(name) for name in glob.glob(str(path), recursive=True)]
     files = sorted(file for file in found if is_listed(file, suffixes))
     if not files:
         raise FileNotFoundError(f"no image file matches the pattern {path}")
     return files
+
+
+def _is_pattern(path: pathlib.Path) -> bool:
+    """Return whether a path is a glob pattern; one that exists is not."""
+    return glob.has_magic(str(path)) and not os.path.lexists(path)
 
 
 def read_input(image: Any) -> ImageOrPath:
@@ -116,7 +121,7 @@ def is_single(images: Any) -> bool:
     """Return whether a user gave one image, and not a list, a folder or a pattern."""
     if isinstance(images, str | os.PathLike):
         path = pathlib.Path(images).expanduser()
-        return not path.is_dir() and (os.path.lexists(path) or not glob.has_magic(str(path)))
+        return not path.is_dir() and not _is_pattern(path)
     return not isinstance(images, list | tuple)
 
 
