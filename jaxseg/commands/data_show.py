@@ -20,7 +20,7 @@ DRAWS = 2
 
 
 def show(
-    config: data.DataConfig | data.SourceConfig,
+    config: data.SourceConfig,
     out: pathlib.Path,
     *,
     split: str = "train",
@@ -33,21 +33,19 @@ def show(
     resized, augmented and padded, with the masks that training targets are made of.
 
     Args:
-        config: the data and its augmentation, or the data alone, for which settings are proposed.
+        config: the data, for which settings are proposed.
         out: the PNG to write.
         split: the split of the data.
         count: number of images, spread evenly over the split.
         seed: seed of the augmentation.
     """
     prepare_output_file(out)
-    source_config = config.source if isinstance(config, data.DataConfig) else config
-    source = source_config.open(split)
-    if not isinstance(config, data.DataConfig):
-        config = data_config(source_config, propose(source))
+    source = config.open(split)
+    settings = data_config(config, propose(source))
     chosen = np.unique(np.linspace(0, len(source) - 1, count).round().astype(int)).tolist()
-    buckets = choose_buckets(source.image_sizes[chosen], config.buckets, config.min_max_size)
+    buckets = choose_buckets(source.image_sizes[chosen], settings.buckets, settings.min_max_size)
     rows = [
-        _row(source, index, config, config.buckets[bucket], seed)
+        _row(source, index, settings, settings.buckets[bucket], seed)
         for index, bucket in zip(chosen, buckets.tolist(), strict=True)
     ]
     visualize.save_png(out, np.concatenate(rows, axis=0))

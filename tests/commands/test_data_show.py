@@ -8,7 +8,7 @@ from jaxseg.commands.cli import main
 from jaxseg.commands.data_show import PANEL, show
 from jaxseg.commands.demo import MASK_RCNN
 from jaxseg.commands.override import override
-from jaxseg.data import DataConfig, Shapes, write_coco
+from jaxseg.data import Shapes, write_coco
 
 SHAPES = Shapes(size=64, train_images=12, val_images=5)
 
@@ -19,14 +19,13 @@ def test_a_page_has_a_row_for_each_of_some_images(tmp_path):
     assert page.shape[0] > 3 * PANEL
     assert page.shape[1] == 3 * (PANEL + 4)
     known = SHAPES.open("train").image_ids
-    assert ids == [known[0], known[6], known[11]] or ids == [known[0], known[5], known[11]]
+    assert ids == [known[0], known[6], known[11]]
 
 
-def test_a_page_depends_on_the_seed_and_the_config_alone(tmp_path):
-    config = DataConfig(SHAPES, buckets=((96, 96),), min_size=80, max_size=80)
+def test_a_page_depends_on_the_seed_and_the_data_alone(tmp_path):
     pages = []
     for number, seed in enumerate((0, 0, 1)):
-        show(config, tmp_path / f"{number}.png", split="val", count=2, seed=seed)
+        show(SHAPES, tmp_path / f"{number}.png", split="val", count=2, seed=seed)
         pages.append(cv2.imread(str(tmp_path / f"{number}.png")))
     np.testing.assert_array_equal(pages[0], pages[1])
     assert (pages[0] != pages[2]).any()
