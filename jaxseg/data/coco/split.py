@@ -61,10 +61,8 @@ def select_part(content: dict[str, Any], part: Part) -> dict[str, Any]:
     def kept(entries: list[Any], field: str) -> list[Any]:
         return [entry for entry in entries if _key(entry, field) not in others]
 
-    images, annotations = (
-        kept(content["images"], "id"),
-        kept(content["annotations"], "image_id"),
-    )
+    images = kept(content["images"], "id")
+    annotations = kept(content["annotations"], "image_id")
     return {**content, "images": images, "annotations": annotations}
 
 

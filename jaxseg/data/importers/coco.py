@@ -60,7 +60,7 @@ def _images(files: SourceFiles, content: CocoFile) -> list[ImportedImage]:
     lost = {issue.kind for issue in content.issues} - WARNINGS.keys() - _BOX_KINDS
     for issue in content.issues:
         if issue.kind in lost:
-            files.losses.add(f"{issue.kind}", f"{content.path.name}: {issue}")
+            files.losses.add(issue.kind, f"{content.path.name}: {issue}")
         elif issue.kind in _BOX_KINDS:
             files.losses.add(
                 "bbox or area, replaced by the mask's", f"{content.path.name}: {issue}"
@@ -79,7 +79,7 @@ def _images(files: SourceFiles, content: CocoFile) -> list[ImportedImage]:
         path = content.image_folder / images.names[row]
         size = files.measure(path, tuple(images.sizes[row].tolist()))
         if size is not None:
-            found.append(ImportedImage(files.new_name(path), path, size, own))
+            found.append(ImportedImage(files.name_of(path), path, size, own))
     return found
 
 

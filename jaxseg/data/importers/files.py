@@ -92,17 +92,13 @@ class SourceFiles:
             return size
         return None
 
-    def new_name(self, path: pathlib.Path) -> str:
-        """Return the name of an image in the new folder: its path inside the source."""
+    def name_of(self, path: pathlib.Path) -> str:
+        """Return the path of a file inside the source: its name in messages and the new folder."""
         path = _absolute(path)
         for root in (self.root, self.images):
             if root is not None and path.is_relative_to(root):
                 return path.relative_to(root).as_posix()
         return path.name
-
-    def shown(self, path: pathlib.Path) -> str:
-        """Return a short name of a file for a list of losses."""
-        return self.new_name(path)
 
 
 def _absolute(path: pathlib.Path) -> pathlib.Path:

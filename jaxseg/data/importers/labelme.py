@@ -46,19 +46,19 @@ def read(files: SourceFiles) -> ImportedData:
     for path in json_files(files.source):
         content = read_json(path)
         if not isinstance(content.get("shapes"), list):
-            files.losses.add("JSON file without LabelMe's shapes", files.shown(path))
+            files.losses.add("JSON file without LabelMe's shapes", files.name_of(path))
             continue
         image = _read_image(files, path, content)
         if image is None:
             continue
         if image.path in images:
-            files.losses.add("second annotation file of an image", files.shown(path))
+            files.losses.add("second annotation file of an image", files.name_of(path))
         else:
             images[image.path] = image
     if files.source.is_dir():
         for path in list_files(files.source, IMAGE_SUFFIXES):
             if path not in images:
-                files.losses.add("image without a JSON file, left out", files.shown(path))
+                files.losses.add("image without a JSON file, left out", files.name_of(path))
     names = {item.category for image in images.values() for item in image.objects}
     return ImportedData({NO_SPLIT: list(images.values())}, sorted(names), files.losses)
 
@@ -69,16 +69,16 @@ def _read_image(
     claimed = _claimed_size(content)
     name = content.get("imagePath")
     folders = [path.parent] if isinstance(name, str) and name else []
-    found = files.find_image(folders, str(name), files.shown(path), _beside(path))
+    found = files.find_image(folders, str(name), files.name_of(path), _beside(path))
     if found is not None:
         size = files.measure(found, claimed)
         if size is None:
             return None
         return ImportedImage(
-            files.new_name(found), found, size, _read_shapes(files, path, content, size)
+            files.name_of(found), found, size, _read_shapes(files, path, content, size)
         )
     if not isinstance(content.get("imageData"), str):
-        files.losses.add("image that is missing", f"{files.shown(path)}: imagePath {name!r}")
+        files.losses.add("image that is missing", f"{files.name_of(path)}: imagePath {name!r}")
         return None
     read_embedded = functools.partial(_embedded_image, path)
     try:
@@ -88,7 +88,7 @@ def _read_image(
         return None
     height, width = pixels.shape[:2]
     suffix = pathlib.PurePosixPath(str(name)).suffix.lower()
-    new_name = files.new_name(path.with_suffix(suffix if suffix in IMAGE_SUFFIXES else ".png"))
+    new_name = files.name_of(path.with_suffix(suffix if suffix in IMAGE_SUFFIXES else ".png"))
     objects = _read_shapes(files, path, content, (height, width))
     return ImportedImage(new_name, path, (height, width), objects, read_embedded)
 
@@ -117,7 +117,7 @@ def _read_shapes(
     """Return the objects; shapes of the same label and group are joined."""
     masks: dict[tuple[str, Any], list[Segmentation]] = {}
     for number, shape in enumerate(content["shapes"]):
-        where = f"{files.shown(path)}: shapes[{number}]"
+        where = f"{files.name_of(path)}: shapes[{number}]"
         label = shape.get("label") if isinstance(shape, dict) else None
         if not isinstance(label, str) or not label.strip():
             files.losses.add("shape without a label", where)
@@ -171,10 +171,8 @@ def _read_mask(data: Any, points: np.ndarray, size: tuple[int, int], where: str)
     except binascii.Error as error:
         raise ValueError(f"{where}: {error}") from error
     pixels = decode_image(io.BytesIO(png), f"{where}: the mask", None)[..., 0] > 0
-    (height, width), (left, top) = (
-        size,
-        points[0].round().clip(-(2**20), 2**20).astype(int).tolist(),
-    )
+    height, width = size
+    left, top = points[0].round().clip(-(2**20), 2**20).astype(int).tolist()
     x1, y1 = max(left, 0), max(top, 0)
     x2, y2 = min(left + pixels.shape[1], width), min(top + pixels.shape[0], height)
     bitmap = np.zeros(size, bool)

@@ -79,7 +79,7 @@ def _bowl(files: SourceFiles, root: pathlib.Path) -> Iterator[_Masked]:
     for folder in _bowl_folders(root):
         images = list(list_files(folder / "images", IMAGE_SUFFIXES))
         if len(images) != 1:
-            files.losses.add("folder without exactly one image", files.shown(folder))
+            files.losses.add("folder without exactly one image", files.name_of(folder))
             continue
         masks = []
         for path in list_files(folder / "masks", IMAGE_SUFFIXES):
@@ -96,14 +96,14 @@ def _pair(files: SourceFiles, root: pathlib.Path) -> Iterator[_Masked]:
     for path in list_files(root / "images", IMAGE_SUFFIXES):
         key = path.relative_to(root / "images").with_suffix("").as_posix()
         if key in images:
-            files.losses.add("image with the name of another", files.shown(path))
+            files.losses.add("image with the name of another", files.name_of(path))
         else:
             images[key] = path
     masks: dict[str, list[_Mask]] = collections.defaultdict(list)
     for path in list_files(root / "masks", IMAGE_SUFFIXES):
         owner = _owner(path.relative_to(root / "masks"), images)
         if owner is None:
-            files.losses.add("mask of no image", files.shown(path))
+            files.losses.add("mask of no image", files.name_of(path))
         else:
             key, category, is_label_image = owner
             masks[key].append(_Mask(path, category, is_label_image))
@@ -111,7 +111,7 @@ def _pair(files: SourceFiles, root: pathlib.Path) -> Iterator[_Masked]:
         if key in masks or (root / "masks" / key).is_dir():
             yield _Masked(path, masks[key])
         else:
-            files.losses.add("image without a mask, left out", files.shown(path))
+            files.losses.add("image without a mask, left out", files.name_of(path))
 
 
 def _owner(path: pathlib.PurePath, images: dict[str, pathlib.Path]) -> tuple[str, str, bool] | None:
@@ -146,18 +146,18 @@ def _read_image(files: SourceFiles, entry: _Masked) -> ImportedImage | None:
             if size is None:
                 return None
         if mask_size != size:
-            files.losses.add("mask of another size than the image", files.shown(mask.path))
+            files.losses.add("mask of another size than the image", files.name_of(mask.path))
             continue
         objects += own
     size = size or files.measure(entry.image)
     if size is None:
         return None
-    return ImportedImage(files.new_name(entry.image), entry.image, size, objects)
+    return ImportedImage(files.name_of(entry.image), entry.image, size, objects)
 
 
 def _read_mask(files: SourceFiles, mask: _Mask) -> tuple[tuple[int, int], list[Object]] | None:
     """Return the size and the objects of a mask file; None, counted, if it cannot be read."""
-    where = files.shown(mask.path)
+    where = files.name_of(mask.path)
     try:
         labels = read_labels(mask.path)
     except (ValueError, OSError) as error:

@@ -28,11 +28,10 @@ def check_polygons(
     kept = []
     for part in parts:
         points = as_points(part)
-        reason = "polygon with values that are not numbers" if points is None else ""
-        if points is not None:
-            reason = _problem(points, size)
-        if reason or points is None:
-            lose(reason)
+        if points is None:
+            lose("polygon with values that are not numbers")
+        elif problem := _problem(points, size):
+            lose(problem)
         else:
             kept.append(points.reshape(-1).tolist())
     return kept

@@ -53,7 +53,7 @@ def read(files: SourceFiles) -> ImportedData:
         elif _is_version_2(content):
             found += _read_version_2(files, path, content)
         else:
-            files.losses.add("JSON file without VIA's regions", files.shown(path))
+            files.losses.add("JSON file without VIA's regions", files.name_of(path))
     attribute = _class_attribute(files, found)
     images: dict[pathlib.Path, ImportedImage] = {}
     for file in found:
@@ -90,13 +90,13 @@ def _read_version_2(
                 f"{path}: the entry of {name!r} has no list of regions: export it again"
             )
         if entry.get("file_attributes"):
-            files.losses.add("attributes of an image", f"{files.shown(path)}: {name}")
+            files.losses.add("attributes of an image", f"{files.name_of(path)}: {name}")
         yield _File(
             name,
             path,
             folder if isinstance(folder, str) else "",
             [
-                _region_2(region, f"{files.shown(path)}: {name}: regions[{i}]")
+                _region_2(region, f"{files.name_of(path)}: {name}: regions[{i}]")
                 for i, region in enumerate(regions)
             ],
         )
@@ -156,7 +156,7 @@ def _read_version_3(
     }
     regions: dict[str, list[_Region]] = collections.defaultdict(list)
     for key, entry in content["metadata"].items():
-        where = f"{files.shown(path)}: metadata {key}"
+        where = f"{files.name_of(path)}: metadata {key}"
         vid = str(entry.get("vid")) if isinstance(entry, dict) else ""
         if not isinstance(entry, dict) or file_of.get(vid) not in content["file"]:
             files.losses.add("metadata of no image", where)
@@ -217,7 +217,7 @@ def _class_attribute(files: SourceFiles, found: list[_File]) -> str | None:
 
 
 def _make_image(files: SourceFiles, file: _File, attribute: str | None) -> ImportedImage | None:
-    where, parent = f"{files.shown(file.json)}: {file.name}", file.json.parent
+    where, parent = f"{files.name_of(file.json)}: {file.name}", file.json.parent
     folders = [parent, parent / "images", files.root, files.root / "images"]
     if file.folder:
         folders.append(parent / file.folder.replace("\\", "/"))
@@ -230,7 +230,7 @@ def _make_image(files: SourceFiles, file: _File, attribute: str | None) -> Impor
         return None
     objects = [_make_object(files, region, attribute, size) for region in file.regions]
     kept = [item for item in objects if item is not None]
-    return ImportedImage(files.new_name(path), path, size, kept)
+    return ImportedImage(files.name_of(path), path, size, kept)
 
 
 def _make_object(

@@ -5,7 +5,6 @@ line of five numbers is a box. Ultralytics' documentation describes the format:
 https://docs.ultralytics.com/datasets/segment/
 """
 
-import math
 import os
 import pathlib
 from typing import Any
@@ -116,13 +115,11 @@ def _image_paths(
     found = []
     for number, line in enumerate(read_text(target).splitlines(), 1):
         name = line.strip()
-        where = f"{files.shown(target)} line {number}"
+        where = f"{files.name_of(target)} line {number}"
+        if not name:
+            continue
         # Names are relative to the list if they begin with "./", else to the dataset's folder.
-        image = (
-            files.resolve(target.parent if name.startswith("./") else base, name, where)
-            if name
-            else None
-        )
+        image = files.resolve(target.parent if name.startswith("./") else base, name, where)
         if image is not None:
             found.append(image)
     return found
@@ -141,7 +138,7 @@ def _read_image(
     files: SourceFiles, path: pathlib.Path, names: dict[int, str]
 ) -> ImportedImage | None:
     if not path.is_file():
-        files.losses.add("image that is missing", files.shown(path))
+        files.losses.add("image that is missing", files.name_of(path))
         return None
     size = files.measure(path)
     if size is None:
@@ -150,14 +147,14 @@ def _read_image(
     if labels.is_file():
         for number, line in enumerate(read_text(labels).splitlines(), 1):
             item = _read_line(
-                files, line, f"{files.shown(labels)} line {number}", labels, names, size
+                files, line, f"{files.name_of(labels)} line {number}", labels, names, size
             )
             objects += [] if item is None else [item]
     else:
         files.losses.add(
-            "label file that is missing: image kept without objects", files.shown(path)
+            "label file that is missing: image kept without objects", files.name_of(path)
         )
-    return ImportedImage(files.new_name(path), path, size, objects)
+    return ImportedImage(files.name_of(path), path, size, objects)
 
 
 def _read_line(
@@ -169,12 +166,12 @@ def _read_line(
     size: tuple[int, int],
 ) -> Object | None:
     """Return the object of a line; None if there is none, counted unless the line is empty."""
+    if not line.strip():
+        return None
     try:
-        index, *numbers = map(float, line.split()) if line.strip() else (math.nan,)
+        index, *numbers = map(float, line.split())
     except ValueError:
         files.losses.add("line that is not numbers", where)
-        return None
-    if not line.strip():
         return None
     if index not in names:
         raise ValueError(
