@@ -1,4 +1,4 @@
-"""What the commands may print: colours and bars on a terminal, plain lines in a pipe or file."""
+"""Output of the commands: colours and bars on a terminal, plain lines in a pipe or file."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""Whether a workdir's run can be resumed with an experiment, extended by it, or forked."""
+"""Check whether a workdir's run can be resumed or extended by an experiment, and fork runs."""
 
 import contextlib
 import logging

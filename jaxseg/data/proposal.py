@@ -1,4 +1,4 @@
-"""Propose settings for a dataset: its classes, the size of padded images, anchors, and slots."""
+"""Propose settings for a dataset: classes, buckets, anchors, and the objects of an image."""
 
 import math
 from typing import NamedTuple
