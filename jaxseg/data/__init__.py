@@ -6,8 +6,8 @@ from jaxseg.data.coco.folder import CocoFolder
 from jaxseg.data.coco.write import coco_json, write_coco
 from jaxseg.data.config import DataConfig
 from jaxseg.data.image_files import ImageFiles, ImageOrPath
-from jaxseg.data.image_inputs import IMAGE_SUFFIXES, expand_path, is_single, read_inputs
-from jaxseg.data.images import read_image
+from jaxseg.data.image_inputs import expand_path, is_single, read_inputs
+from jaxseg.data.images import IMAGE_SUFFIXES, read_image
 from jaxseg.data.pipeline import TrainPipeline, eval_batches, train_batches
 from jaxseg.data.shapes import Shapes
 from jaxseg.data.source import (

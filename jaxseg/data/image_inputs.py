@@ -10,14 +10,7 @@ import numpy as np
 from PIL import Image
 
 from jaxseg.data.image_files import ImageOrPath
-from jaxseg.data.images import to_rgb
-
-IMAGE_SUFFIXES = frozenset((
-    ".bmp", ".gif", ".j2k", ".jfif", ".jp2", ".jpeg", ".jpg", ".mpo",
-    ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
-))  # fmt: skip
-"""The endings of the files that are taken from a folder. A file that is given by its own name may
-have any."""
+from jaxseg.data.images import IMAGE_SUFFIXES, to_rgb
 
 
 def list_folder(folder: pathlib.Path) -> list[pathlib.Path]:

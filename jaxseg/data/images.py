@@ -30,6 +30,12 @@ MAX_PIXELS = 89_478_485
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """The formats that are read, whatever a file's name says (MPO is a JPEG). Some of Pillow's others
 start programs, such as Ghostscript for EPS."""
+IMAGE_SUFFIXES = frozenset((
+    ".bmp", ".gif", ".j2k", ".jfif", ".jp2", ".jpeg", ".jpg", ".mpo",
+    ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
+))  # fmt: skip
+"""The endings of the files that are taken from a folder. A file that is given by its own name may
+have any."""
 _SAMPLES_PER_PIXEL = 277
 """The tag of a TIFF with its number of channels."""
 _ROTATIONS = {

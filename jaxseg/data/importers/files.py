@@ -10,9 +10,6 @@ from jaxseg.data.images import ImageSizeError, image_size, read_image
 from jaxseg.data.importers.values import Losses, Options
 from jaxseg.files import open_regular
 
-IMAGE_SUFFIXES = frozenset(
-    (".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-)
 _HEAD_BYTES = 1 << 20
 _PEEKED_FILES = 20
 _OUTSIDE = "path outside the source; if you trust it, --allow-outside-files reads it"

@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxseg.data.images import decode_image
+from jaxseg.data.images import IMAGE_SUFFIXES, decode_image
 from jaxseg.data.importers.files import (
-    IMAGE_SUFFIXES,
     SourceFiles,
     heads,
     json_files,

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from jaxseg.data.coco.layout import ROLES, role_of
-from jaxseg.data.images import read_labels
-from jaxseg.data.importers.files import IMAGE_SUFFIXES, SourceFiles, list_files
+from jaxseg.data.images import IMAGE_SUFFIXES, read_labels
+from jaxseg.data.importers.files import SourceFiles, list_files
 from jaxseg.data.importers.objects import encode_bitmap, encode_labels
 from jaxseg.data.importers.values import NO_SPLIT, ImportedData, ImportedImage, Object
 

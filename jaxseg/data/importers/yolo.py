@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from jaxseg.data.importers.files import IMAGE_SUFFIXES, SourceFiles, head, list_files, read_text
+from jaxseg.data.images import IMAGE_SUFFIXES
+from jaxseg.data.importers.files import SourceFiles, head, list_files, read_text
 from jaxseg.data.importers.objects import check_polygons
 from jaxseg.data.importers.values import ImportedData, ImportedImage, Object
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from jaxseg.data import IMAGE_SUFFIXES
 from tests.data.importers import exports
 from tests.data.importers.imports import fails, import_one, read, run
 
@@ -15,6 +16,14 @@ def yolo(folder, lines, yaml="train: images\nnames: [cell, dot]\n"):
 
 
 POLYGON = "1 0.1 0.1 0.5 0.1 0.5 0.5"
+
+
+@pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES))
+def test_every_image_that_predict_takes_from_a_folder_is_imported(tmp_path, capsys, suffix):
+    folder = yolo(tmp_path / "a", [POLYGON])
+    (folder / "images" / "0.png").rename(folder / "images" / f"0{suffix}")
+    annotations, _ = import_one(folder, tmp_path / "out", capsys)
+    assert len(annotations) == 1
 
 
 def test_yolo_lines_that_are_no_polygons_are_counted(tmp_path, capsys):
