@@ -216,7 +216,7 @@ def _exit_status(
     Returns:
         The status, and whether all processes end with it together.
     """
-    from jaxseg.commands.compilation_cache import use_compilation_cache
+    from jaxseg.commands.compilation_cache import set_compilation_cache
     from jaxseg.distributed import connect
     from jaxseg.log import log_to_stderr
 
@@ -225,8 +225,8 @@ def _exit_status(
             connect(processes.coordinator_address, processes.num_processes, processes.process_id)
 
     with log_to_stderr():
-        if not getattr(arguments, "no_compilation_cache", True):
-            use_compilation_cache()
+        if hasattr(arguments, "no_compilation_cache"):  # the commands that compile
+            set_compilation_cache(not arguments.no_compilation_cache)
         try:
             run = command.prepare(arguments, overrides)
         except (ValueError, OSError) as error:

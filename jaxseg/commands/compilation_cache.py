@@ -14,12 +14,15 @@ _DAYS_KEPT = 30
 """Days after their last use when programs are deleted."""
 
 
-def use_compilation_cache() -> None:
-    """Let JAX read and keep compiled programs in the user's cache folder.
+def set_compilation_cache(enabled: bool) -> None:
+    """Let JAX read and keep compiled programs in the user's cache folder, or nowhere.
 
     JAX's own settings come first: another folder (`JAX_COMPILATION_CACHE_DIR`), or none
     (`JAX_ENABLE_COMPILATION_CACHE=false`). Without a folder that can be written nothing is kept.
     """
+    if not enabled:
+        jax.config.update("jax_enable_compilation_cache", False)
+        return
     settings: Any = jax.config  # whose attributes type checkers do not know
     if settings.jax_compilation_cache_dir or not settings.jax_enable_compilation_cache:
         return
@@ -42,9 +45,10 @@ def cache_folder() -> pathlib.Path:
 
 
 def _delete_unused(folder: pathlib.Path) -> None:
+    """Delete the programs that were not used for long; folders are JAX's own."""
     oldest = time.time() - _DAYS_KEPT * 24 * 3600
     for file in folder.iterdir():
         with contextlib.suppress(FileNotFoundError):  # another process deletes them too
             times = file.stat()
-            if max(times.st_atime, times.st_mtime) < oldest:
+            if file.is_file() and max(times.st_atime, times.st_mtime) < oldest:
                 file.unlink()

@@ -8,7 +8,7 @@ import pytest
 
 from jaxseg.commands import compilation_cache
 from jaxseg.commands.cli import main
-from jaxseg.commands.compilation_cache import cache_folder, use_compilation_cache
+from jaxseg.commands.compilation_cache import cache_folder, set_compilation_cache
 
 DAY = 24 * 3600
 
@@ -25,18 +25,18 @@ def settings(tmp_path, monkeypatch):
 
 
 def test_programs_are_kept_in_the_users_cache_folder(tmp_path):
-    use_compilation_cache()
+    set_compilation_cache(True)
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "cache" / "jaxseg" / "programs")
     assert cache_folder().is_dir()
 
 
 def test_settings_of_jax_come_first(tmp_path):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "mine"))
-    use_compilation_cache()
+    set_compilation_cache(True)
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "mine")
     jax.config.update("jax_compilation_cache_dir", None)
     jax.config.update("jax_enable_compilation_cache", False)
-    use_compilation_cache()
+    set_compilation_cache(True)
     assert jax.config.jax_compilation_cache_dir is None
 
 
@@ -46,13 +46,16 @@ def test_programs_that_were_not_used_for_long_are_deleted():
     for name, days in (("old", 31), ("new", 29)):
         (folder / name).write_bytes(b"")
         os.utime(folder / name, (time.time() - days * DAY,) * 2)
-    use_compilation_cache()
-    assert [file.name for file in folder.iterdir()] == ["new"]
+    (folder / "folder of JAX").mkdir()
+    os.utime(folder / "folder of JAX", (0, 0))
+    set_compilation_cache(True)
+    assert sorted(file.name for file in folder.iterdir()) == ["folder of JAX", "new"]
+    assert jax.config.jax_compilation_cache_dir == str(folder)
 
 
 def test_without_a_folder_nothing_is_kept(tmp_path, monkeypatch):
     (tmp_path / "cache").write_text("a file")
-    use_compilation_cache()
+    set_compilation_cache(True)
     assert jax.config.jax_compilation_cache_dir is None
 
     def no_home():
@@ -60,7 +63,7 @@ def test_without_a_folder_nothing_is_kept(tmp_path, monkeypatch):
 
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(compilation_cache.pathlib.Path, "home", no_home)
-    use_compilation_cache()
+    set_compilation_cache(True)
     assert jax.config.jax_compilation_cache_dir is None
 
 
@@ -68,3 +71,6 @@ def test_without_a_folder_nothing_is_kept(tmp_path, monkeypatch):
 def test_the_commands_keep_programs_unless_told_not_to(tmp_path, flags, kept):
     assert main(["eval", str(tmp_path), *flags]) == 1  # no workdir
     assert (jax.config.jax_compilation_cache_dir is not None) == kept
+    assert (
+        jax.config.jax_enable_compilation_cache == kept
+    )  # also where JAX's settings name a folder
