@@ -1,18 +1,13 @@
 """Sphinx builds the documentation with this file: `./scripts/docs`."""
 
-import pathlib
-import shutil
-
 from docutils import nodes
 
 import jaxseg
 
-_HERE = pathlib.Path(__file__).resolve().parent
-
 project = "jaxseg"
 author = "the jaxseg authors"
 release = jaxseg.__version__
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
 exclude_patterns = ["_build"]
 
 html_theme = "sphinx_book_theme"
@@ -24,9 +19,8 @@ html_theme_options = {
 }
 html_show_copyright = False
 
-myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
-nb_execution_mode = "off"  # the notebooks are stored with their outputs; tests execute them
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
@@ -63,16 +57,3 @@ def setup(app) -> None:
     """Register the changes; that of docstrings before napoleon's."""
     app.connect("autodoc-process-docstring", _change_docstring, priority=400)
     app.connect("doctree-resolved", _name_arrays)
-
-
-def _copy_notebooks() -> None:
-    """Copy the notebooks below this folder, where Sphinx looks for its sources."""
-    notebooks = _HERE.parent / "experiments" / "notebooks"
-    target = _HERE / "notebooks"
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir()
-    for file in sorted(notebooks.glob("*.ipynb")):
-        shutil.copy(file, target)
-
-
-_copy_notebooks()

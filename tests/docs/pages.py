@@ -18,7 +18,7 @@ PAGES = sorted(
     for path in [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]
     if "_build" not in path.parts
 )
-LANGUAGES = ("python", "bash", "console", "text", "{toctree}", "{automodule}", "{eval-rst}")
+LANGUAGES = ("python", "bash", "console", "text", "{toctree}", "{eval-rst}")
 """What a block may be: code that runs, lines that are parsed only, text, or a part of the page."""
 
 

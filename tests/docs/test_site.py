@@ -10,11 +10,12 @@ import pytest
 from tests.conftest import ROOT
 
 
-@pytest.mark.skipif(importlib.util.find_spec("sphinx") is None, reason="Sphinx is not installed")
+@pytest.mark.skipif(
+    importlib.util.find_spec("sphinx") is None, reason="needs the extra docs (Sphinx)"
+)
 def test_the_site_builds_without_a_warning(tmp_path):
     pages = tmp_path / "docs"
-    shutil.copytree(ROOT / "docs", pages, ignore=shutil.ignore_patterns("_build", "notebooks"))
-    shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
+    shutil.copytree(ROOT / "docs", pages, ignore=shutil.ignore_patterns("_build"))
     built = subprocess.run(
         [sys.executable, "-m", "sphinx", "-q", "--fail-on-warning", "--keep-going", "docs", "site"],
         cwd=tmp_path,
