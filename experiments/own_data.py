@@ -6,7 +6,7 @@ Classes, image sizes, anchors and the number of objects are those of the data, a
 check DIR` proposes them; every field can be changed on the command line. DIR is a COCO folder, an
 export of an annotation tool in COCO's format, or a TFDS dataset.
 
-Expected: of 20 fluorescence micrographs of nuclei (256x256) a usable detector in about 10 minutes
+Expected: of 20 fluorescence micrographs of nuclei (256x256) a usable detector in about 6 minutes
 (measured: docs/benchmarks.md). Hardware: 2 CPU cores.
 """
 
