@@ -19,9 +19,9 @@ HEAD = """\
 # Published models
 
 AP is on COCO val2017, mask / box (SOLOv2: mask alone), as the source states it; it has not been
-measured with jaxseg. Given the same weights and pixels the outputs equal the source's:
-`tests/models/test_mask_rcnn_golden.py`
-compares every stage, loss and gradient with torchvision, `test_solov2_golden.py` with MMDetection.
+measured with jaxseg. Given the same weights and pixels the outputs equal the source's
+([Reproduce a paper](reproduce.md)): `tests/models/test_mask_rcnn_golden.py` compares every stage,
+loss and gradient with torchvision, `test_solov2_golden.py` with MMDetection.
 Parameters are counted as the source counts them (AdelaiDet counts no scales of frozen batch norms,
 MMDetection trains them) and tested against these numbers. Multiply-adds are those of one padded
 image of 800x1344 pixels (448x768 for light models), with all proposals, candidates and masks that
@@ -57,6 +57,8 @@ falls on the other side of a ReLU.
 - SOLOv2's cells in the regions of two objects go to the smaller object by default, in any order
   of the objects, and to the last annotation in MMDetection: 3.4 % of the class loss on a case
   with 10 such cells. The configs above have MMDetection's rule, `shared_cells="last"`.
+- Decoded boxes are at most 62.5 times as wide and high as their anchor or proposal, as in all
+  sources; MMDetection also makes them at least 1/62.5 of it.
 - Of an image with more objects than `max_objects`, the largest are kept; in the sources, all.
 
 ## Import
