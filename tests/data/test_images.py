@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
-from jaxseg.data import read_image
+from jaxseg.data import expand_path, is_single, read_image
 from jaxseg.data.images import ImageSizeError, image_size, read_labels
 
 GREY = np.arange(24, dtype=np.uint8).reshape(4, 6) * 10
@@ -320,3 +320,14 @@ def test_label_images_that_change_values_are_refused(tmp_path):
         read_labels(save(tmp_path, image, "a.jpg"))
     with pytest.raises(ValueError, match="Pillow's mode F is no mask"):
         read_labels(save(tmp_path, Image.fromarray(LABELS.astype(np.float32)), "a.tif"))
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path):
+    path = tmp_path / "a[1].png"
+    assert not is_single(path)
+    with pytest.raises(FileNotFoundError, match="no image file matches the pattern"):
+        expand_path(path)
+    path.touch()
+    (tmp_path / "a1.png").touch()  # what the pattern matches
+    assert is_single(path)
+    assert expand_path(path) == [path]
