@@ -1,9 +1,9 @@
 """Write one picture for each augmentation to a folder: the pictures of `docs/augmentation.md`.
 
 The rows are images: two photographs of scikit-image's data (public domain and CC0, annotated in
-`photographs.json` beside this script), and a scene that jaxseg draws. In each row the first panel is
-the image without augmentation; the others are random draws, with boxes and masks as a model gets
-them. Dark grey is padding. Needs `pip install scikit-image`.
+`photographs.json` beside this script), and a scene that jaxseg draws. In each row the first panel
+is the image without augmentation; the others are random draws, with boxes and masks as a model
+gets them. Dark grey is padding. Needs `pip install scikit-image`.
 
     python scripts/draw_augmentations.py OUT
 """

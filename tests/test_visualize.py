@@ -1,5 +1,6 @@
 """Pictures of instances: which object a prediction finds, and where labels go."""
 
+import cv2
 import numpy as np
 import pytest
 from pycocotools import mask as mask_api
@@ -225,3 +226,30 @@ def test_scores_of_one_class_and_of_many_objects_are_written(monkeypatch):
         np.full(count, 0.5),
     )
     assert written == ["0.50"] * count + ["45 instances"]
+
+
+def test_no_label_is_where_the_number_of_instances_is_written(monkeypatch):
+    notes = []
+    monkeypatch.setattr(
+        visualize.draw, "place_labels", lambda *a: notes.append(a[3:]) or place_labels(*a)
+    )
+    black = np.zeros((800, 800, 3), np.uint8)
+    boxes = np.tile([0.0, 790.0, 20.0, 799.0], (40, 1)).astype(np.float32)
+    visualize.draw_instances(black, boxes, np.zeros(40, int), ["cell"], None, np.ones(40))
+    (), (note,) = notes  # some labels found no place, so room was made for a note
+    x1, y1, x2, y2 = note[0]
+    assert (x1, y2) == (0, 800)
+    assert x2 > 100
+    assert y1 > 700
+
+
+def test_a_title_fits_a_narrow_picture(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        visualize.draw.cv2, "putText", lambda bar, text, *a: drawn.append((text, *a[1:3]))
+    )
+    for width in (1, 150, 900):
+        visualize.draw.with_title(np.zeros((1500, width, 3), np.uint8), "image id 12: 3 objects")
+    sizes = [cv2.getTextSize(text, font, scale, 1)[0][0] for text, font, scale in drawn]
+    assert sizes[1] <= 150
+    assert sizes[1] < sizes[2] < 900

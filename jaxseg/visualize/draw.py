@@ -88,9 +88,7 @@ def draw_instances(
         if marks[i] or rles is None or not crowded:
             _draw_box(picture, boxes[i] * scale, colors[i], style.line * (2 if marks[i] else 1))
     texts = [_text(names, scores, labels, marks, i) for i in range(count)]
-    longest = f"{count} instances, {count} without a label"
-    reserved = _note_box(picture, longest) if crowded else np.zeros((0, 4))
-    left_out = _draw_labels(picture, np.asarray(boxes) * scale, texts, colors, style, reserved)
+    left_out = _draw_labels(picture, np.asarray(boxes) * scale, texts, colors, style)
     if crowded or left_out:
         unlabelled = f", {left_out} without a label" if left_out else ""
         _draw_note(picture, f"{count} instances{unlabelled}")
@@ -166,19 +164,21 @@ def _draw_labels(
     texts: Sequence[str],
     colors: Sequence[Color],
     style: _Style,
-    reserved: np.ndarray,
 ) -> int:
-    """Write the texts in black on their instances' colours; return how many find no place."""
+    """Write the texts in black on their instances' colours; return how many find no place.
+
+    No text is where the note of the number of instances goes, if there is one.
+    """
     shown = [i for i, text in enumerate(texts) if text]
     sizes = [cv2.getTextSize(texts[i], _FONT, style.font, style.stroke)[0] for i in shown]
     margin = max(2, round(6 * style.font))
     label_sizes = np.asarray(sizes, int).reshape(-1, 2) + 2 * margin
-    places = place_labels(
-        np.asarray(boxes, np.float32)[shown].reshape(-1, 4),
-        label_sizes,
-        (picture.shape[0], picture.shape[1]),
-        reserved,
-    )
+    labelled = np.asarray(boxes, np.float32)[shown].reshape(-1, 4)
+    picture_size = (picture.shape[0], picture.shape[1])
+    places = place_labels(labelled, label_sizes, picture_size)
+    if len(boxes) > _CROWDED or None in places:
+        longest = f"{len(boxes)} instances, {len(boxes)} without a label"
+        places = place_labels(labelled, label_sizes, picture_size, _note_box(picture, longest))
     for i, place, (width, height) in zip(shown, places, label_sizes.tolist(), strict=True):
         if place is None:
             continue
@@ -209,11 +209,13 @@ def _draw_note(picture: np.ndarray, text: str) -> None:
 
 
 def with_title(picture: np.ndarray, title: str) -> np.ndarray:
-    """Return the picture below a bar with its title."""
+    """Return the picture below a bar with its title, smaller if the picture is narrow."""
     style = _style(picture)
     font, height = style.font * 1.25, round(70 * style.font)
     bar = np.full((height, picture.shape[1], 3), 255, np.uint8)
     corner = (round(20 * style.font), height - round(22 * style.font))
+    (width, _), _ = cv2.getTextSize(title, _FONT, font, style.stroke)
+    font *= min(1.0, max(1, bar.shape[1] - 2 * corner[0]) / max(1, width))
     cv2.putText(bar, title, corner, _FONT, font, (0, 0, 0), style.stroke, cv2.LINE_AA)
     return np.concatenate([bar, picture], axis=0)
 
