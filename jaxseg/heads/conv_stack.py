@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
+from jaxseg.nn.conv import Conv
 from jaxseg.nn.norm import NormKind, make_norm
 from jaxseg.nn.resnet import he_normal
 
@@ -24,7 +25,7 @@ def conv_stack(
     """
     mask = valid[:, None, None, None] & jnp.ones((1, *x.shape[1:3], 1), bool)
     for number in range(1, num_convs + 1):
-        x = nn.Conv(
+        x = Conv(
             channels,
             (3, 3),
             padding=1,

@@ -3,6 +3,7 @@
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
+from jaxseg.nn.conv import Conv
 from jaxseg.nn.norm import GroupNorm
 from jaxseg.nn.padding import zero_outside
 
@@ -21,7 +22,7 @@ class ConvGN(nn.Module):
     def __call__(
         self, x: Float[Array, "B h w _"], mask: Bool[Array, "B h w 1"]
     ) -> Float[Array, "B h w _channels"]:
-        conv = nn.Conv(
+        conv = Conv(
             self.channels,
             (self.size, self.size),
             padding=self.size // 2,

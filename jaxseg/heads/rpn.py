@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxseg import losses, ops
 from jaxseg.heads.roi_sampling import Proposals
+from jaxseg.nn.conv import Conv
 from jaxseg.nn.fpn import Pyramid
 from jaxseg.nn.padding import extent_mask, level_extent
 from jaxseg.types import Batch, LossTerm
@@ -90,12 +91,10 @@ class RPNHead(nn.Module):
         _, _, _, channels = next(iter(pyramid.values())).shape
         dtype = next(iter(pyramid.values())).dtype
         convs = [
-            nn.Conv(
-                channels, (3, 3), padding=1, kernel_init=init, dtype=dtype, name=f"conv{number}"
-            )
+            Conv(channels, (3, 3), padding=1, kernel_init=init, dtype=dtype, name=f"conv{number}")
             for number in range(1, self.num_convs + 1)
         ]
-        conv1x1 = functools.partial(nn.Conv, kernel_size=(1, 1), kernel_init=init, dtype=dtype)
+        conv1x1 = functools.partial(Conv, kernel_size=(1, 1), kernel_init=init, dtype=dtype)
         logit = conv1x1(self.num_anchors, name="logit")
         delta = conv1x1(4 * self.num_anchors, name="delta")
         logits, deltas = [], []

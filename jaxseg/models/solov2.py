@@ -30,6 +30,7 @@ from jaxseg.heads.dense_tower import ConvGN, DenseTower, tower_init
 from jaxseg.model import Model
 from jaxseg.nn.backbone import BackboneConfig
 from jaxseg.nn.build import build_model
+from jaxseg.nn.conv import Conv
 from jaxseg.nn.fpn import FPN, Pyramid
 from jaxseg.nn.norm import NormKind
 from jaxseg.nn.padding import extent_mask, level_extent, round_up_size
@@ -152,7 +153,7 @@ class SOLOv2Head(nn.Module):
         prior = nn.initializers.constant(-math.log((1 - CLASS_PRIOR) / CLASS_PRIOR))
 
         def output(channels: int, name: str, **bias: Any) -> nn.Conv:
-            return nn.Conv(
+            return Conv(
                 channels, (3, 3), padding=1, kernel_init=tower_init, dtype=dtype, name=name, **bias
             )
 

@@ -12,6 +12,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from jaxseg.nn.backbone import FeatureMaps
+from jaxseg.nn.conv import Conv
 from jaxseg.nn.norm import NormKind, make_norm
 from jaxseg.nn.padding import extent_mask, level_extent, zero_outside
 
@@ -41,7 +42,7 @@ class FPN(nn.Module):
     @nn.compact
     def __call__(self, maps: FeatureMaps, padded_size: Int[Array, "B 2"], train: bool) -> Pyramid:
         def layer(x: Array, size: int, stride: int, level_stride: int, name: str) -> Array:
-            x = nn.Conv(
+            x = Conv(
                 self.channels,
                 (size, size),
                 strides=(stride, stride),

@@ -16,6 +16,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxseg.nn.backbone import FeatureMaps
+from jaxseg.nn.conv import Conv
 from jaxseg.nn.norm import NormKind, make_norm
 from jaxseg.nn.padding import extent_mask, level_extent, zero_outside
 
@@ -72,7 +73,7 @@ def conv(
     Call it in a module's compact method.
     """
     pad = size // 2
-    layer = nn.Conv(
+    layer = Conv(
         features,
         (size, size),
         strides=(stride, stride),

@@ -1,0 +1,106 @@
+"""Convolutions: the definition, their gradients, and the way each platform computes them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from jaxseg.nn import conv
+from jaxseg.nn.conv import Conv, convolve
+from tests.oracles import conv as oracle
+
+CASES = [
+    # batch, height, width, channels, outputs, kernel, strides, pads, groups
+    (2, 5, 7, 3, 4, (1, 1), (1, 1), ((0, 0), (0, 0)), 1),
+    (2, 6, 5, 3, 4, (1, 1), (2, 2), ((0, 0), (0, 0)), 1),
+    (1, 4, 5, 2, 3, (1, 1), (1, 1), ((1, 0), (0, 2)), 1),
+    (2, 9, 5, 3, 4, (3, 3), (1, 1), ((1, 1), (1, 1)), 1),
+    (5, 4, 4, 3, 2, (3, 3), (1, 1), ((1, 1), (1, 1)), 1),
+    (1, 6, 8, 2, 3, (3, 1), (1, 1), ((2, 0), (0, 1)), 1),
+    (1, 7, 6, 2, 3, (2, 2), (1, 1), ((0, 0), (0, 0)), 1),
+    (1, 9, 8, 3, 4, (7, 7), (2, 2), ((3, 3), (3, 3)), 1),
+    (2, 6, 6, 3, 4, (3, 3), (2, 2), ((1, 1), (1, 1)), 1),
+    (1, 5, 6, 4, 6, (3, 3), (1, 1), ((1, 1), (1, 1)), 2),
+    (1, 5, 6, 4, 6, (1, 1), (1, 1), ((0, 0), (0, 0)), 2),
+]
+
+
+def make(batch, height, width, channels, outputs, size, groups=1):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(batch, height, width, channels)).astype(np.float32)
+    kernel = rng.normal(size=(*size, channels // groups, outputs)).astype(np.float32)
+    return jnp.asarray(x), jnp.asarray(kernel)
+
+
+@pytest.mark.parametrize("part_cells", [1, 13, 40, 4096])
+@pytest.mark.parametrize("case", CASES)
+def test_values_and_gradients_are_those_of_the_definition(case, part_cells, monkeypatch):
+    *shape, size, strides, pads, groups = case
+    monkeypatch.setattr(conv, "PART_CELLS", part_cells)
+    x, kernel = make(*shape, size, groups)
+
+    def ours(x, kernel):
+        return convolve(x, kernel, strides, pads, groups)
+
+    def theirs(x, kernel):
+        layout = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(
+            x, kernel, strides, pads, dimension_numbers=layout, feature_group_count=groups
+        )
+
+    expected = oracle.convolve(x, kernel, strides, pads, groups)
+    np.testing.assert_allclose(ours(x, kernel), expected, atol=1e-4)
+    cotangent = jnp.asarray(np.random.default_rng(1).normal(size=expected.shape), jnp.float32)
+    found = jax.vjp(ours, x, kernel)[1](cotangent)
+    for a, b in zip(found, jax.vjp(theirs, x, kernel)[1](cotangent), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_gradients_of_bfloat16_are_summed_in_float32(monkeypatch):
+    x, kernel = make(1, 64, 8, 2, 2, (3, 3))
+    cotangent = np.random.default_rng(1).normal(size=(1, 64, 8, 2))
+    pads = ((1, 1), (1, 1))
+    monkeypatch.setattr(conv, "PART_CELLS", 8)  # 64 parts
+
+    def gradient(dtype):
+        arrays = (jnp.asarray(x, dtype), jnp.asarray(kernel, dtype))
+        call = jax.vjp(lambda x, k: convolve(x, k, (1, 1), pads), *arrays)[1]
+        return call(jnp.asarray(cotangent, dtype))[1]
+
+    assert gradient(jnp.bfloat16).dtype == jnp.bfloat16
+    exact = np.asarray(gradient(jnp.float32))
+    error = np.abs(np.asarray(gradient(jnp.bfloat16), np.float32) - exact).max()
+    assert error < 0.01 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize(("size", "products"), [((1, 1), True), ((3, 3), False)])
+def test_only_a_cpu_gets_other_operations_than_xlas(size, products):
+    x, kernel = make(1, 8, 8, 2, 2, size)
+    pads = ((size[0] // 2,) * 2, (size[1] // 2,) * 2)
+
+    def value_and_gradients(x, kernel):
+        result, vjp = jax.vjp(lambda x, k: convolve(x, k, (1, 1), pads), x, kernel)
+        return result, vjp(result)
+
+    def program(platform):
+        traced = jax.jit(value_and_gradients).trace(x, kernel)
+        return traced.lower(lowering_platforms=(platform,)).as_text()
+
+    assert ("dot_general" in program("cpu")) == products
+    for platform in ("tpu", "cuda"):
+        assert "dot_general" not in program(platform)
+        assert program(platform).count("stablehlo.convolution") == 3
+
+
+def test_the_layer_has_flaxs_parameters_and_values():
+    x, _ = make(2, 5, 6, 3, 4, (3, 3))
+    for settings in ({"padding": 1}, {"strides": (2, 2)}, {"padding": "VALID", "use_bias": False}):
+        ours, flaxs = Conv(4, (3, 3), **settings), nn.Conv(4, (3, 3), **settings)
+        variables = flaxs.init(jax.random.key(0), x)
+        assert jax.tree.all(
+            jax.tree.map(lambda a, b: (a == b).all(), variables, ours.init(jax.random.key(0), x))
+        )
+        np.testing.assert_allclose(ours.apply(variables, x), flaxs.apply(variables, x), atol=1e-5)
+    with pytest.raises(ValueError, match=r"no dilation or precision: use flax\.linen\.Conv"):
+        Conv(4, (3, 3), kernel_dilation=2).init(jax.random.key(0), x)
