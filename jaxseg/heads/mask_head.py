@@ -7,7 +7,8 @@ Terms:
 """
 
 import dataclasses
-from typing import Literal
+import functools
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +18,10 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxseg import losses, ops
 from jaxseg.heads.conv_stack import conv_stack
 from jaxseg.heads.roi_sampling import RoIs
+from jaxseg.model import Variables
 from jaxseg.nn.norm import NormKind
 from jaxseg.nn.resnet import he_normal
+from jaxseg.nn.used_rows import sum_over_used
 from jaxseg.types import Batch, BoxCrops, ImageMasks, LossTerm
 
 ROUNDING = 1e-4
@@ -91,16 +94,55 @@ class MaskHead(nn.Module):
         return x.reshape(count, 2 * height, 2 * width, self.outputs)
 
 
+class MaskSamples(NamedTuple):
+    """What the mask head learns from in each RoI slot, all images on one axis."""
+
+    targets: Float[Array, "R S S"]
+    labels: Int[Array, " R"]
+    positive: Bool[Array, " R"]
+
+
+def mask_samples(config: MaskHeadConfig, rois: RoIs, batch: Batch) -> MaskSamples:
+    """Return each RoI's target mask and class."""
+    labels = jax.vmap(lambda values, index: values[index])(batch.labels, rois.gt_index)
+    targets = mask_targets(config, rois, batch, 2 * config.pooler_resolution)
+    return MaskSamples(targets, labels.reshape(-1), rois.positive.reshape(-1))
+
+
 def mask_loss(
-    config: MaskHeadConfig, logits: Float[Array, "BF S S _outputs"], rois: RoIs, batch: Batch
+    head: MaskHead,
+    pooled: Float[Array, "R p p D"],
+    samples: MaskSamples,
 ) -> LossTerm:
-    """Compute binary cross-entropy on the true class's mask, averaged over each RoI's pixels."""
-    targets = mask_targets(config, rois, batch, logits.shape[1]).astype(logits.dtype)
-    labels = jax.vmap(lambda values, index: values[index])(batch.labels, rois.gt_index).reshape(-1)
-    class_logits = select_class_mask(config, logits, labels)  # [B F, S, S]
-    loss = losses.sigmoid_cross_entropy(class_logits, targets).mean((1, 2))
-    positive = rois.positive.reshape(-1)
-    return LossTerm(jnp.where(positive, loss, 0).sum(), positive.sum().astype(logits.dtype))
+    """Compute binary cross-entropy on the true class's mask, averaged over each RoI's pixels.
+
+    Slots without a positive RoI are not computed where that saves time (`nn.used_rows`).
+    """
+    if head.norm == "sync_batch":  # its statistics are those of all RoIs of the global batch
+        logits = head(pooled, samples.positive, train=True)
+        total = mask_loss_total(head.config, logits, samples)
+    else:
+        layers, variables = head.unbind()
+        total = sum_over_used(
+            functools.partial(_head_and_loss, layers), variables, pooled, samples, samples.positive
+        )
+    return LossTerm(total, samples.positive.sum().astype(total.dtype))
+
+
+def _head_and_loss(
+    layers: MaskHead, variables: Variables, pooled: Array, samples: MaskSamples
+) -> Float[Array, ""]:
+    logits = layers.apply(variables, pooled, samples.positive, train=True)
+    return mask_loss_total(layers.config, logits, samples)
+
+
+def mask_loss_total(
+    config: MaskHeadConfig, logits: Float[Array, "R S S _outputs"], samples: MaskSamples
+) -> Float[Array, ""]:
+    """Return the sum of the positive RoIs' losses."""
+    class_logits = select_class_mask(config, logits, samples.labels)  # [R, S, S]
+    loss = losses.sigmoid_cross_entropy(class_logits, samples.targets.astype(logits.dtype))
+    return jnp.where(samples.positive, loss.mean((1, 2)), 0).sum()
 
 
 def mask_targets(

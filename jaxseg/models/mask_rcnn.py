@@ -13,7 +13,13 @@ from jaxtyping import Array, Int
 
 from jaxseg.heads import rcnn
 from jaxseg.heads.box_head import BoxHead, BoxHeadConfig
-from jaxseg.heads.mask_head import MaskHead, MaskHeadConfig, detection_masks, mask_loss
+from jaxseg.heads.mask_head import (
+    MaskHead,
+    MaskHeadConfig,
+    detection_masks,
+    mask_loss,
+    mask_samples,
+)
 from jaxseg.heads.roi_pooler import RoIAlignConfig, pool_rois
 from jaxseg.heads.roi_sampling import RoIs, sample_rois
 from jaxseg.heads.rpn import RPNConfig, RPNHead
@@ -146,8 +152,8 @@ def roi_losses(net: MaskRCNN, pyramid: Pyramid, rois: RoIs, batch: Batch) -> dic
     pooled = pool_rois(
         config.roi_align, pyramid, positives.boxes, padded_size, config.mask.pooler_resolution
     )
-    logits = net.mask_head(pooled, positives.positive.reshape(-1), train=True)
-    return terms | {"mask": mask_loss(config.mask, logits, positives, batch)}
+    samples = mask_samples(config.mask, positives, batch)
+    return terms | {"mask": mask_loss(net.mask_head, pooled, samples)}
 
 
 def _predict(net: MaskRCNN, images: Array, image_size: Int[Array, "B 2"]) -> Detections:

@@ -7,7 +7,7 @@ import pytest
 
 from jaxseg import ops
 from jaxseg.heads.box_head import RoIs
-from jaxseg.heads.mask_head import MaskHeadConfig, mask_loss, mask_targets
+from jaxseg.heads.mask_head import MaskHeadConfig, mask_loss_total, mask_samples, mask_targets
 from jaxseg.models.mask_rcnn import MaskRCNNConfig
 from jaxseg.nn.resnet import ResNet, ResNetConfig
 from jaxseg.zoo import RESNETS
@@ -126,11 +126,10 @@ def test_mask_loss_of_a_perfect_prediction_is_zero():
         batch.masks[0], frames, frames[:2], jnp.asarray([0, 1]), size=MASK_SIZE
     )
     logits = jnp.where(target[..., None] >= 0.5, 40.0, -40.0) * jnp.ones((1, 1, 1, 3))
-    term = mask_loss(MaskHeadConfig(), logits, rois, batch)
-    assert float(term.count) == 1
-    assert float(term.total) < 1e-6
-    wrong = mask_loss(MaskHeadConfig(), -logits, rois, batch)
-    np.testing.assert_allclose(wrong.total, 40, rtol=1e-5)
+    config = MaskHeadConfig(pooler_resolution=MASK_SIZE // 2)
+    samples = mask_samples(config, rois, batch)
+    assert float(mask_loss_total(config, logits, samples)) < 1e-6
+    np.testing.assert_allclose(mask_loss_total(config, -logits, samples), 40, rtol=1e-5)
 
 
 @pytest.mark.parametrize("size", [14, 28])
