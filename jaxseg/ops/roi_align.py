@@ -16,6 +16,7 @@ is one gather of whole rows of C channels from the list of cells, and its gradie
 scatter-add.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping
@@ -283,15 +284,32 @@ def _pool_backward(
     """Add the gradients of all taps into one array.
 
     JAX's own gradient makes an array as large as all maps for every pair of taps and adds them up:
-    up to twice the time on large maps.
+    up to twice the time on large maps. On a CPU the taps are in a loop, whose body XLA computes in
+    place: twice as fast as a scatter-add for each, in a fifteenth of the memory.
     """
     cells, taps_y, taps_x = saved
 
-    def add(total: Array, index: Array, weight: Array) -> Array:
-        update = gradient * weight[..., None]
-        return total.at[index].add(update, mode="promise_in_bounds", wrap_negative_indices=False)
+    def add_to_cells(over_taps: Callable) -> Callable[[Array, Taps, Taps], Array]:
+        def add(total: Array, index: Array, weight: Array, gradient: Array) -> Array:
+            update = gradient * weight[..., None]
+            return total.at[index].add(
+                update, mode="promise_in_bounds", wrap_negative_indices=False
+            )
 
-    return _over_taps(add, jnp.zeros_like(cells), taps_y, taps_x), None, None
+        def sum_all(gradient: Array, taps_y: Taps, taps_x: Taps) -> Array:
+            start = jnp.zeros(cells.shape, cells.dtype)
+            return over_taps(functools.partial(add, gradient=gradient), start, taps_y, taps_x)
+
+        return sum_all
+
+    of_cells = jax.lax.platform_dependent(
+        gradient,
+        taps_y,
+        taps_x,
+        cpu=add_to_cells(_loop_over_taps),
+        default=add_to_cells(_over_taps),
+    )
+    return of_cells, None, None
 
 
 _pool.defvjp(_pool_forward, _pool_backward)
@@ -323,3 +341,22 @@ def _over_taps(
         return jax.lax.fori_loop(0, taps_x.used, lambda x, t: add_sample(t, y, x), total)
 
     return jax.lax.fori_loop(0, taps_y.used, add_row, total)
+
+
+def _loop_over_taps(
+    add: Callable[[Array, Array, Array], Array], total: Array, taps_y: Taps, taps_x: Taps
+) -> Array:
+    """Do the same as `_over_taps`, one pair of taps after the other."""
+    (cell_y, weight_y), (cell_x, weight_x) = (
+        (taps.cell.reshape(*taps.cell.shape[:2], -1), taps.weight.reshape(*taps.cell.shape[:2], -1))
+        for taps in (taps_y, taps_x)
+    )  # [R, bins, S 2]
+    columns = 2 * taps_x.used
+
+    def add_pair(number: Array, total: Array) -> Array:
+        y, x = number // columns, number % columns
+        index = cell_y[:, :, None, y] + cell_x[:, None, :, x]  # [R, oh, ow]
+        weight = weight_y[:, :, None, y] * weight_x[:, None, :, x]
+        return add(total, index, weight)
+
+    return jax.lax.fori_loop(0, 2 * taps_y.used * columns, add_pair, total)
