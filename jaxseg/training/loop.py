@@ -19,6 +19,7 @@ from jaxseg.distributed import allgather_json, process_count, process_index
 from jaxseg.model import Model, Variables
 from jaxseg.parallel import check_batch_size, pmap_step, replicate, shard_map_step, to_global
 from jaxseg.training.checkpoint import Checkpoints, checksum, rename_to_backup
+from jaxseg.training.compilations import CompilationCounter
 from jaxseg.training.evaluator import Evaluator, Validate
 from jaxseg.training.lock import workdir_lock
 from jaxseg.training.nonfinite import NonFiniteSteps
@@ -149,6 +150,7 @@ def train(
     train_step = _parallel_step(model, config, devices)
     with ExitStack() as stack:
         stack.enter_context(workdir_lock(workdir))
+        compilations = stack.enter_context(CompilationCounter())
         notice = notice or stack.enter_context(handle_signals())
         checkpoints = stack.enter_context(Checkpoints(workdir, config.max_to_keep))
         state = _restore(checkpoints, model, config, data.image_shape)
@@ -186,9 +188,12 @@ def train(
             checkpoints=checkpoints,
             metadata=metadata,
             evaluator=evaluator,
+            compilations=compilations,
         )
         state = steps.run(state, start)
     _log_end(config.steps, evaluator.format_best(), workdir, already=finished)
+    if process_index() == 0 and not finished:
+        _LOG.info("%s", compilations.count())
     return state
 
 
@@ -226,14 +231,21 @@ class _Steps:
     checkpoints: Checkpoints
     metadata: Mapping[str, Any]
     evaluator: Evaluator
+    compilations: CompilationCounter
 
     def run(self, state: TrainState, start: int) -> TrainState:
         """Return the state after the last step."""
         pending: Metrics | None = None  # of the previous step, perhaps still being computed
+        buckets: set[tuple[int, ...]] = set()
         for step in range(start, self.config.steps):
             batch, started = self._next_batch(step, state, pending), time.monotonic()
-            self.progress.show_compilation(batch.images.shape[1:3])
+            bucket, compiled = batch.images.shape[1:3], self.compilations.count_in_thread()
+            self.progress.show_compilation(bucket)
             state, metrics, noticed = self.train_step(state, batch, bool(self.notice.reason))
+            again = self.compilations.count_in_thread().since(compiled)
+            if again.programs and bucket in buckets:
+                _LOG.warning("step %d: %s, although its bucket had been compiled", step + 1, again)
+            buckets.add(bucket)
             if step == start:
                 self.progress.show_first_step(step + 1, metrics["loss"], started)
             # To read metrics is to wait for their step. Those of the previous step are read while

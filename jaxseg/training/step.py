@@ -41,7 +41,14 @@ class TrainState(NamedTuple):
 
 def init_variables(model: Model, image_shape: tuple[int, ...], seed: int) -> Variables:
     """Return the model's random variables of a seed."""
-    return jax.jit(model.init, static_argnums=1)(jax.random.key(seed), image_shape)
+
+    def init(key: Array) -> Variables:
+        # Values made of Python's numbers are weakly typed at first and no longer after a step,
+        # which would compile the step twice.
+        variables = model.init(key, image_shape)
+        return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), variables)
+
+    return jax.jit(init)(jax.random.key(seed))
 
 
 def init_state(

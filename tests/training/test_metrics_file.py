@@ -5,6 +5,7 @@ import errno
 import json
 import math
 import pathlib
+import re
 import shutil
 
 import pytest
@@ -137,6 +138,9 @@ def test_the_run_says_what_it_compiles_and_how_it_ends(tmp_path, capsys, log):
     assert sum(line.startswith("compiling") for line in printed) == 1
     assert "step 6 has the best segm/AP so far (0.500)" in log()
     assert f"finished: 12 steps, best segm/AP 0.500 at step 6, in {tmp_path}\n" in log()
+    programs = int(re.search(r"compiled (\d+) programs in \d+ s", log())[1])
+    assert programs >= 1
+    assert "although" not in log()
     run(tmp_path, CONFIG, validate=Validate())
     assert "was finished already: 12 steps, best segm/AP 0.500 at step 6, in " in log()
     assert not capsys.readouterr().out
