@@ -42,17 +42,24 @@ def read(files: SourceFiles) -> ImportedData:
         raise FileNotFoundError(f"{files.source} has no data.yaml with `names`")
     config = _read_yaml(path)
     names = _class_names(path, config.get("names"))
+    if config.get("kpt_shape"):  # such a line of an even count of numbers would look like a polygon
+        raise ValueError(
+            f"{path} has `kpt_shape`: its labels are boxes with keypoints, not masks; export "
+            "segmentation labels"
+        )
     base = _base_folder(files, path, config.get("path"))
     splits: dict[str, list[ImportedImage]] = {}
     for split in _SPLITS:
         value = config.get(split)
         if value in (None, "", []):
             continue
-        images = [
-            _read_image(files, image, names)
-            for entry in (value if isinstance(value, list) else [value])
-            for image in _image_paths(files, path, base, split, entry)
-        ]
+        paths: dict[pathlib.Path, None] = {}
+        for entry in value if isinstance(value, list) else [value]:
+            for image in _image_paths(files, path, base, split, entry):
+                if image in paths:
+                    files.losses.add(f"image that {split} lists again", files.name_of(image))
+                paths[image] = None
+        images = [_read_image(files, image, names) for image in paths]
         splits[split] = [image for image in images if image is not None]
     if not splits:
         raise ValueError(f"{path} names no images: it needs train and val")

@@ -64,6 +64,7 @@ def test_yolo_lines_that_are_no_polygons_are_counted(tmp_path, capsys):
         ("names: [a]\n", "names no images: it needs train and val"),
         ("names: [a\ntrain: images", "is not valid YAML"),
         ("names: !!python/object/apply:os.system ['x']\n", "is not valid YAML"),
+        ("train: images\nnames: [a, b]\nkpt_shape: [4, 3]\n", "boxes with keypoints, not masks"),
         ("- names: [a]\n", "does not hold a YAML mapping"),
         ("train: ../../up\nnames: [a, b]\n", "path outside the source"),
     ],
@@ -93,3 +94,12 @@ def test_yolo_splits_are_folders_lists_and_text_files(tmp_path, capsys):
     assert "split val: 1 images, 5 objects" in printed
     assert "1 x image that is missing (images/gone.png)" in printed
     assert len(read(tmp_path / "out")) == 15
+
+
+def test_an_image_that_a_split_lists_twice_is_read_once(tmp_path, capsys):
+    yaml = "train: [images, ./images, list.txt]\nnames: [cell, dot]\n"
+    folder = yolo(tmp_path / "a", [POLYGON], yaml)
+    (folder / "list.txt").write_text("images/0.png\n")
+    annotations, printed = import_one(folder, tmp_path / "out", capsys)
+    assert len(annotations) == 1
+    assert "2 x image that train lists again (images/0.png, images/0.png)" in printed
