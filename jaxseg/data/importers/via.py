@@ -61,8 +61,12 @@ def read(files: SourceFiles) -> ImportedData:
         if image is None:
             continue
         if image.path in images:
+            # A folder often holds a project and the annotations exported from it.
             earlier = images[image.path]
-            image = earlier._replace(objects=[*earlier.objects, *image.objects])
+            added = [item for item in image.objects if item not in earlier.objects]
+            for _ in range(len(image.objects) - len(added)):
+                files.losses.add("region that another entry of the image has too", image.name)
+            image = earlier._replace(objects=[*earlier.objects, *added])
         images[image.path] = image
     names = {item.category for image in images.values() for item in image.objects}
     return ImportedData({NO_SPLIT: list(images.values())}, sorted(names), files.losses)
@@ -185,8 +189,10 @@ def _region_3(entry: dict[str, Any], attributes: dict[str, Any], where: str) -> 
         attribute = attributes.get(aid)
         attribute = attribute if isinstance(attribute, dict) else {}
         options = attribute.get("options")
-        if isinstance(options, dict) and isinstance(value, str):
-            value = options.get(value, value)  # the value of a choice is its key
+        if isinstance(options, dict) and options and isinstance(value, str):
+            # The value of a choice is its key; a checkbox has several, as in "0,2".
+            keys = [value] if value in options else value.split(",")
+            value = {options.get(key, key): True for key in keys if key}
         named[str(attribute.get("aname", aid))] = value
     return _Region(_outline(shape, xy[1:]) if known else None, shape, named, where)
 

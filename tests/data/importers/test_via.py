@@ -89,3 +89,29 @@ def test_via_3_counts_videos_and_metadata_without_images(tmp_path, capsys):
         "1 x polygon with values that are not numbers (project.json: metadata x)",
     ):
         assert line in printed, line
+
+
+def test_a_project_and_its_export_give_each_region_once(tmp_path, capsys):
+    square = {"name": "rect", "x": 2, "y": 2, "width": 10, "height": 5}
+    folder = via(tmp_path / "a", [region({"type": "a"}, **square)] * 2)
+    exported = json.loads((folder / "via.json").read_text())
+    exported["0.png1"]["regions"].append(region({"type": "b"}, **square))
+    exports.write_json(folder / "project.json", {"_via_img_metadata": exported})
+    annotations, printed = import_one(folder, tmp_path / "out", capsys)
+    assert [a["category_id"] for a in annotations] == [1, 1, 2]
+    assert "2 x region that another entry of the image has too (0.png, 0.png)" in printed
+
+
+def test_a_checkbox_of_via_3_with_two_options_is_no_class(tmp_path, capsys):
+    exports.write_via3(tmp_path / "a", 2)
+    content = json.loads((tmp_path / "a" / "project.json").read_text())
+    content["metadata"] |= {
+        "two": {"vid": "0", "xy": [2, 1, 1, 4, 4], "av": {"1": "0,1"}},
+        "one": {"vid": "0", "xy": [2, 1, 1, 4, 4], "av": {"1": "1"}},
+    }
+    exports.write_json(tmp_path / "a" / "project.json", content)
+    annotations, printed = import_one(tmp_path / "a", tmp_path / "out", capsys)
+    assert len(annotations) == 11
+    assert {a["category_id"] for a in annotations} == {1, 2}
+    assert "1 x region without one value of" in printed
+    assert "(project.json: metadata two)" in printed
