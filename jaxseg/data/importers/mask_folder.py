@@ -136,8 +136,11 @@ def _owner(path: pathlib.PurePath, images: dict[str, pathlib.Path]) -> tuple[str
 def _read_image(files: SourceFiles, entry: _Masked) -> ImportedImage | None:
     objects: list[Object] = []
     size = None
-    for mask in entry.masks:
-        found = _read_mask(files, mask)
+    read = [_read_mask(files, mask) for mask in entry.masks]
+    if read and not any(read):  # it would be an image without objects
+        files.losses.add("image without a readable mask, left out", files.name_of(entry.image))
+        return None
+    for mask, found in zip(entry.masks, read, strict=True):
         if found is None:
             continue
         mask_size, own = found

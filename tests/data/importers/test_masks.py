@@ -30,6 +30,7 @@ def test_masks_that_do_not_fit_are_counted(tmp_path, capsys):
         "1 x image of another size than its annotations say",
         "1 x image without a mask, left out (images/2.png)",
         "1 x mask that cannot be read",
+        "1 x image without a readable mask, left out (images/3.png)",
         "JPEG changes the values of a mask: save it as PNG",
     ):
         assert line in printed, line
@@ -46,3 +47,15 @@ def test_palette_masks_are_read_by_index(tmp_path, capsys):
     palette.save(folder / "masks" / "0.png")
     annotations, _ = import_one(folder, tmp_path / "out", capsys)
     assert [a["area"] for a in annotations] == [18, 24]
+
+
+def test_an_image_of_which_no_mask_can_be_read_is_left_out(tmp_path, capsys):
+    labels = np.zeros(exports.SIZE, np.uint8)
+    labels[2:5, 3:9] = 7
+    folder = masked(tmp_path / "a", **{"0": labels})
+    exports.save_image(folder / "images" / "1.png", 1)
+    (folder / "masks" / "1.png").write_bytes(b"no image")
+    annotations, printed = import_one(folder, tmp_path / "out", capsys)
+    assert len(annotations) == 1
+    assert "split train: 1 images" in printed
+    assert "1 x image without a readable mask, left out (images/1.png)" in printed
