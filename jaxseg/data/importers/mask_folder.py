@@ -30,6 +30,14 @@ class _Mask(NamedTuple):
     is_label_image: bool
 
 
+class _Owner(NamedTuple):
+    """An image that a mask may belong to, by its path."""
+
+    key: str
+    category: str
+    is_label_image: bool
+
+
 class _Masked(NamedTuple):
     """An image and the files of its masks."""
 
@@ -99,14 +107,17 @@ def _pair(files: SourceFiles, root: pathlib.Path) -> Iterator[_Masked]:
             files.losses.add("image with the name of another", files.name_of(path))
         else:
             images[key] = path
+    owners = {
+        path: _owners(path.relative_to(root / "masks"), images)
+        for path in list_files(root / "masks", IMAGE_SUFFIXES)
+    }
+    _check_folders(root, owners)
     masks: dict[str, list[_Mask]] = collections.defaultdict(list)
-    for path in list_files(root / "masks", IMAGE_SUFFIXES):
-        owner = _owner(path.relative_to(root / "masks"), images)
-        if owner is None:
-            files.losses.add("mask of no image", files.name_of(path))
+    for path, found in owners.items():
+        if found:
+            masks[found[0].key].append(_Mask(path, found[0].category, found[0].is_label_image))
         else:
-            key, category, is_label_image = owner
-            masks[key].append(_Mask(path, category, is_label_image))
+            files.losses.add("mask of no image", files.name_of(path))
     for key, path in images.items():
         if key in masks or (root / "masks" / key).is_dir():
             yield _Masked(path, masks[key])
@@ -114,8 +125,8 @@ def _pair(files: SourceFiles, root: pathlib.Path) -> Iterator[_Masked]:
             files.losses.add("image without a mask, left out", files.name_of(path))
 
 
-def _owner(path: pathlib.PurePath, images: dict[str, pathlib.Path]) -> tuple[str, str, bool] | None:
-    """Return the image of a mask, its class, and whether it is a label image."""
+def _owners(path: pathlib.PurePath, images: dict[str, pathlib.Path]) -> list[_Owner]:
+    """Return the images that a mask may belong to, the most likely first."""
     without_class = pathlib.PurePath(*path.parts[1:])
     candidates = [
         (path.with_suffix(""), _ONE_CLASS, True),
@@ -127,10 +138,32 @@ def _owner(path: pathlib.PurePath, images: dict[str, pathlib.Path]) -> tuple[str
             (without_class.with_suffix(""), path.parts[0], True),
             (without_class.parent, path.parts[0], False),
         ]
-    for key, category, is_label_image in candidates:
-        if key.as_posix() in images:
-            return key.as_posix(), category, is_label_image
-    return None
+    return [
+        _Owner(key.as_posix(), category, is_label_image)
+        for key, category, is_label_image in candidates
+        if key.as_posix() in images
+    ]
+
+
+def _check_folders(root: pathlib.Path, owners: dict[pathlib.Path, list[_Owner]]) -> None:
+    """Raise ValueError if folders seem to be those of classes, but have the names of images.
+
+    Masks of numbered images in folders of numbered classes would all be given to the images of
+    these numbers.
+    """
+    in_folders = {path: own for path, own in owners.items() if own and not own[0].is_label_image}
+    # A mask that fits no image by its own name shows that the folders are those of images.
+    if not in_folders or any(len(own) == 1 for own in in_folders.values()):
+        return
+    if len({own[1].key for own in in_folders.values()}) > len(
+        {own[0].key for own in in_folders.values()}
+    ):
+        path, (first, second, *_) = next(iter(in_folders.items()))
+        raise ValueError(
+            f"{path} may be a mask of the image {first.key!r}, or of {second.key!r} and the class "
+            f"{second.category!r}: rename the folders in {root / 'masks'}, so that none has the "
+            "name of an image, if they are those of classes; else rename the masks"
+        )
 
 
 def _read_image(files: SourceFiles, entry: _Masked) -> ImportedImage | None:

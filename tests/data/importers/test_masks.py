@@ -1,10 +1,11 @@
 """Folders of masks that do not fit."""
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from tests.data.importers import exports
-from tests.data.importers.imports import import_one
+from tests.data.importers.imports import fails, import_one
 
 
 def masked(folder, image="0.png", **masks):
@@ -59,3 +60,31 @@ def test_an_image_of_which_no_mask_can_be_read_is_left_out(tmp_path, capsys):
     assert len(annotations) == 1
     assert "split train: 1 images" in printed
     assert "1 x image without a readable mask, left out (images/1.png)" in printed
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_folders_of_classes_with_the_names_of_images_are_refused(tmp_path, capsys, nested):
+    labels = np.zeros(exports.SIZE, np.uint8)
+    labels[2:5, 3:9] = 7
+    folder = tmp_path / "a"
+    for i in range(3):
+        exports.save_image(folder / "images" / f"{i}.png", i)
+        for category in range(2):
+            name = f"{i}/x.png" if nested else f"{i}.png"
+            exports.save_mask(folder / "masks" / str(category) / name, labels)
+    error = fails(folder, tmp_path, capsys)
+    assert "may be a mask of the image '0', or of " in error
+    assert "rename the folders" in error
+
+
+def test_folders_of_images_may_have_numbered_masks(tmp_path, capsys):
+    labels = np.zeros(exports.SIZE, np.uint8)
+    labels[2:5, 3:9] = 7
+    folder = tmp_path / "a"
+    for i in range(4):
+        exports.save_image(folder / "images" / f"{i}.png", i)
+    for i, count in enumerate((4, 2, 5)):
+        for number in range(count):
+            exports.save_mask(folder / "masks" / str(i) / f"{number}.png", labels)
+    annotations, _ = import_one(folder, tmp_path / "out", capsys)
+    assert [a["image_id"] for a in annotations] == [1] * 4 + [2] * 2 + [3] * 5
