@@ -38,6 +38,11 @@ def read(files: SourceFiles) -> ImportedData:
     names: list[str] = []
     contents = []
     for split in listed:
+        if split.name in splits:
+            raise ValueError(
+                f"{files.source} has several annotation files for {split.name!r}, one of them "
+                f"{split.annotations}: give the path of one, or remove the others"
+            )
         content = check_file(
             split.annotations,
             *split.images,

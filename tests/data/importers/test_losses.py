@@ -72,3 +72,11 @@ def test_an_image_of_several_splits_is_copied_once(tmp_path, capsys):
     assert run(tmp_path / "a", tmp_path / "out") == 0
     assert sorted(p.name for p in (tmp_path / "out" / "images").iterdir()) == ["0.png", "1.png"]
     assert "split mini_train: 2 images, 10 objects" in capsys.readouterr().out
+
+
+def test_two_annotation_files_of_one_split_are_an_error(tmp_path, capsys):
+    content = exports.coco_content(range(2), "images/{}.png")
+    exports.write_json(tmp_path / "a" / "train.json", content)
+    exports.write_json(tmp_path / "a" / "annotations" / "instances_train.json", content)
+    error = fails(tmp_path / "a", tmp_path, capsys)
+    assert "has several annotation files for 'train'" in error
