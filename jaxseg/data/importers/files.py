@@ -3,7 +3,7 @@
 import json
 import os
 import pathlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from jaxseg.data.images import ImageSizeError, image_size, read_image
@@ -24,6 +24,7 @@ class SourceFiles:
     def __init__(self, source: pathlib.Path, options: Options):
         # Absolute, since a relative root would seem to contain any path that begins with `..`.
         self.source, self.options, self.losses = _absolute(source), options, Losses()
+        self._linked: set[pathlib.Path] = set()
         self.root = self.source if self.source.is_dir() else self.source.parent
         self.images = None if options.images is None else _absolute(options.images.expanduser())
         if self.images is not None and not self.images.is_dir():
@@ -68,6 +69,19 @@ class SourceFiles:
             self.losses.add(_OUTSIDE, where)
         return found
 
+    def list_files(self, folder: pathlib.Path, suffixes: Collection[str]) -> Iterator[pathlib.Path]:
+        """Yield files as `list_files` does, and count the links to folders as lost."""
+        yield from list_files(folder, suffixes, self._lose_link)
+
+    def list_json(self) -> Iterator[pathlib.Path]:
+        """Yield the JSON files of the source, as `json_files` does; count links to folders."""
+        yield from json_files(self.source, self._lose_link)
+
+    def _lose_link(self, path: pathlib.Path) -> None:
+        if path not in self._linked:
+            self._linked.add(path)
+            self.losses.add("link to a folder, not followed", self.name_of(path))
+
     def measure(
         self, path: pathlib.Path, claimed: tuple[int, int] | None = None
     ) -> tuple[int, int] | None:
@@ -103,25 +117,35 @@ def _absolute(path: pathlib.Path) -> pathlib.Path:
     return pathlib.Path(os.path.abspath(path))
 
 
-def list_files(folder: pathlib.Path, suffixes: Collection[str]) -> Iterator[pathlib.Path]:
+def list_files(
+    folder: pathlib.Path,
+    suffixes: Collection[str],
+    on_link: Callable[[pathlib.Path], None] = lambda _: None,
+) -> Iterator[pathlib.Path]:
     """Yield the files with these suffixes in a folder and below, by name; hidden ones are left out.
 
-    Links to folders are not followed.
+    Links to folders are not followed: `on_link` is called with each.
     """
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if name[:1] != ".")
+        for name in folders:
+            path = pathlib.Path(parent, name)
+            if path.is_symlink():
+                on_link(path)
         for name in sorted(names):
             path = pathlib.Path(parent, name)
             if name[:1] != "." and path.suffix.lower() in suffixes:
                 yield path
 
 
-def json_files(source: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yield the JSON files of a source, which may itself be one."""
+def json_files(
+    source: pathlib.Path, on_link: Callable[[pathlib.Path], None] = lambda _: None
+) -> Iterator[pathlib.Path]:
+    """Yield the JSON files of a source, which may itself be one; `on_link` as in `list_files`."""
     if source.is_file():
         yield from [source] if source.suffix.lower() == ".json" else []
     else:
-        yield from list_files(source, {".json"})
+        yield from list_files(source, {".json"}, on_link)
 
 
 def heads(source: pathlib.Path) -> Iterator[str]:

@@ -18,8 +18,6 @@ from jaxseg.data.images import IMAGE_SUFFIXES, decode_image
 from jaxseg.data.importers.files import (
     SourceFiles,
     heads,
-    json_files,
-    list_files,
     read_json,
 )
 from jaxseg.data.importers.objects import (
@@ -42,7 +40,7 @@ def detect(source: pathlib.Path) -> bool:
 def read(files: SourceFiles) -> ImportedData:
     """Read the image of each JSON file. JSON files of other programs are counted as lost."""
     images: dict[pathlib.Path, ImportedImage] = {}
-    for path in json_files(files.source):
+    for path in files.list_json():
         content = read_json(path)
         if not isinstance(content.get("shapes"), list):
             files.losses.add("JSON file without LabelMe's shapes", files.name_of(path))
@@ -55,7 +53,7 @@ def read(files: SourceFiles) -> ImportedData:
         else:
             images[image.path] = image
     if files.source.is_dir():
-        for path in list_files(files.source, IMAGE_SUFFIXES):
+        for path in files.list_files(files.source, IMAGE_SUFFIXES):
             if path not in images:
                 files.losses.add("image without a JSON file, left out", files.name_of(path))
     names = {item.category for image in images.values() for item in image.objects}

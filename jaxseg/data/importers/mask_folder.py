@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from jaxseg.data.coco.layout import ROLES, role_of
 from jaxseg.data.images import IMAGE_SUFFIXES, read_labels
-from jaxseg.data.importers.files import SourceFiles, list_files
+from jaxseg.data.importers.files import SourceFiles
 from jaxseg.data.importers.objects import encode_bitmap, encode_labels
 from jaxseg.data.importers.values import NO_SPLIT, ImportedData, ImportedImage, Object
 
@@ -85,12 +85,12 @@ def _bowl_folders(root: pathlib.Path) -> Iterator[pathlib.Path]:
 
 def _bowl(files: SourceFiles, root: pathlib.Path) -> Iterator[_Masked]:
     for folder in _bowl_folders(root):
-        images = list(list_files(folder / "images", IMAGE_SUFFIXES))
+        images = list(files.list_files(folder / "images", IMAGE_SUFFIXES))
         if len(images) != 1:
             files.losses.add("folder without exactly one image", files.name_of(folder))
             continue
         masks = []
-        for path in list_files(folder / "masks", IMAGE_SUFFIXES):
+        for path in files.list_files(folder / "masks", IMAGE_SUFFIXES):
             inside = path.parent != folder / "masks"
             masks.append(_Mask(path, path.parent.name if inside else _ONE_CLASS, False))
         yield _Masked(images[0], masks)
@@ -101,7 +101,7 @@ def _pair(files: SourceFiles, root: pathlib.Path) -> Iterator[_Masked]:
     if not _is_pair(root):
         return
     images: dict[str, pathlib.Path] = {}
-    for path in list_files(root / "images", IMAGE_SUFFIXES):
+    for path in files.list_files(root / "images", IMAGE_SUFFIXES):
         key = path.relative_to(root / "images").with_suffix("").as_posix()
         if key in images:
             files.losses.add("image with the name of another", files.name_of(path))
@@ -109,7 +109,7 @@ def _pair(files: SourceFiles, root: pathlib.Path) -> Iterator[_Masked]:
             images[key] = path
     owners = {
         path: _owners(path.relative_to(root / "masks"), images)
-        for path in list_files(root / "masks", IMAGE_SUFFIXES)
+        for path in files.list_files(root / "masks", IMAGE_SUFFIXES)
     }
     _check_folders(root, owners)
     masks: dict[str, list[_Mask]] = collections.defaultdict(list)

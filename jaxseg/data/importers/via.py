@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from jaxseg.data.importers.files import SourceFiles, heads, json_files, read_json
+from jaxseg.data.importers.files import SourceFiles, heads, read_json
 from jaxseg.data.importers.objects import check_polygons, ellipse, rectangle
 from jaxseg.data.importers.values import NO_SPLIT, ImportedData, ImportedImage, Object
 
@@ -46,7 +46,7 @@ def detect(source: pathlib.Path) -> bool:
 def read(files: SourceFiles) -> ImportedData:
     """Read the images of all JSON files; others than VIA's are counted as lost."""
     found: list[_File] = []
-    for path in json_files(files.source):
+    for path in files.list_json():
         content = read_json(path)
         if isinstance(content.get("file"), dict) and isinstance(content.get("metadata"), dict):
             found += _read_version_3(files, path, content)

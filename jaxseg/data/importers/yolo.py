@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 
 from jaxseg.data.images import IMAGE_SUFFIXES
-from jaxseg.data.importers.files import SourceFiles, head, list_files, read_text
+from jaxseg.data.importers.files import SourceFiles, head, read_text
 from jaxseg.data.importers.objects import check_polygons
 from jaxseg.data.importers.values import ImportedData, ImportedImage, Object
 
@@ -117,7 +117,7 @@ def _image_paths(
     if target is None:
         return []
     if target.is_dir():
-        return list(list_files(target, IMAGE_SUFFIXES))
+        return list(files.list_files(target, IMAGE_SUFFIXES))
     if target.suffix.lower() != ".txt" or not target.is_file():
         raise FileNotFoundError(f"{path}: {split}: there is no folder or list of images {target}")
     found = []

@@ -80,3 +80,15 @@ def test_two_annotation_files_of_one_split_are_an_error(tmp_path, capsys):
     exports.write_json(tmp_path / "a" / "annotations" / "instances_train.json", content)
     error = fails(tmp_path / "a", tmp_path, capsys)
     assert "has several annotation files for 'train'" in error
+
+
+@pytest.mark.parametrize("name", ["yolo", "labelme", "via 2", "label images"])
+def test_a_link_to_a_folder_is_counted(tmp_path, capsys, name):
+    write, _ = formats.ALL[name]
+    write(tmp_path / "a", 2)
+    below = {"yolo": "train/images", "label images": "images"}
+    folder = tmp_path / "a" / below.get(name, "")
+    (tmp_path / "more").mkdir()
+    (folder / "more").symlink_to(tmp_path / "more")
+    _, printed = import_one(tmp_path / "a", tmp_path / "out", capsys)
+    assert "1 x link to a folder, not followed" in printed
