@@ -35,11 +35,12 @@ def check_output(folder: pathlib.Path) -> None:
 def write_dataset(data: ImportedData, folder: pathlib.Path) -> dict[str, SplitCounts]:
     """Write `<split>.json` for each split, and `images/`; return the counts of each split.
 
-    The folder must be absent or empty, and is filled in one step at the end. Objects whose mask has
-    no pixel are added to the losses. Raises OSError if an image cannot be copied.
+    The folder must be absent or empty, and is filled at the end, the JSON files last. Objects whose
+    mask has no pixel are added to the losses. Raises OSError if an image cannot be copied.
     """
     check_output(folder)
-    partial = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.partial")
+    # Inside, since a mount point, a link and the current folder cannot be replaced.
+    partial = folder / f".{uuid.uuid4().hex}.partial"
     try:
         (partial / "images").mkdir(parents=True)
         copied = _Copied({}, set())
@@ -48,7 +49,8 @@ def write_dataset(data: ImportedData, folder: pathlib.Path) -> dict[str, SplitCo
             content, first_ids = _split_json(data, images, partial / "images", copied, first_ids)
             (partial / f"{split}.json").write_text(json.dumps(content))
             counts[split] = _count(content)
-        partial.replace(folder)
+        for path in (partial / "images", *(partial / f"{split}.json" for split in data.splits)):
+            path.rename(folder / path.name)
         return counts
     finally:
         shutil.rmtree(partial, ignore_errors=True)

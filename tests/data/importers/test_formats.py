@@ -1,6 +1,7 @@
 """The same scenes in every format give the same masks."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -83,6 +84,20 @@ def test_an_output_that_is_not_empty_is_refused_before_reading(tmp_path, capsys)
     assert run(tmp_path / "export", tmp_path / "coco") == 1
     assert "is not empty: choose another --out" in capsys.readouterr().err
     assert [p.name for p in (tmp_path / "coco").iterdir()] == ["mine.txt"]
+
+
+def test_the_output_may_be_a_link_or_the_current_folder(tmp_path, monkeypatch, capsys):
+    exports.write_labelme(tmp_path / "export", 2)
+    for name in ("linked", "current"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to("linked")
+    monkeypatch.chdir(tmp_path / "current")
+    for out in (tmp_path / "link", "."):
+        assert run(tmp_path / "export", out) == 0, capsys.readouterr().err
+    for name in ("linked", "current"):
+        written = sorted(path.name for path in (tmp_path / name).iterdir())
+        assert written == ["images", "train.json", "val.json"]
+    assert sorted(p.name for p in (tmp_path / "current").iterdir()) == sorted(os.listdir("."))
 
 
 def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch, capsys):
