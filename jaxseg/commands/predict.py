@@ -3,7 +3,7 @@
 import itertools
 import os
 import pathlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -11,7 +11,7 @@ import jax
 from jaxseg import data
 from jaxseg.commands.prediction_files import PredictionFiles
 from jaxseg.commands.video import VIDEO_SUFFIXES, Video, VideoWriter, open_video, read_frames
-from jaxseg.detector import Detector, load
+from jaxseg.detector import Detector, load, widen_limits
 from jaxseg.files import check_output_folder, prepare_output_folder
 from jaxseg.instances import Instances
 from jaxseg.terminal import progress_bar
@@ -43,7 +43,8 @@ def predict(
         workdir: the workdir of a run, whose newest checkpoint is used, or an exported file.
         inputs: image files, folders, glob patterns, videos.
         out: the folder for results.
-        threshold: lowest score of the instances that are drawn, and in the dataset and masks.
+        threshold: lowest score of the instances that are drawn, and in the dataset and masks; of
+            all results, if it is below the model's own.
         masks: write label PNGs.
         every: predict on every `every`-th frame of a video.
         batch_size: images that each device predicts on at once.
@@ -52,6 +53,8 @@ def predict(
     for name, value in (("every", every), ("batch-size", batch_size)):
         if value < 1:
             raise ValueError(f"--{name} {value} must be at least 1")
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"--threshold {threshold} must be from 0 to 1")
     check_output_folder(out)
     images, videos = find_inputs(inputs)
     source = data.ImageFiles(images)
@@ -89,13 +92,21 @@ class _Run(NamedTuple):
     threshold: float
     batch_size: int
 
+    def find(self, source: data.ImageFiles) -> Iterator[Instances]:
+        """Yield each image's instances, down to the lower of the model's threshold and ours."""
+        own = self.detector.trained.experiment.model
+        is_lower = widen_limits(own, self.threshold, None) != own
+        return self.detector.predict_each(
+            source, threshold=self.threshold if is_lower else None, batch_size=self.batch_size
+        )
+
     def certain(self, found: Instances) -> Instances:
         """Return the instances that are drawn."""
         return found[found.scores >= self.threshold]
 
     def predict_images(self, source: data.ImageFiles) -> None:
         """Predict on image files, and print a line for each."""
-        predictions = self.detector.predict_each(source, batch_size=self.batch_size)
+        predictions = self.find(source)
         with progress_bar("images") as show_progress:
             for done, found in enumerate(predictions, start=1):
                 certain, stem = self.certain(found), _stem(found.image_id, found.file)
@@ -112,7 +123,7 @@ class _Run(NamedTuple):
         with VideoWriter(self.out / stem, video.frames_per_second / every) as writer:
             while some := list(itertools.islice(frames, chunk)):
                 source = data.ImageFiles([frame for _, frame in some], next_id)
-                for found in self.detector.predict_each(source, batch_size=self.batch_size):
+                for found in self.find(source):
                     number = some[found.image_id - next_id][0]
                     certain = self.certain(found)
                     writer.write(certain.draw())

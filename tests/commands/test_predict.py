@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as mask_api
 
+import jaxseg
 from jaxseg import data, predictor
 from jaxseg.commands import eval as eval_command
 from jaxseg.commands import predict as predict_command
@@ -198,6 +199,28 @@ def test_an_exported_file_predicts_like_its_workdir(workdir, tmp_path):
         assert main(["predict", str(model), str(image), "--out", str(out)]) == 0
         written.append((out / "predictions.json").read_text())
     assert written[0] == written[1]
+
+
+def test_a_threshold_below_the_models_own_finds_what_it_says(workdir, tmp_path, capsys):
+    (image,) = write_images(tmp_path, 1)
+    model, found = tmp_path / "model.safetensors", []
+    assert main(["weights", "export", str(workdir), "--out", str(model)]) == 0
+    everything = jaxseg.load(model).predict(image)
+    assert everything.scores.min() > 0
+    imported = ["weights", "import", str(model), "--out", str(tmp_path / "strict")]
+    highest = str(everything.scores[3])
+    assert main([*imported, "--model.box.score-threshold", highest]) == 0
+    lowest = str((everything.scores[5] + everything.scores[6]) / 2)
+    for threshold in ("0.9", lowest):
+        out = tmp_path / threshold
+        arguments = ["--threshold", threshold, "--out", str(out)]
+        assert main(["predict", str(tmp_path / "strict"), str(image), *arguments]) == 0
+        found.append(len(json.loads((out / "predictions.json").read_text())))
+    assert found == [3, 6]
+    for threshold in ("nan", "50"):
+        arguments = ["predict", str(workdir), str(image), "--out", str(out)]
+        assert main([*arguments, "--threshold", threshold]) == 1
+        assert f"--threshold {float(threshold)} must be from 0 to 1" in capsys.readouterr().err
 
 
 def read_lines(path):
