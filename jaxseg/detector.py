@@ -163,9 +163,14 @@ def widen_limits(config: Any, threshold: float | None, max_detections: int | Non
     """Return a model's config whose own limits leave out nothing that the arguments ask for.
 
     The limits are the fields `score_threshold`, `post_nms_score_threshold` and
-    `detections_per_image` of the config and of its parts, such as the box head.
+    `detections_per_image` of the config and of its parts, such as the box head. Beside more
+    `detections_per_image` there are at least twice as many candidates, `pre_nms_topk`: of fewer,
+    NMS could not keep so many.
     """
     changes: dict[str, Any] = {}
+    is_more = max_detections is not None and max_detections > getattr(
+        config, "detections_per_image", max_detections
+    )
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
@@ -174,6 +179,8 @@ def widen_limits(config: Any, threshold: float | None, max_detections: int | Non
             changes[field.name] = value if threshold is None else min(value, threshold)
         elif field.name == "detections_per_image":
             changes[field.name] = max(value, max_detections or 0)
+        elif field.name == "pre_nms_topk" and is_more:
+            changes[field.name] = max(value, 2 * max_detections)
     return dataclasses.replace(config, **changes)
 
 

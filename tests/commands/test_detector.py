@@ -119,6 +119,7 @@ def test_threshold_and_number_are_arguments(detector, folder):
     assert len(everything) == 8
     assert len(more) == 11
     np.testing.assert_allclose(more.scores[:8], everything.scores, rtol=1e-5)
+    assert len(detector.predict(folder / "b.png", max_detections=50)) == 50
 
 
 def test_limits_are_widened_but_never_narrowed():
@@ -126,7 +127,9 @@ def test_limits_are_widened_but_never_narrowed():
         assert widen_limits(config, None, None) == widen_limits(config, 0.5, 3) == config
     config = widen_limits(tiny_solov2_config(), None, 50)
     assert config.detections_per_image == 50
-    assert widen_limits(tiny_config(), None, 50).box.detections_per_image == 50
+    assert config.pre_nms_topk == 100
+    box = widen_limits(tiny_config(), None, 50).box
+    assert (box.detections_per_image, box.pre_nms_topk) == (50, 100)
 
 
 def test_instances_are_in_the_images_size_and_can_be_selected(detector, folder):
