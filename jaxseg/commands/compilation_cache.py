@@ -12,6 +12,8 @@ import jax
 _LOG = logging.getLogger(__name__)
 _DAYS_KEPT = 30
 """Days after their last use when programs are deleted."""
+_ENDINGS = ("-cache", "-atime")
+"""The endings of the files that JAX writes."""
 
 
 def set_compilation_cache(enabled: bool) -> None:
@@ -45,9 +47,14 @@ def cache_folder() -> pathlib.Path:
 
 
 def _delete_unused(folder: pathlib.Path) -> None:
-    """Delete the programs that were not used for long; folders are JAX's own."""
+    """Delete the programs that were not used for long.
+
+    Other files are left alone: the folder may be a link to one that holds more than programs.
+    """
     oldest = time.time() - _DAYS_KEPT * 24 * 3600
     for file in folder.iterdir():
+        if not file.name.endswith(_ENDINGS):
+            continue
         with contextlib.suppress(FileNotFoundError):  # another process deletes them too
             times = file.stat()
             if file.is_file() and max(times.st_atime, times.st_mtime) < oldest:

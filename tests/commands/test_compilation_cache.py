@@ -43,13 +43,17 @@ def test_settings_of_jax_come_first(tmp_path):
 def test_programs_that_were_not_used_for_long_are_deleted():
     folder = cache_folder()
     folder.mkdir(parents=True)
-    for name, days in (("old", 31), ("new", 29)):
+    for name, days in (("old-cache", 31), ("old-atime", 31), ("new-cache", 29), ("thesis.tex", 31)):
         (folder / name).write_bytes(b"")
         os.utime(folder / name, (time.time() - days * DAY,) * 2)
     (folder / "folder of JAX").mkdir()
     os.utime(folder / "folder of JAX", (0, 0))
     set_compilation_cache(True)
-    assert sorted(file.name for file in folder.iterdir()) == ["folder of JAX", "new"]
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "folder of JAX",
+        "new-cache",
+        "thesis.tex",
+    ]
     assert jax.config.jax_compilation_cache_dir == str(folder)
 
 
