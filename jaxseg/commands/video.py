@@ -17,6 +17,8 @@ VIDEO_SUFFIXES = frozenset((
 _CODECS = (("avc1", ".mp4"), ("mp4v", ".mp4"), ("MJPG", ".avi"))
 """Codecs and containers for writing, the most widely playable first."""
 _DEFAULT_RATE = 25.0
+_MIN_READ = 0.95
+"""Least part of the frames of a header, which is not always exact, that a whole video has."""
 _LOG = logging.getLogger(__name__)
 Frame = UInt8[np.ndarray, "h w 3"]
 
@@ -43,16 +45,25 @@ def open_video(path: pathlib.Path) -> Video:
 
 
 def read_frames(video: Video, every: int = 1) -> Iterator[tuple[int, Frame]]:
-    """Yield the number, from 0, and the RGB pixels of every `every`-th frame."""
+    """Yield the number, from 0, and the RGB pixels of every `every`-th frame.
+
+    A warning is logged at the end if a damaged video has far fewer frames than its header says.
+    """
     with _reader(video.path) as reader:
+        expected = reader.get(cv2.CAP_PROP_FRAME_COUNT)
         number = 0
         while reader.grab():
             if number % every == 0:
                 decoded, frame = reader.retrieve()
                 if not decoded:
-                    return
+                    break
                 yield number, np.ascontiguousarray(frame[..., ::-1])
             number += 1
+    if number < _MIN_READ * expected:
+        _LOG.warning(
+            "%s ends after %d of the %d frames that its header states: it may be damaged",
+            *(video.path, number, expected),
+        )
 
 
 @contextlib.contextmanager

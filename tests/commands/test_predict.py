@@ -148,12 +148,14 @@ def test_annotations_that_training_would_refuse_are_left_out():
         label_map(instances(None, [0.9], [1]))
 
 
-def write_video(path, frames):
+def write_video(path, frames, noise=0):
+    rng = np.random.default_rng(0)
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (48, 32))
     if not writer.isOpened():
         pytest.skip("OpenCV has no codec for the test's video")
     for number in range(frames):
-        writer.write(np.full((32, 48, 3), 20 * number, np.uint8))
+        drawn = 20 * number + rng.integers(0, noise + 1, (32, 48, 3))
+        writer.write(drawn.clip(0, 255).astype(np.uint8))
     writer.release()
 
 
@@ -176,6 +178,17 @@ def test_a_videos_frames_are_numbered_and_drawn(workdir, tmp_path, capsys):
     assert abs(float(frame.mean()) - 180) < 5
     assert main(["data", "check", str(out), "--split", "dataset"]) == 0
     assert not list(out.glob("*partial*"))
+
+
+def test_a_damaged_video_is_reported(tmp_path, caplog):
+    path = tmp_path / "clip.avi"
+    write_video(path, 12, noise=200)
+    assert len(list(read_frames(open_video(path)))) == 12
+    assert not caplog.records
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    count = len(list(read_frames(open_video(path))))
+    assert 0 < count < 11
+    assert f"ends after {count} of the 12 frames that its header states" in caplog.text
 
 
 def test_a_file_that_is_no_video_is_an_error_before_any_work(tmp_path, capsys):
