@@ -18,7 +18,10 @@ from tyro.constructors import (
 )
 
 from jaxseg.commands.parser import format_plainly_without_terminal
+from jaxseg.data import DataConfig, SourceConfig
 from jaxseg.experiment import Experiment
+from jaxseg.models.mask_rcnn import MaskRCNNConfig
+from jaxseg.training.loop import TrainConfig
 
 _REGISTRY = ConstructorRegistry()
 
@@ -88,3 +91,22 @@ def override(
         config=(tyro.conf.AvoidSubcommands,),
         registry=_REGISTRY,
     )
+
+
+def override_source(source: SourceConfig, arguments: Sequence[str]) -> SourceConfig:
+    """Return a dataset with the fields changed that arguments such as `--data.source.images` name.
+
+    An experiment that is made for a dataset reads it before the other fields exist.
+    """
+    own: list[str] = []
+    is_own = False
+    for argument in arguments:
+        if argument.startswith("--"):
+            is_own = argument.startswith("--data.source.")
+        own += [argument] if is_own else []
+    if not own:
+        return source
+    config = DataConfig(source, buckets=((64, 64),))
+    return override(
+        Experiment(MaskRCNNConfig(num_classes=1), config, TrainConfig()), own
+    ).data.source

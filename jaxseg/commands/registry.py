@@ -46,12 +46,14 @@ def _train(command: flags.Train, overrides: Sequence[str]) -> Run:
     from jaxseg.commands import train as train_command
     from jaxseg.commands.dry_run import dry_run
     from jaxseg.commands.experiments import describe, find_experiment
-    from jaxseg.commands.override import override
+    from jaxseg.commands.override import override, override_source
     from jaxseg.data import folder_config
     from jaxseg.experiment import load_experiment
 
     file = find_experiment(command.experiment)
-    source = None if command.data is None else folder_config(command.data)
+    source = None
+    if command.data is not None:
+        source = override_source(folder_config(command.data), overrides)
     experiment = override(
         load_experiment(file, source),
         overrides,

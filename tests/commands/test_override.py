@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from jaxseg.commands.demo import MASK_RCNN as EXPERIMENT
-from jaxseg.commands.override import override
-from jaxseg.data import Augmentation, ScaleJitter
+from jaxseg.commands.override import override, override_source
+from jaxseg.data import Augmentation, CocoFolder, ScaleJitter
 
 
 def test_fields_can_be_overridden_at_any_depth():
@@ -65,3 +65,14 @@ def test_help_shows_the_fields_with_their_defaults(capsys):
     assert "jaxseg train demo.py" in printed
     assert "--model.backbone.depth {18,34,50,101}" in printed
     assert "(default: 1800)" in printed
+
+
+def test_a_dataset_is_changed_before_an_experiment_is_made_for_it():
+    source = CocoFolder("mine")
+    arguments = (
+        "--train.steps 5 --data.source.ignore-issues box-far polygon-far --data.min-size None "
+        "--data.source.images=photos"
+    )
+    changed = override_source(source, arguments.split())
+    assert changed == CocoFolder("mine", ignore_issues=("box-far", "polygon-far"), images="photos")
+    assert override_source(source, ["--train.steps", "5", "--help"]) is source
