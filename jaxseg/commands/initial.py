@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from jaxseg import predictor, zoo
+from jaxseg import predictor, weights_file, zoo
 from jaxseg.commands.settings import changed_fields, flatten
 from jaxseg.data.coco.categories import coco_categories
 from jaxseg.experiment import Experiment, config_modules, to_json
@@ -106,16 +106,16 @@ def initial_variables(
 
 
 def read_origin(path: pathlib.Path, experiment: Experiment) -> Origin:
-    """Read the detector to start from: a workdir, or a published checkpoint of the same model.
+    """Read the detector to start from: a workdir, or a file of weights of the same model.
 
     Of a workdir the newest checkpoint is read, with the EMA of the parameters if it keeps one.
     Raises ValueError or FileNotFoundError if it cannot be read.
     """
     if not path.is_dir():
-        # Only arrays of the model's number of classes fit, and a file does not name its classes.
-        categories = coco_categories(experiment.model.num_classes)
-        arrays = zoo.load_fitting(path, experiment.model)
-        return Origin(arrays, [category.name for category in categories])
+        names = weights_file.read_class_names(path)
+        if names is None:  # published weights, of which only those of as many classes fit
+            names = [category.name for category in coco_categories(experiment.model.num_classes)]
+        return Origin(zoo.load_fitting(path, experiment.model), names)
     trained = predictor.restore(path, allow_modules=config_modules(experiment))
     before, now = (flatten(to_json(e.model)) for e in (trained.experiment, experiment))
     changed = changed_fields(before, now, ["num_classes"])

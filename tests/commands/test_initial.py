@@ -48,6 +48,14 @@ def test_with_the_same_classes_all_arrays_are_taken(random_variables, origin):
     assert jax.tree.structure(values) == jax.tree.structure(random_variables)
 
 
+def test_an_exported_file_knows_its_classes(workdir, tmp_path, origin):
+    path = tmp_path / "model.safetensors"
+    assert main(["weights", "export", str(workdir), "--out", str(path)]) == 0
+    exported = read_origin(path, EXPERIMENT)
+    assert exported.class_names == origin.class_names == NAMES
+    assert exported.arrays.keys() == origin.arrays.keys()
+
+
 @pytest.mark.parametrize("names", [NAMES[::-1], ["disc", "cat", "star", "ring", "dog"]])
 def test_with_other_classes_the_arrays_of_each_class_are_new(random_variables, origin, names):
     values, transfer = fit(random_variables, origin, EXPERIMENT.model, names)
