@@ -168,9 +168,8 @@ def widen_limits(config: Any, threshold: float | None, max_detections: int | Non
     NMS could not keep so many.
     """
     changes: dict[str, Any] = {}
-    is_more = max_detections is not None and max_detections > getattr(
-        config, "detections_per_image", max_detections
-    )
+    wanted = max_detections or 0
+    is_more = wanted > getattr(config, "detections_per_image", wanted)
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
@@ -178,9 +177,9 @@ def widen_limits(config: Any, threshold: float | None, max_detections: int | Non
         elif field.name in ("score_threshold", "post_nms_score_threshold"):
             changes[field.name] = value if threshold is None else min(value, threshold)
         elif field.name == "detections_per_image":
-            changes[field.name] = max(value, max_detections or 0)
+            changes[field.name] = max(value, wanted)
         elif field.name == "pre_nms_topk" and is_more:
-            changes[field.name] = max(value, 2 * max_detections)
+            changes[field.name] = max(value, 2 * wanted)
     return dataclasses.replace(config, **changes)
 
 
