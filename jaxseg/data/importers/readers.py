@@ -105,7 +105,11 @@ def _divide(
             folder = image.name.partition("/")[0]
             splits.setdefault(folder if role_of(folder) in ROLES else NO_SPLIT, []).append(image)
         if NO_SPLIT in splits:
-            return _divide_by_seed(images, options)
+            divided, note = _divide_by_seed(images, options)
+            mixed = sorted(splits.keys() - {NO_SPLIT})
+            if mixed:
+                note += f" (the folders {', '.join(mixed)} too, since other images are beside them)"
+            return divided, note
         note = "splits: the folders of the images"
     else:
         note = ""

@@ -55,6 +55,15 @@ def test_counts_and_splits_are_printed(tmp_path, capsys):
     assert (tmp_path / "coco" / "images" / "a" / "1.png").is_file()
 
 
+def test_folders_of_splits_beside_other_images_are_named(tmp_path, capsys):
+    for i, part in enumerate(("train", "test", "more")):
+        exports.write_json(tmp_path / "a" / part / f"{i}.json", exports.labelme_content(i))
+        exports.save_image(tmp_path / "a" / part / f"{i}.png", i)
+    assert run(tmp_path / "a", tmp_path / "out") == 0
+    printed = capsys.readouterr().out
+    assert "(the folders test, train too, since other images are beside them)" in printed
+
+
 def test_ids_are_unique_over_the_splits_and_categories_the_same(tmp_path):
     exports.write_roboflow(tmp_path / "export", 4)
     assert run(tmp_path / "export", tmp_path / "coco") == 0
