@@ -157,7 +157,8 @@ def _write_image(instances: Instances, folder: pathlib.Path, stem: str) -> str:
     if instances.file is None:
         _write_encoded(folder / name, instances.image[..., ::-1])
         return name
-    target = instances.file.absolute()
+    # `..` after a link to a folder is the parent of the folder that the link names.
+    target = instances.file.parent.resolve() / instances.file.name
     with atomic_write(folder / name) as partial:
         try:
             partial.symlink_to(os.path.relpath(target, folder.resolve()))

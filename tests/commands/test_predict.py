@@ -1,5 +1,6 @@
 """`jaxseg predict`: overlays and COCO results of image files."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -17,7 +18,7 @@ from jaxseg.commands import eval as eval_command
 from jaxseg.commands import predict as predict_command
 from jaxseg.commands import weights as weights_command
 from jaxseg.commands.cli import main
-from jaxseg.commands.prediction_files import dataset_annotations, label_map
+from jaxseg.commands.prediction_files import PredictionFiles, dataset_annotations, label_map
 from jaxseg.commands.video import open_video, read_frames
 from jaxseg.evaluation import Prediction, coco
 from jaxseg.instances import Instances
@@ -146,6 +147,18 @@ def test_annotations_that_training_would_refuse_are_left_out():
     assert box["segmentation"] == [[1, 1, 9, 1, 9, 9, 1, 9]]
     with pytest.raises(ValueError, match="leave out --masks"):
         label_map(instances(None, [0.9], [1]))
+
+
+def test_an_image_behind_a_linked_folder_is_linked(tmp_path):
+    (tmp_path / "real" / "below").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "below")
+    (image,) = write_images(tmp_path / "real", 1)
+    found = dataclasses.replace(
+        instances(None, [0.9], [1], (64, 64)), source=tmp_path / "link" / ".." / "0.jpg"
+    )
+    with PredictionFiles(tmp_path, found.categories, masks=False) as files:
+        files.add(found, found, "001_0", {"file_name": "0.jpg"})
+    assert (tmp_path / "images" / "001_0.jpg").resolve() == image
 
 
 def write_video(path, frames, noise=0):
