@@ -28,7 +28,7 @@ from jaxseg.data.source import RLE
 _BLOCK = 20_000
 """Masks whose runs are decoded together; it bounds the memory needed."""
 _INTS = frozenset((int,))
-_MAX_PERIMETERS = 64
+MAX_PERIMETERS = 64
 """Longest outline of a polygon, as a multiple of the image's."""
 
 
@@ -200,7 +200,7 @@ def _check_lengths(
 
     pycocotools takes 50 bytes or so for each pixel of the outline, whatever the image's size.
     """
-    longest = _MAX_PERIMETERS * 2.0 * image_sizes.sum(1)
+    longest = MAX_PERIMETERS * 2.0 * image_sizes.sum(1)
     # No edge is longer than the polygon's span. Those of unusable polygons may overflow.
     spans = np.zeros(len(lengths))
     spans[usable] = (high[usable] - low[usable]).max(1)
@@ -214,8 +214,7 @@ def _check_lengths(
         too_long,
         "polygon-long",
         lambda i: (
-            f"has an outline of more than {longest[i]:g} pixels, "
-            f"{_MAX_PERIMETERS} times the image's"
+            f"has an outline of more than {longest[i]:g} pixels, {MAX_PERIMETERS} times the image's"
         ),
     )
     return too_long

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_api
 
-from jaxseg.data.coco.segmentations import to_rle
+from jaxseg.data.coco.segmentations import MAX_PERIMETERS, to_rle
 from jaxseg.data.importers.values import Polygons
 from jaxseg.data.source import RLE
 
@@ -59,6 +59,9 @@ def _problem(points: np.ndarray, size: tuple[int, int]) -> str:
         return "polygon that extends beyond the image by more than the image's size"
     if (high < 0).any() or (low > side).any():
         return "polygon outside the image"
+    edges = np.abs(points - np.roll(points, 1, axis=0)).max(1)
+    if edges.sum() > MAX_PERIMETERS * 2 * side.sum():  # pycocotools takes memory for each pixel
+        return f"polygon with an outline of more than {MAX_PERIMETERS} times the image's"
     return ""
 
 

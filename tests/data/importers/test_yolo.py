@@ -103,3 +103,10 @@ def test_an_image_that_a_split_lists_twice_is_read_once(tmp_path, capsys):
     annotations, printed = import_one(folder, tmp_path / "out", capsys)
     assert len(annotations) == 1
     assert "2 x image that train lists again (images/0.png, images/0.png)" in printed
+
+
+def test_a_polygon_that_would_take_all_memory_is_counted(tmp_path, capsys):
+    folder = yolo(tmp_path / "a", [POLYGON, "0" + " 0 0 1 1" * 200])
+    annotations, printed = import_one(folder, tmp_path / "out", capsys)
+    assert len(annotations) == 1
+    assert "1 x polygon with an outline of more than 64 times the image's" in printed
