@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from jaxseg import data
-from jaxseg.commands.train import check_num_classes
+from jaxseg.commands.train import check_num_classes, count_categories
 from jaxseg.data.transforms.resize import choose_buckets, scaled_size
 from jaxseg.experiment import Experiment
 from jaxseg.model import Model
@@ -79,7 +79,7 @@ def _print_schedule(experiment: Experiment, num_images: int) -> None:
 
 def _print_data(experiment: Experiment, source: data.Source) -> None:
     config, sizes = experiment.data, np.asarray(source.image_sizes)  # sizes [n, 2]
-    print(f"data: {len(source):,} images, {len(source.categories)} categories")
+    print(f"data: {len(source):,} images, {count_categories(source)}")
     counts = source.object_counts
     if counts is not None and len(counts):
         print(

@@ -104,9 +104,16 @@ def check_num_classes(experiment: Experiment, source: data.Source) -> None:
     """Raise ValueError unless the model has as many classes as the data has categories."""
     if experiment.model.num_classes != len(source.categories):
         raise ValueError(
-            f"the data has {len(source.categories)} categories and model.num_classes is "
-            f"{experiment.model.num_classes}: set it to {len(source.categories)}"
+            f"the data has {count_categories(source)} and model.num_classes is "
+            f"{experiment.model.num_classes}: set it by --model.num-classes "
+            f"{len(source.categories)}"
         )
+
+
+def count_categories(source: data.Source) -> str:
+    """Return "1 category" or "5 categories"."""
+    number = len(source.categories)
+    return f"{number} {'category' if number == 1 else 'categories'}"
 
 
 def run_metadata(experiment: Experiment, categories: Sequence[data.Category]) -> dict[str, Any]:

@@ -176,6 +176,13 @@ def test_num_classes_must_match_the_data(tmp_path):
         train_command.train(mismatched, tmp_path)
 
 
+def test_one_category_is_singular():
+    source = SHAPES.open("train")
+    source.categories = source.categories[:1]
+    with pytest.raises(ValueError, match=r"has 1 category .* by --model.num-classes 1$"):
+        train_command.check_num_classes(EXPERIMENT, source)
+
+
 @pytest.mark.slow
 def test_non_finite_losses_name_the_step_and_the_terms(tmp_path):
     optimizer = OptimizerConfig(warmup_steps=0, learning_rate=1e30, grad_clip_norm=1e30)
