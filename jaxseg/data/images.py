@@ -143,8 +143,8 @@ def _image(file: pathlib.Path | io.BytesIO, name: str) -> Iterator[Image.Image]:
             if channels > 4:  # Pillow would drop those after the third
                 raise ValueError(f"it has {channels} channels: save the three to use as RGB")
             yield image
-    except FileNotFoundError:
-        raise
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"no image file {name}") from error
     except UnidentifiedImageError as error:
         raise ValueError(
             f"{name} cannot be decoded as an image: it is not a valid {', '.join(FORMATS)} of 1 "

@@ -177,7 +177,7 @@ def test_an_undecodable_file_is_an_error(tmp_path, name):
 
 
 def test_a_missing_file_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"absent\.png"):
+    with pytest.raises(FileNotFoundError, match=r"^no image file .*absent\.png$"):
         read_image(tmp_path / "absent.png")
     with pytest.raises(ValueError, match="cannot be decoded"):
         read_image(tmp_path)
