@@ -13,7 +13,7 @@ from jaxseg import data, evaluation, predictor, visualize
 from jaxseg.commands.settings import check_processes_agree, split_identity
 from jaxseg.distributed import allgather_json, process_count, process_index
 from jaxseg.experiment import to_json
-from jaxseg.files import atomic_write, prepare_output_folder
+from jaxseg.files import atomic_write, check_output_folder, prepare_output_folder
 from jaxseg.training.checkpoint import checksum
 from jaxseg.training.preemption import PreemptionNotice
 from jaxseg.validation import SplitEvaluator, draw_first
@@ -57,7 +57,7 @@ def evaluate(
     check_processes_agree(allgather_json({"step": step, "no_ema": not ema, "split": split}))
     notice = notice or PreemptionNotice()
     if process_index() == 0:
-        prepare_output_folder(out)
+        check_output_folder(out)
     # With several processes `restore` is a collective, which must not be aborted.
     with notice.raising() if process_count() == 1 else contextlib.nullcontext():
         trained = predictor.restore(workdir, step, ema=ema, allow_modules=allow_modules)
@@ -67,6 +67,8 @@ def evaluate(
         evaluator = SplitEvaluator(trained.model, trained.categories, config, split, notice)
     source = evaluator.source
     check_processes_agree(allgather_json(_identity(trained, source)))
+    if process_index() == 0:
+        prepare_output_folder(out)
 
     _LOG.info("evaluating step %d on %d images of split %r", trained.step, len(source), split)
     started = time.monotonic()

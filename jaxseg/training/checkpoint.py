@@ -330,7 +330,9 @@ def open_checkpoints(workdir: pathlib.Path) -> Checkpoints:
     if checkpoints.common_steps():
         return checkpoints
     if not any(allgather_json((workdir / "checkpoints").is_dir())):
-        raise FileNotFoundError(f"{workdir} holds no checkpoints: train with --workdir {workdir}")
+        if not any(allgather_json(workdir.exists())):
+            raise FileNotFoundError(f"no workdir {workdir}: give the --workdir of a training")
+        raise FileNotFoundError(f"{workdir} holds no checkpoints: give the --workdir of a training")
     raise FileNotFoundError(f"{workdir / 'checkpoints'} holds no finished checkpoint yet")
 
 

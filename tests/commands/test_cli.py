@@ -18,8 +18,8 @@ from tests.conftest import ROOT
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["predict", "DIR", "absent.png", "--out", "x"], "absent.png"),
-        (["eval", "absent"], "absent holds no checkpoints"),
+        (["predict", "DIR", "absent.png", "--out", "x"], "no image file absent.png"),
+        (["eval", "absent"], "no workdir absent"),
         (["train", "absent.py", "--workdir", "x"], "no experiment file absent.py"),
     ],
 )

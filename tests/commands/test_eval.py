@@ -29,6 +29,14 @@ def test_eval_writes_metrics_predictions_and_overlays(workdir, tmp_path, capsys)
         assert result["segmentation"]["size"] == [64, 64]
 
 
+@pytest.mark.parametrize("arguments", [["--step", "999"], ["--split", "absent"]])
+def test_an_evaluation_that_cannot_start_leaves_no_output_folder(workdir, tmp_path, arguments):
+    out = tmp_path / "out"
+    assert main(["eval", str(workdir), "--out", str(out), *arguments]) == 1
+    assert main(["eval", str(tmp_path / "absent"), *arguments]) == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_eval_on_another_folder_with_the_same_images(workdir, tmp_path):
     write_coco(SHAPES.open("val"), tmp_path, "custom")
     arguments = ["--data", str(tmp_path), "--split", "custom", "--out", str(tmp_path / "out")]

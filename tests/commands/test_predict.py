@@ -323,7 +323,7 @@ def test_a_workdir_without_a_checkpoint_leaves_no_output_folder(tmp_path, capsys
     (image,) = write_images(tmp_path, 1)
     out = tmp_path / "predicted"
     assert main(["predict", str(tmp_path / "absent"), str(image), "--out", str(out)]) == 1
-    assert "holds no checkpoints" in capsys.readouterr().err
+    assert f"no workdir {tmp_path / 'absent'}" in capsys.readouterr().err
     assert not out.exists()
 
 
