@@ -75,8 +75,7 @@ class Demo:
 class Train:
     """Train an experiment, or resume its interrupted run.
 
-    The fields of the experiment are flags too, such as --train.steps 100. List them all with
-    jaxseg train EXPERIMENT --help
+    The experiment's fields are flags too: jaxseg train EXPERIMENT --help
     """
 
     experiment: Annotated[
@@ -121,7 +120,7 @@ class Eval:
 
 @dataclasses.dataclass(frozen=True)
 class Predict:
-    """Draw the instances in images and videos, and write them as COCO results and a dataset."""
+    """Draw the instances of images and videos; write COCO results and a dataset."""
 
     workdir: Workdir
     """Workdir of a training, or file of jaxseg weights export."""
@@ -239,7 +238,7 @@ def _published_names() -> Any:
     """Return the type of `--model`: the names of the models that can be imported."""
     from jaxseg import zoo
 
-    return Literal[(*zoo.MODELS, *zoo.RESNETS)] | None
+    return Literal[(*zoo.MODELS, *zoo.RESNETS)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,13 +264,19 @@ class WeightsImport:
 
 @dataclasses.dataclass(frozen=True)
 class WeightsExport:
-    """Convert a checkpoint to a .safetensors file, which weights import and jaxseg.load read."""
+    """Convert a checkpoint to a .safetensors file.
+
+    weights import, predict and jaxseg.load read it.
+    """
 
     workdir: Workdir
     """Workdir of a training."""
     out: Annotated[pathlib.Path, arg(metavar="FILE")]
     """The new file."""
-    names: Annotated[Literal["torchvision", "jaxseg"] | None, arg(help_behavior_hint="")] = None
+    names: Annotated[
+        Literal["torchvision", "jaxseg"] | None,
+        arg(constructor=Literal["torchvision", "jaxseg"], help_behavior_hint=""),  # type: ignore[arg-type]
+    ] = None
     """Names of the arrays (default: torchvision's where it has the model, else jaxseg's own)."""
     allow_module: ConfigModules = ()
     """Installed module of your own config classes; repeatable."""
