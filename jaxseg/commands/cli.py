@@ -49,6 +49,7 @@ NO_READER = 141
 def program() -> NoReturn:
     """Run `main` as the program `jaxseg`, and end the process."""
     ending = _Ending()
+    _open_closed_output()
     _stop_at_signals()
     try:
         status = main()
@@ -63,6 +64,13 @@ def program() -> NoReturn:
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
     ending.exit(status)
+
+
+def _open_closed_output() -> None:
+    """Discard what is printed where the caller has closed standard output or error (`>&-`)."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
 
 
 class _Ending:
