@@ -5,6 +5,7 @@ Nothing here imports JAX, which takes seconds.
 
 import contextlib
 import dataclasses
+import difflib
 import io
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -73,6 +74,7 @@ def parse(arguments: Sequence[str]) -> tuple[Any, list[str]]:
     status 2.
     """
     format_plainly_without_terminal()
+    _check_command_name(arguments)
     options: dict[str, Any] = {"prog": "jaxseg", "args": arguments, "config": _CONFIG}
     # After EXPERIMENT, `--help` is left for the parser of the experiment's fields.
     experiment_given = (
@@ -87,6 +89,42 @@ def parse(arguments: Sequence[str]) -> tuple[Any, list[str]]:
     if overrides and not isinstance(command, flags.Train | flags.WeightsImport):
         tyro.cli(_Program, **options)  # reports the unknown arguments and exits
     return command, overrides
+
+
+def _check_command_name(arguments: Sequence[str]) -> None:
+    """Exit with status 2 if the first words name no command, with similar names."""
+    from jaxseg.commands.registry import COMMANDS, exit_for_usage
+
+    names = [command.name.split() for command in COMMANDS.values()]
+    known = {tuple(name[:1]) for name in names} | {tuple(name) for name in names}
+    groups = {name[0] for name in names if len(name) > 1}
+    given = tuple(arguments[: 2 if arguments and arguments[0] in groups else 1])
+    if not given or given[-1].startswith("-") or given in known:
+        return
+    siblings = [name for name in names if len(given) == 1 or name[0] == given[0]]
+    words = [word for name in siblings for word in name]
+    closest = next(iter(difflib.get_close_matches(given[-1], words, n=1)), None)
+    similar = ["jaxseg " + " ".join(name) for name in siblings if closest in name]
+    if closest in groups:
+        similar = [f"jaxseg {closest}"]
+    hint = f"did you mean {' or '.join(similar)}? " if similar else ""
+    help_of = " ".join(["jaxseg", *given[:-1], "--help"])
+    exit_for_usage(f"{' '.join(given)}: there is no such command: {hint}`{help_of}` lists all")
+
+
+def check_run_flags(overrides: Sequence[str]) -> None:
+    """Exit with status 2 if one of the flags for an experiment's fields is a run's, misspelled.
+
+    The parser of the fields knows no flag of `Train`, and would not name it.
+    """
+    from jaxseg.commands.registry import exit_for_usage
+
+    own = (*dataclasses.fields(flags.Train), *dataclasses.fields(flags.Processes))
+    names = ["--" + field.name.replace("_", "-") for field in own]
+    for flag in (word.partition("=")[0] for word in overrides if word.startswith("--")):
+        similar = difflib.get_close_matches(flag, names, n=1, cutoff=0.75)
+        if similar and "." not in flag:
+            exit_for_usage(f"train: there is no flag {flag}: did you mean {similar[0]}?")
 
 
 def completion_script(shell: str) -> str:

@@ -47,9 +47,11 @@ def _train(command: flags.Train, overrides: Sequence[str]) -> Run:
     from jaxseg.commands.dry_run import dry_run
     from jaxseg.commands.experiments import describe, find_experiment
     from jaxseg.commands.override import override, override_source
+    from jaxseg.commands.parser import check_run_flags
     from jaxseg.data import folder_config
     from jaxseg.experiment import load_experiment
 
+    check_run_flags(overrides)
     file = find_experiment(command.experiment)
     source = None
     if command.data is not None:

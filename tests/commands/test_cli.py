@@ -51,7 +51,9 @@ def test_help_fits_a_screen(command, capsys, monkeypatch):
     with pytest.raises(SystemExit) as stop:
         main([*command.split(), "--help"])
     assert stop.value.code == 0
-    assert len(capsys.readouterr().out.splitlines()) <= 30
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 30
+    assert max(len(line) for line in lines if not line.startswith("usage:")) <= 80
 
 
 def test_help_lists_all_commands_and_published_models(capsys):
@@ -100,6 +102,42 @@ def test_usage_errors_have_status_2(arguments):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian", "x.py"], "trian: there is no such command: did you mean jaxseg train?"),
+        (["import", "x"], "did you mean jaxseg data import or jaxseg weights import? "),
+        (["data", "chek", "x"], "did you mean jaxseg data check? `jaxseg data --help` lists all"),
+        (["dat"], "dat: there is no such command: did you mean jaxseg data? "),
+        (["xyz"], "xyz: there is no such command: `jaxseg --help` lists all"),
+        (["train", "x.py", "--wordir", "x"], "no flag --wordir: did you mean --workdir?"),
+        (["train", "x.py", "--wordir=x"], "no flag --wordir: did you mean --workdir?"),
+    ],
+)
+def test_misspelled_commands_and_flags_are_answered_with_suggestions(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_choices_are_listed_in_their_order_without_none(capsys):
+    for arguments, listed in (
+        (["import", "x", "--model", "x"], "('maskrcnn_resnet50_fpn', 'maskrcnn_resnet50_fpn_v2',"),
+        (["export", "x", "--names", "x"], "('torchvision', 'jaxseg')"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["weights", *arguments, "--out", "x"])
+        assert listed in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&-"])
+def test_a_closed_output_is_no_error(closed):
+    command = f"{sys.executable} -m jaxseg experiments {closed}"
+    result = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(
