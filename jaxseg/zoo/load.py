@@ -128,7 +128,14 @@ def load_resnet(state_dict: Arrays, config: ResNetConfig) -> dict[str, Any]:
     init = ResNet(config).init
     shapes = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32), np.full((1, 2), 32, np.int32)
     like = jax.eval_shape(lambda *x: init(jax.random.key(0), *x, train=False), *shapes)
-    return import_state(state_dict, list(table(config, root=())), like, is_unused_by_resnet)
+    entries = list(table(config, root=()))
+    if not any(entry.name in state_dict for entry in entries):
+        first = ", ".join(list(state_dict)[:3])
+        raise ValueError(
+            f"none of its arrays has a ResNet's name, such as {entries[0].name}; its first are "
+            f"{first}. A run starts from a detector by --init-from"
+        )
+    return import_state(state_dict, entries, like, is_unused_by_resnet)
 
 
 def load_resnet_file(path: pathlib.Path | str, config: ResNetConfig) -> dict[str, Any]:

@@ -101,6 +101,9 @@ def test_wrong_resnets_are_refused():
         zoo.load_resnet(state, dataclasses.replace(config, depth=34))
     with pytest.raises(ValueError, match=r"not used: layer1\.0\.se\.weight"):
         zoo.load_resnet(state | {"layer1.0.se.weight": np.zeros(3)}, config)
+    detector = {f"backbone.body.{name}": array for name, array in state.items()}
+    with pytest.raises(ValueError, match=r"none of its arrays has a ResNet's name.*--init-from"):
+        zoo.load_resnet(detector, config)
     with pytest.raises(ValueError, match=r"set it to 0\.001"):
         zoo.load_resnet(state | {"bn_eps": np.asarray(1e-3)}, config)
     with pytest.raises(ValueError, match="norm='group'"):
