@@ -115,8 +115,11 @@ def export_weights(
             for torchvision's where it has the model.
         allow_modules: modules whose config classes the checkpoint may name, besides jaxseg's own.
 
-    Raises ValueError if `names` is "torchvision" and it has no names for the model.
+    Raises ValueError if `out` does not end in `.safetensors`, or if `names` is "torchvision" and it
+    has no names for the model.
     """
+    if out.suffix != ".safetensors":
+        raise ValueError(f"--out {out} must end in .safetensors, the format of the file")
     prepare_output_file(out)
     trained = restore(workdir, allow_modules=allow_modules)
     try:

@@ -81,7 +81,10 @@ def write_safetensors(
     dense = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     try:
         with atomic_write(path) as partial:
+            partial.touch()
+            mode = partial.stat().st_mode
             safetensors.numpy.save_file(dense, partial, dict(metadata or {}))
+            partial.chmod(mode)  # the writer lets only the owner read the file
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} cannot be written: {error}") from error
 

@@ -315,7 +315,7 @@ def test_an_output_that_cannot_be_written_is_an_error_before_any_work(
     assert main(["predict", str(workdir), str(image), "--out", out]) == 1
     assert "choose another --out" in capsys.readouterr().err
     if name != "file":
-        assert main(["weights", "export", str(workdir), "--out", out]) == 1
+        assert main(["weights", "export", str(workdir), "--out", f"{out}.safetensors"]) == 1
         assert main(["data", "check", str(tmp_path), "--out", out]) == 1
 
 

@@ -193,6 +193,16 @@ def test_own_names_cover_every_array(tmp_path, norm):
     jax.tree.map(np.testing.assert_array_equal, loaded, dict(variables))
 
 
+def test_an_exported_file_has_its_formats_ending_and_the_usual_permissions(checkpoint, tmp_path):
+    workdir, exported = tmp_path / "imported", tmp_path / "model.safetensors"
+    assert import_checkpoint(checkpoint[0], workdir) == 0
+    assert cli.main(["weights", "export", str(workdir), "--out", str(tmp_path / "m.pth")]) == 1
+    assert cli.main(["weights", "export", str(workdir), "--out", str(exported)]) == 0
+    (tmp_path / "other").touch()
+    assert exported.stat().st_mode == (tmp_path / "other").stat().st_mode
+    assert not (tmp_path / "m.pth").exists()
+
+
 def test_export_with_own_names_and_those_of_torchvision(checkpoint, tmp_path):
     path, _ = checkpoint
     assert import_checkpoint(path, tmp_path / "imported") == 0
