@@ -39,8 +39,8 @@ class Experiment:
     pretrained: str | None = None
     """File with the weights of an ImageNet ResNet, which initialise the model's backbone."""
     init_from: str | None = None
-    """Workdir, or published checkpoint of the same model, whose arrays initialise the model where
-    they fit; `pretrained` is then not read."""
+    """Workdir, or file of exported or published weights of the same model, whose arrays initialise
+    the model where they fit; `pretrained` is then not read."""
 
 
 CONFIG_CLASSES: tuple[type, ...] = (

@@ -39,6 +39,14 @@ def read_model(
     return TrainedModel(experiment, categories, experiment.model.build(), variables, step)
 
 
+def is_exported(path: pathlib.Path) -> bool:
+    """Return whether `jaxseg weights export` wrote a file.
+
+    Raises FileNotFoundError, or ValueError if the file is corrupt.
+    """
+    return bool(_stored(path))
+
+
 def describe(
     path: pathlib.Path, name: str | None = None, allow_modules: Collection[str] = ()
 ) -> tuple[Experiment, Sequence[data.Category]]:

@@ -106,17 +106,18 @@ def initial_variables(
 
 
 def read_origin(path: pathlib.Path, experiment: Experiment) -> Origin:
-    """Read the detector to start from: a workdir, or a file of weights of the same model.
+    """Read the detector to start from: a workdir, or a file of exported or published weights.
 
     Of a workdir the newest checkpoint is read, with the EMA of the parameters if it keeps one.
     Raises ValueError or FileNotFoundError if it cannot be read.
     """
-    if not path.is_dir():
-        names = weights_file.read_class_names(path)
-        if names is None:  # published weights, of which only those of as many classes fit
-            names = [category.name for category in coco_categories(experiment.model.num_classes)]
-        return Origin(zoo.load_fitting(path, experiment.model), names)
-    trained = predictor.restore(path, allow_modules=config_modules(experiment))
+    if not path.is_dir() and not weights_file.is_exported(path):
+        # Only arrays of the model's number of classes fit, and a file does not name its classes.
+        categories = coco_categories(experiment.model.num_classes)
+        arrays = zoo.load_fitting(path, experiment.model)
+        return Origin(arrays, [category.name for category in categories])
+    read = predictor.restore if path.is_dir() else weights_file.read_model
+    trained = read(path, allow_modules=config_modules(experiment))
     before, now = (flatten(to_json(e.model)) for e in (trained.experiment, experiment))
     changed = changed_fields(before, now, ["num_classes"])
     if changed:
@@ -177,7 +178,7 @@ def _log(transfer: Transfer, path: pathlib.Path) -> None:
     reasons = {
         "per_class": "start anew, since the classes differ",
         "misshapen": "start anew, since their shapes differ",
-        "missing": "start anew, since it has none of their names",
+        "missing": "start anew, since it has none of their names and shapes",
         "unused": "of it are not used",
     }
     for field, reason in reasons.items():

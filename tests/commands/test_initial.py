@@ -66,6 +66,16 @@ def test_with_other_classes_the_arrays_of_each_class_are_new(random_variables, o
         np.testing.assert_array_equal(value, expected[path], err_msg=str(path))
 
 
+def test_an_exported_file_is_the_same_start_as_its_workdir(workdir, origin, tmp_path):
+    exported = tmp_path / "model.safetensors"
+    assert main(["weights", "export", str(workdir), "--out", str(exported)]) == 0
+    found = read_origin(exported, EXPERIMENT)
+    assert list(found.class_names) == NAMES
+    assert found.arrays.keys() == origin.arrays.keys()
+    for path, value in origin.arrays.items():
+        np.testing.assert_array_equal(found.arrays[path], value)
+
+
 def test_arrays_that_depend_on_the_classes_are_the_heads_outputs():
     names = {".".join(path[1:-1]) for path in per_class_paths(EXPERIMENT.model)}
     assert len(names) == 3  # class logits, box deltas, masks
