@@ -74,20 +74,6 @@ def describe(
     return experiment, categories
 
 
-def read_class_names(path: pathlib.Path) -> list[str] | None:
-    """Return the names of the classes that a file of `jaxseg weights export` holds, else None.
-
-    Raises ValueError if its description is invalid.
-    """
-    stored = _stored(path)
-    if not stored:
-        return None
-    try:
-        return [data.Category(**category).name for category in stored["categories"]]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path}: its description of the model is invalid: {error!r}") from error
-
-
 def zoo_experiment(record: zoo.ZooModel) -> Experiment:
     """Return an experiment that evaluates a published model on COCO with its own preprocessing."""
     source = data.CocoFolder("coco", train="train2017", val="val2017")

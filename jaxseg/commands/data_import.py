@@ -34,7 +34,7 @@ def import_data(
 
 
 def _summary(data: ImportedData, counts: dict[str, SplitCounts]) -> list[str]:
-    """Return the lines about splits, classes and losses."""
+    """Return the lines about splits, classes and what was lost."""
     lines = [data.split_note] if data.split_note else []
     for split, count in counts.items():
         crowds = f" and {count.crowds} crowds" if count.crowds else ""
@@ -42,6 +42,6 @@ def _summary(data: ImportedData, counts: dict[str, SplitCounts]) -> list[str]:
         lines += [f"  {name}: {objects}" for name, objects in count.classes.items()]
     if "train" in counts and "val" not in counts:
         lines.append("there is no split val, which evaluation needs")
-    losses = data.losses.lines()
-    lines.append("lost or changed:" if losses else "nothing was lost")
-    return [*lines, *(f"  {line}" for line in losses)]
+    skipped = data.skipped.lines()
+    lines.append("lost or changed:" if skipped else "nothing was lost")
+    return [*lines, *(f"  {line}" for line in skipped)]

@@ -57,7 +57,7 @@ def read(files: SourceFiles) -> ImportedData:
         splits = {NO_SPLIT: next(iter(splits.values()))}
     for content in contents:
         names += [category.name for category in content.categories if category.name not in names]
-    return ImportedData(splits, _without_parents(files, contents, names, splits), files.losses)
+    return ImportedData(splits, _without_parents(files, contents, names, splits), files.skipped)
 
 
 def _images(files: SourceFiles, content: CocoFile) -> list[ImportedImage]:
@@ -65,9 +65,9 @@ def _images(files: SourceFiles, content: CocoFile) -> list[ImportedImage]:
     lost = {issue.kind for issue in content.issues} - WARNINGS.keys() - _BOX_KINDS
     for issue in content.issues:
         if issue.kind in lost:
-            files.losses.add(issue.kind, f"{content.path.name}: {issue}")
+            files.skipped.add(issue.kind, f"{content.path.name}: {issue}")
         elif issue.kind in _BOX_KINDS:
-            files.losses.add(
+            files.skipped.add(
                 "bbox or area, replaced by the mask's", f"{content.path.name}: {issue}"
             )
     images, annotations = content.images, content.annotations
@@ -93,7 +93,7 @@ def _object(files: SourceFiles, content: CocoFile, row: int, size: list[int]) ->
     for field in _ADDED_FIELDS:
         value = entry.get(field)
         if any(value.values() if isinstance(value, dict) else (value,)):  # CVAT: occluded is false
-            files.losses.add(
+            files.skipped.add(
                 f"field {field!r}", f"{content.path.name}: annotation id {entry['id']}"
             )
     segmentation: Any = entry["segmentation"]
@@ -127,7 +127,7 @@ def _without_parents(
     kept = []
     for name in names:
         if name in parents and name not in used:
-            files.losses.add("category without objects that only groups others", repr(name))
+            files.skipped.add("category without objects that only groups others", repr(name))
         else:
             kept.append(name)
     return kept

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from jaxseg.data.images import ImageSizeError, image_size, read_image
-from jaxseg.data.importers.values import Losses, Options
+from jaxseg.data.importers.values import Options, Skipped
 from jaxseg.files import open_regular
 
 _HEAD_BYTES = 1 << 20
@@ -23,7 +23,7 @@ class SourceFiles:
 
     def __init__(self, source: pathlib.Path, options: Options):
         # Absolute, since a relative root would seem to contain any path that begins with `..`.
-        self.source, self.options, self.losses = _absolute(source), options, Losses()
+        self.source, self.options, self.skipped = _absolute(source), options, Skipped()
         self._linked: set[pathlib.Path] = set()
         self.root = self.source if self.source.is_dir() else self.source.parent
         self.images = None if options.images is None else _absolute(options.images.expanduser())
@@ -38,7 +38,7 @@ class SourceFiles:
         path = _absolute(base / name.replace("\\", "/"))
         if self.is_allowed(path):
             return path
-        self.losses.add(_OUTSIDE, where)
+        self.skipped.add(_OUTSIDE, where)
         return None
 
     def is_allowed(self, path: pathlib.Path) -> bool:
@@ -66,7 +66,7 @@ class SourceFiles:
         allowed = [path for path in paths if self.is_allowed(path)]
         found = next((path for path in allowed if path.is_file()), None)
         if found is None and len(allowed) < len(paths):
-            self.losses.add(_OUTSIDE, where)
+            self.skipped.add(_OUTSIDE, where)
         return found
 
     def list_files(self, folder: pathlib.Path, suffixes: Collection[str]) -> Iterator[pathlib.Path]:
@@ -80,7 +80,7 @@ class SourceFiles:
     def _lose_link(self, path: pathlib.Path) -> None:
         if path not in self._linked:
             self._linked.add(path)
-            self.losses.add("link to a folder, not followed", self.name_of(path))
+            self.skipped.add("link to a folder, not followed", self.name_of(path))
 
     def measure(
         self, path: pathlib.Path, claimed: tuple[int, int] | None = None
@@ -96,9 +96,9 @@ class SourceFiles:
                 read_image(path, claimed)
                 return claimed
         except ImageSizeError as error:
-            self.losses.add("image of another size than its annotations say", error)
+            self.skipped.add("image of another size than its annotations say", error)
         except (ValueError, OSError) as error:
-            self.losses.add("image that cannot be read", error)
+            self.skipped.add("image that cannot be read", error)
         else:
             return size
         return None

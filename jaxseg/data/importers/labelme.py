@@ -43,21 +43,21 @@ def read(files: SourceFiles) -> ImportedData:
     for path in files.list_json():
         content = read_json(path)
         if not isinstance(content.get("shapes"), list):
-            files.losses.add("JSON file without LabelMe's shapes", files.name_of(path))
+            files.skipped.add("JSON file without LabelMe's shapes", files.name_of(path))
             continue
         image = _read_image(files, path, content)
         if image is None:
             continue
         if image.path in images:
-            files.losses.add("second annotation file of an image", files.name_of(path))
+            files.skipped.add("second annotation file of an image", files.name_of(path))
         else:
             images[image.path] = image
     if files.source.is_dir():
         for path in files.list_files(files.source, IMAGE_SUFFIXES):
             if path not in images:
-                files.losses.add("image without a JSON file, left out", files.name_of(path))
+                files.skipped.add("image without a JSON file, left out", files.name_of(path))
     names = {item.category for image in images.values() for item in image.objects}
-    return ImportedData({NO_SPLIT: list(images.values())}, sorted(names), files.losses)
+    return ImportedData({NO_SPLIT: list(images.values())}, sorted(names), files.skipped)
 
 
 def _read_image(
@@ -75,13 +75,13 @@ def _read_image(
             files.name_of(found), found, size, _read_shapes(files, path, content, size)
         )
     if not isinstance(content.get("imageData"), str):
-        files.losses.add("image that is missing", f"{files.name_of(path)}: imagePath {name!r}")
+        files.skipped.add("image that is missing", f"{files.name_of(path)}: imagePath {name!r}")
         return None
     read_embedded = functools.partial(_embedded_image, path)
     try:
         pixels = decode_image(io.BytesIO(read_embedded()), f"imageData of {path}", claimed)
     except ValueError as error:
-        files.losses.add("image that cannot be read", error)
+        files.skipped.add("image that cannot be read", error)
         return None
     height, width = pixels.shape[:2]
     suffix = pathlib.PurePosixPath(str(name)).suffix.lower()
@@ -117,11 +117,11 @@ def _read_shapes(
         where = f"{files.name_of(path)}: shapes[{number}]"
         label = shape.get("label") if isinstance(shape, dict) else None
         if not isinstance(label, str) or not label.strip():
-            files.losses.add("shape without a label", where)
+            files.skipped.add("shape without a label", where)
             continue
         flags = shape.get("flags")
         if shape.get("description") or (isinstance(flags, dict) and any(flags.values())):
-            files.losses.add("description or flags of a shape", where)
+            files.skipped.add("description or flags of a shape", where)
         mask = _read_shape(files, shape, size, where)
         if mask is not None:
             group = shape.get("group_id")
@@ -137,13 +137,13 @@ def _read_shape(
     kind = shape.get("shape_type") or "polygon"
     points = as_points(shape.get("points"))
     if points is None:
-        files.losses.add("shape with points that are not numbers", where)
+        files.skipped.add("shape with points that are not numbers", where)
         return None
     if kind == "mask":
         try:
             return _read_mask(shape.get("mask"), points, size, where)
         except ValueError as error:
-            files.losses.add("mask that cannot be read", error)
+            files.skipped.add("mask that cannot be read", error)
             return None
     outline: Any = points
     if kind == "rectangle" and len(points) == 2:
@@ -153,9 +153,9 @@ def _read_shape(
         radius = math.hypot(x2 - x, y2 - y)
         outline = ellipse(x, y, radius, radius)
     elif kind not in ("polygon", "rectangle"):
-        files.losses.add(f"shape {kind!r} without an area", where)
+        files.skipped.add(f"shape {kind!r} without an area", where)
         return None
-    polygons = check_polygons([outline], size, lambda reason: files.losses.add(reason, where))
+    polygons = check_polygons([outline], size, lambda reason: files.skipped.add(reason, where))
     return polygons or None
 
 

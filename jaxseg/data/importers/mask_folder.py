@@ -62,9 +62,9 @@ def read(files: SourceFiles) -> ImportedData:
         masked = [*_pair(files, root), *_bowl(files, root)]
         images += [image for entry in masked if (image := _read_image(files, entry)) is not None]
     if not images:
-        files.losses.add("source without images that have masks", files.source)
+        files.skipped.add("source without images that have masks", files.source)
     names = {item.category for image in images for item in image.objects}
-    return ImportedData({NO_SPLIT: images}, sorted(names), files.losses)
+    return ImportedData({NO_SPLIT: images}, sorted(names), files.skipped)
 
 
 def _role_folders(source: pathlib.Path) -> list[pathlib.Path]:
@@ -87,7 +87,7 @@ def _bowl(files: SourceFiles, root: pathlib.Path) -> Iterator[_Masked]:
     for folder in _bowl_folders(root):
         images = list(files.list_files(folder / "images", IMAGE_SUFFIXES))
         if len(images) != 1:
-            files.losses.add("folder without exactly one image", files.name_of(folder))
+            files.skipped.add("folder without exactly one image", files.name_of(folder))
             continue
         masks = []
         for path in files.list_files(folder / "masks", IMAGE_SUFFIXES):
@@ -104,7 +104,7 @@ def _pair(files: SourceFiles, root: pathlib.Path) -> Iterator[_Masked]:
     for path in files.list_files(root / "images", IMAGE_SUFFIXES):
         key = path.relative_to(root / "images").with_suffix("").as_posix()
         if key in images:
-            files.losses.add("image with the name of another", files.name_of(path))
+            files.skipped.add("image with the name of another", files.name_of(path))
         else:
             images[key] = path
     owners = {
@@ -117,12 +117,12 @@ def _pair(files: SourceFiles, root: pathlib.Path) -> Iterator[_Masked]:
         if found:
             masks[found[0].key].append(_Mask(path, found[0].category, found[0].is_label_image))
         else:
-            files.losses.add("mask of no image", files.name_of(path))
+            files.skipped.add("mask of no image", files.name_of(path))
     for key, path in images.items():
         if key in masks or (root / "masks" / key).is_dir():
             yield _Masked(path, masks[key])
         else:
-            files.losses.add("image without a mask, left out", files.name_of(path))
+            files.skipped.add("image without a mask, left out", files.name_of(path))
 
 
 def _owners(path: pathlib.PurePath, images: dict[str, pathlib.Path]) -> list[_Owner]:
@@ -171,7 +171,7 @@ def _read_image(files: SourceFiles, entry: _Masked) -> ImportedImage | None:
     size = None
     read = [_read_mask(files, mask) for mask in entry.masks]
     if read and not any(read):  # it would be an image without objects
-        files.losses.add("image without a readable mask, left out", files.name_of(entry.image))
+        files.skipped.add("image without a readable mask, left out", files.name_of(entry.image))
         return None
     for mask, found in zip(entry.masks, read, strict=True):
         if found is None:
@@ -182,7 +182,7 @@ def _read_image(files: SourceFiles, entry: _Masked) -> ImportedImage | None:
             if size is None:
                 return None
         if mask_size != size:
-            files.losses.add("mask of another size than the image", files.name_of(mask.path))
+            files.skipped.add("mask of another size than the image", files.name_of(mask.path))
             continue
         objects += own
     size = size or files.measure(entry.image)
@@ -197,13 +197,13 @@ def _read_mask(files: SourceFiles, mask: _Mask) -> tuple[tuple[int, int], list[O
     try:
         labels = read_labels(mask.path)
     except (ValueError, OSError) as error:
-        files.losses.add("mask that cannot be read", error)
+        files.skipped.add("mask that cannot be read", error)
         return None
     size = labels.shape[0], labels.shape[1]
     objects: list[Object] = []
     if not mask.is_label_image:
         if not labels.any():
-            files.losses.add("mask without any pixel", where)
+            files.skipped.add("mask without any pixel", where)
             return size, []
         return size, [Object(mask.category, encode_bitmap(labels != 0))]
     for _, rle in encode_labels(labels):
@@ -213,7 +213,7 @@ def _read_mask(files: SourceFiles, mask: _Mask) -> tuple[tuple[int, int], list[O
             )
         objects.append(Object(mask.category, rle))
     if len(objects) == 1:
-        files.losses.add(
+        files.skipped.add(
             "label image with one value: read as one object, even if it shows more", where
         )
     return size, objects

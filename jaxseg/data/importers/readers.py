@@ -71,10 +71,10 @@ def read_dataset(source: pathlib.Path, reader: Reader, options: Options) -> Impo
     data = reader.read(SourceFiles(source, options))
     splits = {name: images for name, images in data.splits.items() if images}
     if not splits:
-        reasons = "; ".join(data.losses.lines()) or "there are none"
+        reasons = "; ".join(data.skipped.lines()) or "there are none"
         raise ValueError(f"{source} has no image that can be imported as {reader.name}: {reasons}")
     if not any(image.objects for images in splits.values() for image in images):
-        reasons = "; ".join(data.losses.lines()) or "there are none"
+        reasons = "; ".join(data.skipped.lines()) or "there are none"
         raise ValueError(f"{source} has no object with a mask: {reasons}")
     check_category_names(Category(i, name) for i, name in enumerate(data.categories, 1))
     divided, note = _divide(_shorten_names(splits), options)

@@ -34,7 +34,7 @@ class ImportedImage(NamedTuple):
     """Reads the image from an annotation file, where there is no file of its own."""
 
 
-class Losses:
+class Skipped:
     """What could not be kept: the number of cases for each reason, and the first of them."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class ImportedData(NamedTuple):
 
     splits: dict[str, list[ImportedImage]]  # by name; NO_SPLIT if there are none
     categories: list[str]
-    losses: Losses
+    skipped: Skipped
     split_note: str = ""
     """How the images were divided, where the source has no splits."""
 

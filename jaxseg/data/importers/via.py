@@ -53,7 +53,7 @@ def read(files: SourceFiles) -> ImportedData:
         elif _is_version_2(content):
             found += _read_version_2(files, path, content)
         else:
-            files.losses.add("JSON file without VIA's regions", files.name_of(path))
+            files.skipped.add("JSON file without VIA's regions", files.name_of(path))
     attribute = _class_attribute(files, found)
     images: dict[pathlib.Path, ImportedImage] = {}
     for file in found:
@@ -65,11 +65,11 @@ def read(files: SourceFiles) -> ImportedData:
             earlier = images[image.path]
             added = [item for item in image.objects if item not in earlier.objects]
             for _ in range(len(image.objects) - len(added)):
-                files.losses.add("region that another entry of the image has too", image.name)
+                files.skipped.add("region that another entry of the image has too", image.name)
             image = earlier._replace(objects=[*earlier.objects, *added])
         images[image.path] = image
     names = {item.category for image in images.values() for item in image.objects}
-    return ImportedData({NO_SPLIT: list(images.values())}, sorted(names), files.losses)
+    return ImportedData({NO_SPLIT: list(images.values())}, sorted(names), files.skipped)
 
 
 def _is_version_2(content: dict[str, Any]) -> bool:
@@ -94,7 +94,7 @@ def _read_version_2(
                 f"{path}: the entry of {name!r} has no list of regions: export it again"
             )
         if entry.get("file_attributes"):
-            files.losses.add("attributes of an image", f"{files.name_of(path)}: {name}")
+            files.skipped.add("attributes of an image", f"{files.name_of(path)}: {name}")
         yield _File(
             name,
             path,
@@ -163,11 +163,11 @@ def _read_version_3(
         where = f"{files.name_of(path)}: metadata {key}"
         vid = str(entry.get("vid")) if isinstance(entry, dict) else ""
         if not isinstance(entry, dict) or file_of.get(vid) not in content["file"]:
-            files.losses.add("metadata of no image", where)
+            files.skipped.add("metadata of no image", where)
         elif not entry.get("xy"):
-            files.losses.add("metadata without a region", where)
+            files.skipped.add("metadata without a region", where)
         elif entry.get("z"):
-            files.losses.add("region of a video", where)
+            files.skipped.add("region of a video", where)
         else:
             regions[file_of[vid]].append(_region_3(entry, attributes, where))
     for fid, file in content["file"].items():
@@ -229,7 +229,7 @@ def _make_image(files: SourceFiles, file: _File, attribute: str | None) -> Impor
         folders.append(parent / file.folder.replace("\\", "/"))
     path = files.find_image(folders, file.name, where)
     if path is None:
-        files.losses.add("image that is missing", where)
+        files.skipped.add("image that is missing", where)
         return None
     size = files.measure(path)
     if size is None:
@@ -243,18 +243,18 @@ def _make_object(
     files: SourceFiles, region: _Region, attribute: str | None, size: tuple[int, int]
 ) -> Object | None:
     if region.outline is None:
-        files.losses.add(f"shape {region.shape!r} without an area", region.where)
+        files.skipped.add(f"shape {region.shape!r} without an area", region.where)
         return None
     category: Any = _ONE_CLASS if attribute is None else region.attributes.get(attribute)
     if isinstance(category, dict):  # a checkbox: the options that are set
         chosen = [name for name, value in category.items() if value]
         category = chosen[0] if len(chosen) == 1 else None
     if not isinstance(category, str) or not category.strip():
-        files.losses.add(f"region without one value of {attribute!r}, its class", region.where)
+        files.skipped.add(f"region without one value of {attribute!r}, its class", region.where)
         return None
     if any(value for name, value in region.attributes.items() if name != attribute):
-        files.losses.add("attributes of a region besides the class", region.where)
+        files.skipped.add("attributes of a region besides the class", region.where)
     polygons = check_polygons(
-        [region.outline], size, lambda reason: files.losses.add(reason, region.where)
+        [region.outline], size, lambda reason: files.skipped.add(reason, region.where)
     )
     return Object(category.strip(), polygons) if polygons else None

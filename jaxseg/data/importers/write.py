@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from pycocotools import mask as mask_api
 
 from jaxseg.data.coco.segmentations import to_rle
-from jaxseg.data.importers.values import ImportedData, ImportedImage, Losses, Object
+from jaxseg.data.importers.values import ImportedData, ImportedImage, Object, Skipped
 from jaxseg.data.source import is_unicode
 from jaxseg.files import open_regular, prepare_output_folder
 
@@ -36,7 +36,7 @@ def write_dataset(data: ImportedData, folder: pathlib.Path) -> dict[str, SplitCo
     """Write `<split>.json` for each split, and `images/`; return the counts of each split.
 
     The folder must be absent or empty, and is filled at the end, the JSON files last. Objects whose
-    mask has no pixel are added to the losses. Raises OSError if an image cannot be copied.
+    mask has no pixel are counted as skipped. Raises OSError if an image cannot be copied.
     """
     check_output(folder)
     # Inside, since a mount point, a link and the current folder cannot be replaced.
@@ -93,7 +93,7 @@ def _split_json(
             copied.names[image.path] = name
         height, width = image.size
         entries.append({"id": image_id, "file_name": name, "height": height, "width": width})
-        for annotation in _annotations(image, category_ids, data.losses):
+        for annotation in _annotations(image, category_ids, data.skipped):
             annotations.append({"id": annotation_id, "image_id": image_id, **annotation})
             annotation_id += 1
         image_id += 1
@@ -127,14 +127,14 @@ def _copy(image: ImportedImage, target: pathlib.Path) -> None:
 
 
 def _annotations(
-    image: ImportedImage, category_ids: dict[str, int], losses: Losses
+    image: ImportedImage, category_ids: dict[str, int], skipped: Skipped
 ) -> Iterator[dict[str, Any]]:
     """Yield the annotations of an image; objects whose masks are empty are lost."""
     for number, item in enumerate(image.objects):
         rle = to_rle(item.segmentation, *image.size)
         area = int(mask_api.area(rle))
         if area == 0:
-            losses.add("object whose mask has no pixel", f"{image.name}: object {number}")
+            skipped.add("object whose mask has no pixel", f"{image.name}: object {number}")
             continue
         yield {
             "category_id": category_ids[item.category],

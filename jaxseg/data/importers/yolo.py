@@ -57,13 +57,13 @@ def read(files: SourceFiles) -> ImportedData:
         for entry in value if isinstance(value, list) else [value]:
             for image in _image_paths(files, path, base, split, entry):
                 if image in paths:
-                    files.losses.add(f"image that {split} lists again", files.name_of(image))
+                    files.skipped.add(f"image that {split} lists again", files.name_of(image))
                 paths[image] = None
         images = [_read_image(files, image, names) for image in paths]
         splits[split] = [image for image in images if image is not None]
     if not splits:
         raise ValueError(f"{path} names no images: it needs train and val")
-    return ImportedData(splits, list(names.values()), files.losses)
+    return ImportedData(splits, list(names.values()), files.skipped)
 
 
 def _read_yaml(path: pathlib.Path) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def _read_image(
     files: SourceFiles, path: pathlib.Path, names: dict[int, str]
 ) -> ImportedImage | None:
     if not path.is_file():
-        files.losses.add("image that is missing", files.name_of(path))
+        files.skipped.add("image that is missing", files.name_of(path))
         return None
     size = files.measure(path)
     if size is None:
@@ -159,7 +159,7 @@ def _read_image(
             )
             objects += [] if item is None else [item]
     else:
-        files.losses.add(
+        files.skipped.add(
             "label file that is missing: image kept without objects", files.name_of(path)
         )
     return ImportedImage(files.name_of(path), path, size, objects)
@@ -179,7 +179,7 @@ def _read_line(
     try:
         index, *numbers = map(float, line.split())
     except ValueError:
-        files.losses.add("line that is not numbers", where)
+        files.skipped.add("line that is not numbers", where)
         return None
     if index not in names:
         raise ValueError(
@@ -187,11 +187,11 @@ def _read_line(
             f"({', '.join(map(str, names))}): correct one of them"
         )
     if len(numbers) == 4:
-        files.losses.add("box without a mask (line of 5 numbers)", where)
+        files.skipped.add("box without a mask (line of 5 numbers)", where)
         return None
     if len(numbers) % 2 or len(numbers) < 6:
-        files.losses.add("line that is no polygon of three points or more", where)
+        files.skipped.add("line that is no polygon of three points or more", where)
         return None
     points = np.asarray(numbers).reshape(-1, 2) * size[::-1]
-    polygons = check_polygons([points], size, lambda reason: files.losses.add(reason, where))
+    polygons = check_polygons([points], size, lambda reason: files.skipped.add(reason, where))
     return Object(names[int(index)], polygons) if polygons else None
