@@ -3,6 +3,7 @@
 import pathlib
 
 from jaxseg.data.coco.folder import CocoFolder
+from jaxseg.data.coco.layout import is_tfds
 from jaxseg.data.coco.write import coco_json, write_coco
 from jaxseg.data.config import DataConfig
 from jaxseg.data.image_files import ImageFiles, ImageOrPath
@@ -63,5 +64,5 @@ __all__ = [
 
 def folder_config(path: pathlib.Path) -> CocoFolder | TfdsFolder:
     """Return the config of a folder: TFDS if it is a prepared dataset, else COCO format."""
-    found = TfdsFolder if (path / "dataset_info.json").is_file() else CocoFolder
+    found = TfdsFolder if is_tfds(path) else CocoFolder
     return found(str(path))

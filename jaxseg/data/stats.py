@@ -19,7 +19,7 @@ from pycocotools import mask as mask_api
 
 from jaxseg.data.coco.file import check_file
 from jaxseg.data.coco.folder import CocoSource
-from jaxseg.data.coco.layout import find_split, list_splits
+from jaxseg.data.coco.layout import find_split, is_tfds, list_splits
 from jaxseg.data.images import ImageSizeError
 from jaxseg.data.issues import IGNORABLE, WARNINGS, Issue
 from jaxseg.data.source import Source
@@ -186,10 +186,9 @@ def scan_folder(
     `allow_outside_files`. `images` is the folder of the images, where the layout of a COCO folder
     does not say it. Raises FileNotFoundError or ValueError if there is no such split.
     """
-    is_tfds = (folder / "dataset_info.json").is_file()
     opened = (
         _open_tfds(folder, split)
-        if is_tfds
+        if is_tfds(folder)
         else _open_coco(folder, split, images, allow_outside_files)
     )
     found = []

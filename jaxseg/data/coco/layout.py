@@ -25,6 +25,11 @@ class Split(NamedTuple):
     """The images of the file that belong to the split; None for all."""
 
 
+def is_tfds(folder: pathlib.Path) -> bool:
+    """Return whether a folder is a prepared TFDS dataset."""
+    return (folder / "dataset_info.json").is_file()
+
+
 def list_splits(path: pathlib.Path, images: pathlib.Path | None = None) -> list[Split]:
     """List the splits of a folder by name, or the only one of a COCO file.
 
@@ -45,7 +50,7 @@ def list_splits(path: pathlib.Path, images: pathlib.Path | None = None) -> list[
 
 
 def _list_folder(folder: pathlib.Path) -> list[Split]:
-    if (folder / "dataset_info.json").is_file():
+    if is_tfds(folder):
         raise ValueError(
             f"{folder} is a TFDS dataset: give the experiment source=TfdsFolder({str(folder)!r})"
         )

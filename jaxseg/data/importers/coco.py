@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxseg.data.coco.file import CocoFile, check_file
-from jaxseg.data.coco.layout import list_splits
+from jaxseg.data.coco.layout import is_tfds, list_splits
 from jaxseg.data.coco.segmentations import to_rle
 from jaxseg.data.importers.files import SourceFiles, head
 from jaxseg.data.importers.values import NO_SPLIT, ImportedData, ImportedImage, Object
@@ -21,7 +21,7 @@ _LISTS = re.compile(r'"(images|annotations|categories)"\s*:\s*\[')
 
 def detect(source: pathlib.Path) -> bool:
     """Return whether a source holds COCO JSON."""
-    if source.is_dir() and (source / "dataset_info.json").is_file():
+    if is_tfds(source):
         return False
     if source.is_file() and source.suffix.lower() != ".json":
         return False

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxseg.data.coco.annotations import xywh_to_xyxy
-from jaxseg.data.coco.layout import role_of
+from jaxseg.data.coco.layout import is_tfds, role_of
 from jaxseg.data.coco.segmentations import to_rle
 from jaxseg.data.fingerprint import fingerprint
 from jaxseg.data.images import decode_image
@@ -181,7 +181,7 @@ def _open_builder(path: pathlib.Path) -> Any:
 
     if not path.is_dir():
         raise FileNotFoundError(f"no TFDS folder {path}")
-    if not (path / "dataset_info.json").is_file():
+    if not is_tfds(path):
         below = [p.parent for n in (1, 2, 3) for p in path.glob("*/" * n + "dataset_info.json")]
         found = ", ".join(map(str, sorted(below))) or "none"
         raise FileNotFoundError(
