@@ -13,6 +13,7 @@ import runpy
 import sys
 import traceback
 from collections.abc import Collection, Iterator, Mapping
+from importlib.machinery import ModuleSpec
 from typing import Any
 
 from jaxseg import data
@@ -119,21 +120,48 @@ def _line(error: Exception, path: pathlib.Path) -> str:
 
 @contextlib.contextmanager
 def _importable(folder: pathlib.Path) -> Iterator[None]:
-    """Let the files of a folder be imported as modules, and forget these modules at the end.
+    """Let the files and packages of a folder be imported, and forget those modules at the end.
 
-    So files of another folder with the same names are imported anew, and a config class from such
-    a file cannot be imported by `from_json`, which reports it before a training starts.
+    So modules of another folder with the same names are imported anew. A module that can also be
+    imported without the folder is kept; of the others `from_json` finds no config class, and
+    reports it before a training starts, since no later command would find it.
     """
     modules_before = set(sys.modules)
     sys.path.insert(0, str(folder))
     try:
         yield
     finally:
+        new = set(sys.modules) - modules_before
+        locations = {
+            name: _location(getattr(sys.modules[name], "__spec__", None))
+            for name in new
+            if "." not in name
+        }
         sys.path.remove(str(folder))
-        for name in set(sys.modules) - modules_before:
-            file = getattr(sys.modules[name], "__file__", None)
-            if file is not None and pathlib.Path(file).parent == folder:
+        forgotten = {
+            name
+            for name, location in locations.items()
+            if location is not None
+            and folder in location.parents[:2]  # of `name.py`, `name/__init__.py` or `name/`
+            and _location(_find_spec(name)) != location
+        }
+        for name in new:
+            if name.partition(".")[0] in forgotten:
                 del sys.modules[name]
+
+
+def _location(spec: ModuleSpec | None) -> pathlib.Path | None:
+    """Return the file of a module, or the folder of a package without `__init__.py`."""
+    if spec is None:
+        return None
+    location = spec.origin or next(iter(spec.submodule_search_locations or ()), None)
+    return None if location is None else pathlib.Path(location)
+
+
+def _find_spec(name: str) -> ModuleSpec | None:
+    """Find a module, whether or not it is imported already."""
+    specs = (finder.find_spec(name, None) for finder in sys.meta_path)
+    return next((spec for spec in specs if spec is not None), None)
 
 
 def to_json(value: Any) -> Any:
@@ -194,14 +222,16 @@ def _find_class(name: Any, allow_modules: Collection[str]) -> type:
     if module not in allow_modules:
         raise ValueError(
             f"the experiment names the config class {name}, which is not one of jaxseg's own; "
-            f"nothing was imported. If you trust that module, add --allow-module {module}"
+            f"nothing was imported. If you trust that module, add --allow-module {module} "
+            f"(in Python, allow_modules=[{module!r}])"
         )
     try:
         found = getattr(importlib.import_module(module), qualname)
     except (ImportError, AttributeError) as error:
         raise ValueError(
-            f"the experiment uses the config class {name}, which cannot be imported here: "
-            "config classes must live in an installed module, not in the experiment file"
+            f"the experiment uses the config class {name}, which cannot be imported here: it must "
+            "be in an installed package or in a folder that PYTHONPATH names, and not in the "
+            "experiment's file"
         ) from error
     if not (isinstance(found, type) and found.__module__ == module and _is_frozen(found)):
         raise ValueError(f"{name} is not a frozen dataclass of that module")

@@ -72,6 +72,38 @@ def test_an_experiment_file_imports_from_its_own_folder_only(tmp_path, monkeypat
     assert sys.path == search_path
 
 
+@pytest.mark.parametrize("file", ["own_config.py", "own_config/__init__.py", "own_config/part.py"])
+def test_config_classes_beside_an_experiment_must_be_importable_without_it(
+    file, tmp_path, monkeypatch
+):
+    """A later command would not find them."""
+    module = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(
+        "import dataclasses\n"
+        "@dataclasses.dataclass(frozen=True)\n"
+        "class Own:\n"
+        "    def open(self, split): ...\n"
+    )
+    path = tmp_path / "experiment.py"
+    path.write_text(
+        "import dataclasses\n"
+        f"from {module} import Own\n"
+        "from jaxseg.commands.demo import MASK_RCNN\n"
+        "data = dataclasses.replace(MASK_RCNN.data, source=Own())\n"
+        "experiment = dataclasses.replace(MASK_RCNN, data=data)\n"
+    )
+    loaded = load_experiment(path)
+    with pytest.raises(ValueError, match=f"class {module}:Own, which cannot be imported here"):
+        from_json(to_json(loaded), experiment.config_modules(loaded))
+    monkeypatch.syspath_prepend(tmp_path)
+    loaded = load_experiment(path)
+    assert type(loaded.data.source) is sys.modules[module].Own  # workers get it by its name
+    assert from_json(to_json(loaded), experiment.config_modules(loaded)) == loaded
+    for name in ("own_config", "own_config.part"):
+        sys.modules.pop(name, None)
+
+
 def test_from_json_accepts_only_frozen_dataclasses_and_known_fields():
     written = to_json(EXPERIMENT)
     for name in ("os:system", "tests.tiny:TinyBackbone", "tests.tiny:MaskRCNNConfig"):
@@ -80,7 +112,7 @@ def test_from_json_accepts_only_frozen_dataclasses_and_known_fields():
             from_json(written, allow_modules=("os", "tests.tiny"))
     for name in ("absent_module:Config", "<run_path>:Config"):
         written["model"]["class"] = name
-        with pytest.raises(ValueError, match="must live in an installed module"):
+        with pytest.raises(ValueError, match="must be in an installed package"):
             from_json(written, allow_modules=(name.partition(":")[0],))
     del written["model"]["class"]
     with pytest.raises(ValueError, match="config class None, which is not one of jaxseg's own"):
@@ -151,7 +183,8 @@ def test_a_module_is_imported_if_the_user_allows_it(plugin):
 
 
 @pytest.mark.parametrize(
-    "command", ["eval run", "predict run photo.png --out out", "weights export run --out x"]
+    "command",
+    ["eval run", "predict run photo.png --out out", "weights export run --out x.safetensors"],
 )
 def test_the_commands_have_a_flag_to_allow_modules(command, tmp_path, monkeypatch, capsys):
     def restore(workdir, *_, allow_modules, **__):
