@@ -121,7 +121,7 @@ def read_origin(path: pathlib.Path, experiment: Experiment) -> Origin:
     before, now = (flatten(to_json(e.model)) for e in (trained.experiment, experiment))
     changed = changed_fields(before, now, ["num_classes"])
     if changed:
-        _LOG.warning("the model differs from that of %s: %s", path, ", ".join(changed))
+        _LOG.warning("the model differs from that of %s: %s", path, ", ".join(map(str, changed)))
     arrays = traverse_util.flatten_dict(merge_frozen(trained.variables))
     return Origin(arrays, [category.name for category in trained.categories])
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from jaxseg.commands.settings import DATA_NOTE, changed_fields, flatten
+from jaxseg.commands.settings import DATA_NOTE, Change, changed_fields, flatten
 from jaxseg.distributed import allgather_json
 from jaxseg.experiment import Experiment, config_modules, from_json, to_json
 from jaxseg.parallel import replicate, to_global
@@ -73,7 +73,7 @@ def check_resumable(
     changed = changed_fields(before, now, [*allowed, *extended])
     if changed:
         raise ValueError(
-            f"{workdir} holds a run with a different config: {', '.join(changed)}. "
+            f"{workdir} holds a run with a different config: {', '.join(map(str, changed))}. "
             f"Use the same values{DATA_NOTE} to resume it, or another --workdir"
         )
     if extended:
@@ -141,15 +141,15 @@ def fork_run(
     """
     with open_checkpoints(origin) as checkpoints:
         before, now = _comparable(checkpoints.metadata(), metadata, config_modules(experiment))
-        changed = [change for change in changed_fields(before, now, ()) if _is_fixed(change)]
+        changed = [change for change in changed_fields(before, now, ()) if _is_fixed(change.field)]
         decays = [side.get("experiment.train.ema_decay") for side in (before, now)]
         if (decays[0] is None) != (decays[1] is None):
-            changed.append(f"train.ema_decay ({decays[0]} -> {decays[1]})")
+            changed.append(Change("train.ema_decay", *decays))
         if changed:
             raise ValueError(
                 f"a fork of {origin} keeps its model, optimizer, EMA and categories, but the "
-                f"experiment has others: {', '.join(changed)}. Use the same, or start from its "
-                f"weights alone by --init-from {origin}"
+                f"experiment has others: {', '.join(map(str, changed))}. Use the same, or start "
+                f"from its weights alone by --init-from {origin}"
             )
         state = checkpoints.restore(state_shapes(experiment))
     step = int(state.step)
@@ -162,11 +162,13 @@ def fork_run(
     with Checkpoints(workdir) as checkpoints:
         checkpoints.save(step, to_global(replicate(state, devices), devices), metadata)
     differing = changed_fields(before, now, CHANGEABLE_ON_RESUME)
-    _LOG.info("forked step %d of %s into %s: %s", step, origin, workdir, ", ".join(differing))
+    _LOG.info(
+        "forked step %d of %s into %s: %s", step, origin, workdir, ", ".join(map(str, differing))
+    )
 
 
-def _is_fixed(change: str) -> bool:
-    field = change.partition(" (")[0]
+def _is_fixed(field: str) -> bool:
+    """Return whether a fork keeps a field."""
     fixed = [name.removeprefix("experiment.") for name in FIXED_ON_FORK]
     allowed = "model.backbone.remat"
     return field != allowed and any(field == name or field.startswith(f"{name}.") for name in fixed)

@@ -4,7 +4,7 @@ Settings are nested JSON: an experiment, the fingerprints of its data, and the f
 """
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxseg.data import Source
 
@@ -33,7 +33,7 @@ def check_processes_agree(settings: Sequence[dict[str, Any]]) -> None:
         if changed:
             raise ValueError(
                 f"process {process} was started with other settings or data than process 0: "
-                f"{', '.join(changed)}{DATA_NOTE}. Run the same command on all"
+                f"{', '.join(map(str, changed))}{DATA_NOTE}. Run the same command on all"
             )
 
 
@@ -42,15 +42,26 @@ def split_identity(source: Source) -> dict[str, Any]:
     return {"fingerprint": source.fingerprint, "categories": list(map(list, source.categories))}
 
 
+class Change(NamedTuple):
+    """A field of settings, and its two values."""
+
+    field: str
+    before: Any
+    now: Any
+
+    def __str__(self) -> str:
+        return f"{self.field} ({self.before} -> {self.now})"
+
+
 def changed_fields(
     before: dict[str, Any], now: dict[str, Any], allowed: Collection[str]
-) -> list[str]:
-    """Return "field (before -> now)" for each field of flat settings that is not in `allowed`."""
+) -> list[Change]:
+    """Return the fields of flat settings that differ and are not in `allowed`."""
     changed = []
     for key in sorted(before.keys() | now.keys()):
         field = key.removeprefix("experiment.")
         if before.get(key) != now.get(key) and field not in allowed:
-            changed.append(f"{field} ({before.get(key)} -> {now.get(key)})")
+            changed.append(Change(field, before.get(key), now.get(key)))
     return changed
 
 
