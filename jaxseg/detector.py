@@ -82,7 +82,8 @@ class Detector:
 
     def __repr__(self) -> str:
         model = type(self.trained.experiment.model).__name__.removesuffix("Config")
-        return f"Detector({model}, {len(self.names)} classes, step {self.trained.step})"
+        classes = "1 class" if len(self.names) == 1 else f"{len(self.names)} classes"
+        return f"Detector({model}, {classes}, step {self.trained.step})"
 
     def predict(
         self,
