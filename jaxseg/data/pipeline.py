@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 import weakref
 from collections.abc import Generator, Sequence
 from typing import Any
@@ -33,6 +34,8 @@ from jaxseg.types import Batch, EvalBatch, TargetSpec
 _LOG = logging.getLogger(__name__)
 CLOSE_SECONDS = 5.0
 """Longest time to wait for the threads and workers of an iterator to stop."""
+EXIT_SECONDS = 30.0
+"""Longest time to wait for them once more at the end of the program."""
 _ENDLESS = 1 << 40
 """A number of batches that no run reaches."""
 
@@ -240,12 +243,23 @@ _OPEN: weakref.WeakSet[Generator[Any]] = weakref.WeakSet()
 """Generators of `_read` that are not collected yet."""
 
 
+_CLOSING: list[threading.Thread] = []
+"""Threads that were still closing an iterator after `CLOSE_SECONDS`."""
+
+
 @atexit.register
 def _close_all() -> None:
-    """Close what a program leaves open at its end, since Python cannot stop threads after it."""
+    """Close what a program leaves open at its end, since Python cannot stop threads after it.
+
+    Wait also for what is still closing, such as workers that were starting: Grain would close it a
+    second time at the same time, which fails with a traceback.
+    """
     for generator in list(_OPEN):
         with contextlib.suppress(ValueError):  # another thread is waiting for its next batch
             generator.close()
+    last = time.monotonic() + EXIT_SECONDS
+    for closing in _CLOSING:
+        closing.join(max(0.0, last - time.monotonic()))
 
 
 def _read(batches: Any, config: DataConfig) -> Generator[Any]:
@@ -294,7 +308,8 @@ def _close(iterator: Any) -> None:
         return
     closing.join(CLOSE_SECONDS)
     if closing.is_alive():
-        _LOG.warning("some data threads or workers hang and are not waited for")
+        _CLOSING.append(closing)
+        _LOG.warning("some data threads or workers take long to stop, and are not waited for")
 
 
 def _start_worker(worker_index: int, worker_count: int) -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from types import SimpleNamespace
 
 import jax
@@ -280,5 +281,15 @@ def test_threads_that_hang_do_not_keep_a_program_that_stops(monkeypatch, caplog)
     hang = threading.Event()
     monkeypatch.setattr(pipeline, "CLOSE_SECONDS", 0.05)
     pipeline._close(SimpleNamespace(close=hang.wait))
-    assert "data threads or workers hang" in caplog.text
+    assert "data threads or workers take long to stop" in caplog.text
     hang.set()
+
+
+def test_the_end_of_a_program_waits_for_workers_that_are_still_stopping(monkeypatch):
+    """Grain would stop them a second time at the same time, with a traceback."""
+    stopped = threading.Event()
+    monkeypatch.setattr(pipeline, "CLOSE_SECONDS", 0.01)
+    pipeline._close(SimpleNamespace(close=lambda: (time.sleep(0.3), stopped.set())))
+    assert not stopped.is_set()
+    pipeline._close_all()
+    assert stopped.is_set()
