@@ -275,7 +275,7 @@ class WeightsExport:
     """The new file."""
     names: Annotated[
         Literal["torchvision", "jaxseg"] | None,
-        arg(constructor=Literal["torchvision", "jaxseg"], help_behavior_hint=""),  # type: ignore[arg-type]
+        arg(constructor=Literal["torchvision", "jaxseg"], help_behavior_hint=""),
     ] = None
     """Names of the arrays (default: torchvision's where it has the model, else jaxseg's own)."""
     allow_module: ConfigModules = ()
