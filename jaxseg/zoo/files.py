@@ -85,7 +85,7 @@ def write_safetensors(
             mode = partial.stat().st_mode
             safetensors.numpy.save_file(dense, partial, dict(metadata or {}))
             partial.chmod(mode)  # the writer lets only the owner read the file
-    except safetensors.SafetensorError as error:
+    except (safetensors.SafetensorError, OSError) as error:
         raise ValueError(f"{path} cannot be written: {error}") from error
 
 
