@@ -7,8 +7,8 @@ import jaxseg
 project = "jaxseg"
 author = "the jaxseg authors"
 release = jaxseg.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
-exclude_patterns = ["_build"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
+exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
 
 html_theme = "sphinx_book_theme"
 html_title = "jaxseg"
@@ -21,6 +21,7 @@ html_show_copyright = False
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
+nb_execution_mode = "off"  # scripts/run_notebooks.py executes them
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
