@@ -60,8 +60,29 @@ class MaskHeadConfig:
         return ImageMasks(stride=1)
 
 
+class ClassLogit(nn.Module):
+    """The last layer, for the class of each RoI alone: features of pixels to logits.
+
+    It has the parameters of a dense layer with a column for each output. The logits of the other
+    classes are never used, neither in a loss nor in a prediction.
+    """
+
+    outputs: int
+    kernel_init: nn.initializers.Initializer
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "R *pixels D"], labels: Int[Array, " R"]
+    ) -> Float[Array, " R *pixels"]:
+        channels = x.shape[-1]
+        kernel = self.param("kernel", self.kernel_init, (channels, self.outputs)).astype(x.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.outputs,)).astype(x.dtype)
+        logits = jnp.einsum("rpd,rd->rp", x.reshape(len(x), -1, channels), kernel.T[labels])
+        return (logits + bias[labels][:, None]).reshape(x.shape[:-1])
+
+
 class MaskHead(nn.Module):
-    """Pooled features `[R, p, p, D]` to mask logits for each output `[R, 2p, 2p, outputs]`."""
+    """Pooled features `[R, p, p, D]` and classes to the mask logits of each class `[R, 2p, 2p]`."""
 
     config: MaskHeadConfig
     outputs: int
@@ -69,8 +90,12 @@ class MaskHead(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "R p p D"], valid: Bool[Array, " R"], train: bool
-    ) -> Float[Array, "R S S _outputs"]:
+        self,
+        x: Float[Array, "R p p D"],
+        valid: Bool[Array, " R"],
+        labels: Int[Array, " R"],
+        train: bool,
+    ) -> Float[Array, "R S S"]:
         config, channels = self.config, self.config.conv_dim
         x = conv_stack(
             x, valid, num_convs=config.num_convs, channels=channels, norm=self.norm, train=train
@@ -88,10 +113,10 @@ class MaskHead(nn.Module):
         x = x.reshape(count, height, width, 2, 2, channels) + bias  # [R, y, x, dy, dx, D]
         std = config.logit_init_std
         logit_init = he_normal if std is None else nn.initializers.normal(std)
-        logit = nn.Dense(self.outputs, kernel_init=logit_init, dtype=x.dtype, name="logit")
-        x = logit(nn.relu(x)).astype(jnp.float32)
-        x = x.transpose(0, 1, 3, 2, 4, 5)  # [R, y, dy, x, dx, outputs]
-        return x.reshape(count, 2 * height, 2 * width, self.outputs)
+        output = jnp.zeros_like(labels) if config.cls_agnostic_mask else labels
+        x = ClassLogit(self.outputs, logit_init, name="logit")(nn.relu(x), output)
+        x = x.astype(jnp.float32).transpose(0, 1, 3, 2, 4)  # [R, y, dy, x, dx]
+        return x.reshape(count, 2 * height, 2 * width)
 
 
 class MaskSamples(NamedTuple):
@@ -119,8 +144,7 @@ def mask_loss(
     Slots without a positive RoI are not computed where that saves time (`nn.used_rows`).
     """
     if head.norm == "sync_batch":  # its statistics are those of all RoIs of the global batch
-        logits = head(pooled, samples.positive, train=True)
-        total = mask_loss_total(head.config, logits, samples)
+        total = mask_loss_total(head(pooled, samples.positive, samples.labels, train=True), samples)
     else:
         layers, variables = head.unbind()
         total = sum_over_used(
@@ -132,16 +156,13 @@ def mask_loss(
 def _head_and_loss(
     layers: MaskHead, variables: Variables, pooled: Array, samples: MaskSamples
 ) -> Float[Array, ""]:
-    logits = layers.apply(variables, pooled, samples.positive, train=True)
-    return mask_loss_total(layers.config, logits, samples)
+    logits = layers.apply(variables, pooled, samples.positive, samples.labels, train=True)
+    return mask_loss_total(logits, samples)
 
 
-def mask_loss_total(
-    config: MaskHeadConfig, logits: Float[Array, "R S S _outputs"], samples: MaskSamples
-) -> Float[Array, ""]:
+def mask_loss_total(logits: Float[Array, "R S S"], samples: MaskSamples) -> Float[Array, ""]:
     """Return the sum of the positive RoIs' losses."""
-    class_logits = select_class_mask(config, logits, samples.labels)  # [R, S, S]
-    loss = losses.sigmoid_cross_entropy(class_logits, samples.targets.astype(logits.dtype))
+    loss = losses.sigmoid_cross_entropy(logits, samples.targets.astype(logits.dtype))
     return jnp.where(samples.positive, loss.mean((1, 2)), 0).sum()
 
 
@@ -169,21 +190,9 @@ def mask_targets(
     return (targets >= 0.5 - ROUNDING).astype(targets.dtype)
 
 
-def select_class_mask(
-    config: MaskHeadConfig, logits: Float[Array, "R S S _outputs"], labels: Int[Array, " R"]
-) -> Float[Array, "R S S"]:
-    """Select the mask logits of each RoI's class (the only ones, if class-agnostic)."""
-    if config.cls_agnostic_mask:
-        return logits[..., 0]
-    return jnp.take_along_axis(logits, labels[:, None, None, None], axis=3)[..., 0]
-
-
 def detection_masks(
-    config: MaskHeadConfig,
-    logits: Float[Array, "BD S S _outputs"],
-    labels: Int[Array, "B D"],
-    valid: Bool[Array, "B D"],
+    logits: Float[Array, "BD S S"], valid: Bool[Array, "B D"]
 ) -> Float[Array, "B D S S"]:
     """Return the probability masks of each image's detections; zeros in unused slots."""
-    masks = nn.sigmoid(select_class_mask(config, logits, labels.reshape(-1)))
-    return jnp.where(valid[..., None, None], masks.reshape(*valid.shape, *masks.shape[1:]), 0)
+    masks = nn.sigmoid(logits).reshape(*valid.shape, *logits.shape[1:])
+    return jnp.where(valid[..., None, None], masks, 0)

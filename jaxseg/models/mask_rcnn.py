@@ -115,7 +115,9 @@ class MaskRCNN(nn.Module):
         channels = self.config.fpn_channels
         box, mask = self.config.box.pooler_resolution, self.config.mask.pooler_resolution
         self.box_head(jnp.zeros((1, box, box, channels)), jnp.ones((1,), bool), train=False)
-        self.mask_head(jnp.zeros((1, mask, mask, channels)), jnp.ones((1,), bool), train=False)
+        one_label = jnp.zeros((1,), jnp.int32)
+        pooled = jnp.zeros((1, mask, mask, channels))
+        self.mask_head(pooled, jnp.ones((1,), bool), one_label, train=False)
 
 
 def _loss(
@@ -167,6 +169,6 @@ def _predict(net: MaskRCNN, images: Array, image_size: Int[Array, "B 2"]) -> Det
     pooled = pool_rois(
         config.roi_align, pyramid, found.boxes, padded_size, config.mask.pooler_resolution
     )
-    logits = net.mask_head(pooled, found.valid.reshape(-1), train=False)
-    masks = detection_masks(config.mask, logits, found.labels, found.valid)
+    valid, labels = found.valid.reshape(-1), found.labels.reshape(-1)
+    masks = detection_masks(net.mask_head(pooled, valid, labels, train=False), found.valid)
     return Detections(*found, masks=masks, mask_frame=MaskFrame(config.mask.paste))

@@ -125,11 +125,11 @@ def test_mask_loss_of_a_perfect_prediction_is_zero():
     target = ops.mask_targets(
         batch.masks[0], frames, frames[:2], jnp.asarray([0, 1]), size=MASK_SIZE
     )
-    logits = jnp.where(target[..., None] >= 0.5, 40.0, -40.0) * jnp.ones((1, 1, 1, 3))
+    logits = jnp.where(target >= 0.5, 40.0, -40.0)
     config = MaskHeadConfig(pooler_resolution=MASK_SIZE // 2)
     samples = mask_samples(config, rois, batch)
-    assert float(mask_loss_total(config, logits, samples)) < 1e-6
-    np.testing.assert_allclose(mask_loss_total(config, -logits, samples), 40, rtol=1e-5)
+    assert float(mask_loss_total(logits, samples)) < 1e-6
+    np.testing.assert_allclose(mask_loss_total(-logits, samples), 40, rtol=1e-5)
 
 
 @pytest.mark.parametrize("size", [14, 28])
