@@ -10,14 +10,16 @@ Terms:
 """
 
 import dataclasses
+import functools
 from typing import Literal
 
 from flax import linen as nn
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxseg.nn.backbone import FeatureMaps
 from jaxseg.nn.conv import Conv
-from jaxseg.nn.norm import NormKind, make_norm
+from jaxseg.nn.norm import NormKind, conv_and_norm, make_norm
 from jaxseg.nn.padding import extent_mask, level_extent, zero_outside
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
@@ -59,32 +61,26 @@ class ResNetConfig:
         return stage <= self.freeze_at
 
 
-def conv(
-    x: Float[Array, "B h w _"],
-    features: int,
-    size: int,
-    stride: int = 1,
-    groups: int = 1,
-    *,
-    name: str,
-) -> Float[Array, "B _ _ _"]:
-    """Apply a convolution without bias, padded by `size // 2` on every side at any stride.
+def conv_layer(
+    features: int, size: int, stride: int = 1, groups: int = 1, *, dtype: DTypeLike, name: str
+) -> functools.partial[nn.Module]:
+    """Return a convolution without bias, padded by `size // 2` on every side at any stride.
 
-    Call it in a module's compact method.
+    Call the result in a module's compact method to make the layer.
     """
     pad = size // 2
-    layer = Conv(
+    return functools.partial(
+        Conv,
         features,
         (size, size),
         strides=(stride, stride),
         padding=((pad, pad), (pad, pad)),
         feature_group_count=groups,
         use_bias=False,
-        dtype=x.dtype,
+        dtype=dtype,
         kernel_init=he_normal,
         name=name,
     )
-    return layer(x)
 
 
 class Block(nn.Module):
@@ -110,9 +106,9 @@ class Block(nn.Module):
             number: int,
             groups: int = 1,
         ) -> Array:
-            x = conv(x, features, size, stride, groups, name=f"conv{number}")
+            conv = conv_layer(features, size, stride, groups, dtype=x.dtype, name=f"conv{number}")
             norm = make_norm(config.norm, config.norm_epsilon, name=f"norm{number}")
-            return norm(x, mask, train)
+            return conv_and_norm(conv, norm, x, mask, train)
 
         if config.depth in BOTTLENECK_DEPTHS:
             out_channels = 4 * self.channels
@@ -127,8 +123,9 @@ class Block(nn.Module):
             y = zero_outside(nn.relu(layer(x, self.channels, 3, self.stride, mask, 1)), mask)
             y = layer(y, self.channels, 3, 1, mask, 2)
         if x.shape[-1] != out_channels or self.stride != 1:
-            x = conv(x, out_channels, 1, self.stride, name="shortcut_conv")
-            x = make_norm(config.norm, config.norm_epsilon, name="shortcut_norm")(x, mask, train)
+            conv = conv_layer(out_channels, 1, self.stride, dtype=x.dtype, name="shortcut_conv")
+            norm = make_norm(config.norm, config.norm_epsilon, name="shortcut_norm")
+            x = conv_and_norm(conv, norm, x, mask, train)
         return zero_outside(nn.relu(x + y), mask)
 
 
@@ -148,9 +145,9 @@ class ResNet(nn.Module):
             return extent_mask(level_extent(padded_size, stride), height, width)
 
         trains = train and config.freeze_at < 1
-        x = conv(images, config.width, 7, 2, name="stem_conv")
+        conv = conv_layer(config.width, 7, 2, dtype=images.dtype, name="stem_conv")
         norm = make_norm(config.norm, config.norm_epsilon, name="stem_norm")
-        x = norm(x, mask_at(2), trains)
+        x = conv_and_norm(conv, norm, images, mask_at(2), trains)
         x = zero_outside(nn.relu(x), mask_at(2))
         x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
         x = zero_outside(x, mask_at(4))  # pooling windows reach one cell into the padding

@@ -1,12 +1,16 @@
-"""Batch norm's running statistics."""
+"""Batch norm's running statistics, and norms after convolutions."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from jaxseg.model import BATCH_AXIS
-from jaxseg.nn.norm import BatchNorm
+from jaxseg.nn.conv import Conv
+from jaxseg.nn.norm import BatchNorm, conv_and_norm, make_norm
 
 
 def train_once(statistics, x, mask):
@@ -47,3 +51,35 @@ def test_statistics_move_by_the_momentum_for_any_other_number_of_cells(statistic
     for name, value in (("mean", data.mean(0)), ("var", data.var(0, ddof=1))):
         expected = 0.9 * statistics[name] + 0.1 * value
         np.testing.assert_allclose(after[name], expected, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", ["frozen", "norm_eval", "group"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.02)])
+def test_a_convolution_and_its_norm_are_the_two_layers(kind, dtype, tolerance):
+    """A frozen norm is multiplied into the kernel."""
+    rng = np.random.default_rng(0)
+    conv = functools.partial(Conv, 4, (3, 3), padding=1, use_bias=False, dtype=dtype, name="conv")
+    mask = jnp.ones((2, 6, 5, 1), bool)
+
+    class Both(nn.Module):
+        joined: bool
+
+        @nn.compact
+        def __call__(self, x):
+            norm = make_norm(kind, name="norm")
+            if self.joined:
+                return conv_and_norm(conv, norm, x, mask, train=False)
+            return norm(conv()(x), mask, train=False)
+
+    x = jnp.asarray(rng.normal(size=(2, 6, 5, 3)), dtype)
+    variables = Both(joined=False).init(jax.random.key(0), x)
+    values = jax.tree.map(lambda v: jnp.asarray(rng.uniform(0.5, 2, v.shape), v.dtype), variables)
+    assert jax.tree.map(jnp.shape, Both(joined=True).init(jax.random.key(0), x)) == jax.tree.map(
+        jnp.shape, variables
+    )
+    expected = Both(joined=False).apply(values, x)
+    found = Both(joined=True).apply(values, x)
+    assert found.dtype == x.dtype
+    scale = float(jnp.abs(expected).max())
+    difference = jnp.abs(found.astype(jnp.float32) - expected.astype(jnp.float32)).max()
+    assert float(difference) < tolerance * scale
