@@ -58,11 +58,11 @@ def batched_nms(
         (box_iou(boxes, boxes) > iou_threshold)
         & (labels[:, None] == labels[None, :])
         & (rank[:, None] < rank[None, :])
-    ).astype(jnp.float32)
+    )
 
     def apply_rule(carry: tuple[Array, Array]) -> tuple[Array, Array]:
         keep, _ = carry
-        suppressed = keep.astype(jnp.float32) @ suppresses > 0  # [N]
+        suppressed = (keep[:, None] & suppresses).any(axis=0)  # [N]
         updated = valid & ~suppressed
         return updated, (updated != keep).any()
 
