@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 import cv2
 import jax
 import numpy as np
+from jaxtyping import UInt8
 from pycocotools import mask as mask_api
 
 from jaxseg.data.masks.regions import mask_bounds
+from jaxseg.data.masks.rle import add_to_ends
 from jaxseg.data.source import RLE
 from jaxseg.ops.bilinear import Paste, paste_span, paste_weights
 from jaxseg.types import Detections, EvalBatch, MaskFrame
@@ -126,16 +128,32 @@ def box_mask_rles(masks: np.ndarray, boxes: np.ndarray, size: Size, *, paste: Pa
             box[1::2], mask.shape[0], top, bottom, paste
         )  # [bottom - top, h]
         weights_x = _pixel_weights(box[0::2], mask.shape[1], left, right, paste)
-        # Transposed, [W, H]: pycocotools reads masks down their columns, and copies other orders.
-        bitmap = np.zeros(size[::-1], np.uint8)
+        # The box's columns, [right - left, H]: run lengths go down the columns of a mask.
+        columns_of_box = np.zeros((right - left, size[0]), np.uint8)
         if weights_x.size and weights_y.size:
             # NumPy's BLAS starts threads for these small products, at up to ten times the time.
             added: Any = None
             pasted = cv2.gemm(weights_y, mask, 1, added, 0)  # [bottom - top, w]
             pasted = cv2.gemm(weights_x, pasted, 1, added, 0, flags=cv2.GEMM_2_T)
-            bitmap[left:right, top:bottom] = pasted >= THRESHOLD
-        rles.append(mask_api.encode(bitmap.T))
+            columns_of_box[:, top:bottom] = pasted >= THRESHOLD
+        rles.append(encode_columns(columns_of_box, left, size))
     return rles
+
+
+def encode_columns(columns: UInt8[np.ndarray, "c H"], left: int, size: Size) -> RLE:
+    """Return the RLE of a mask of an image of `size` that is empty but for some columns.
+
+    `columns` are its columns from `left` on. The result equals pycocotools' for the whole mask: it
+    is that of the columns, with more zeros in the first and in the last run.
+    """
+    height, width = size
+    before, after = left * height, (width - left - len(columns)) * height
+    if not len(columns) or (columns[-1, -1] and after):  # no last run of zeros
+        whole = np.zeros((width, height), np.uint8)
+        whole[left : left + len(columns)] = columns
+        return mask_api.encode(whole.T)
+    counts: bytes = mask_api.encode(columns.T)["counts"]
+    return {"size": [height, width], "counts": add_to_ends(counts, before, after)}
 
 
 def _visible_pixels(

@@ -16,7 +16,7 @@ from jaxseg.evaluation import (
     write_metrics,
 )
 from jaxseg.evaluation.coco import METRIC_NAMES
-from jaxseg.evaluation.predictions import box_mask_rles
+from jaxseg.evaluation.predictions import box_mask_rles, encode_columns
 from jaxseg.types import Detections, EvalBatch, MaskFrame
 from tests import strategies
 from tests.goldens import load_golden
@@ -294,3 +294,18 @@ def test_categories_of_one_name_have_a_metric_each():
         key = f"segm/AP/{second['name']} (id {category['id']})"
         assert metrics[key] == expected[f"segm/AP/{category['name']}"]
         assert key.removeprefix("segm/AP/") in format_table(metrics)
+
+
+@pytest.mark.parametrize("size", [(1, 7), (3, 5), (40, 30), (700, 900)])
+def test_the_rle_of_some_columns_is_that_of_the_whole_mask(size):
+    """Byte for byte, for masks that touch the first and the last pixel, and empty ones."""
+    rng = np.random.default_rng(0)
+    height, width = size
+    for share in (0.0, 0.01, 0.5, 0.99, 1.0):
+        for _ in range(20):
+            left = int(rng.integers(0, width))
+            right = int(rng.integers(left, width + 1))
+            columns = (rng.random((right - left, height)) < share).astype(np.uint8)
+            whole = np.zeros((height, width), np.uint8, order="F")
+            whole[:, left:right] = columns.T
+            assert encode_columns(columns, left, size) == mask_api.encode(whole)

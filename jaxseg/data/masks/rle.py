@@ -145,3 +145,36 @@ def areas_and_boxes(
         )
     ]
     return reduce_lists(np.add, runs[foreground], run_counts), np.stack(boxes, axis=1)
+
+
+def add_to_ends(counts: bytes, before: int, after: int) -> bytes:
+    """Return the text of a mask with more pixels in its first run and in its last.
+
+    No other number changes: none is the difference from the first or from the last run.
+    """
+    data = np.frombuffer(counts, np.uint8) - 48
+    ends = np.flatnonzero((data & 32) == 0) + 1  # of each number
+    if len(ends) == 1:
+        return _write_number(_read_number(counts) + before + after)
+    first, last = int(ends[0]), int(ends[-2])
+    return (
+        _write_number(_read_number(counts[:first]) + before)
+        + counts[first:last]
+        + _write_number(_read_number(counts[last:]) + after)
+    )
+
+
+def _read_number(digits: bytes) -> int:
+    value = sum((digit - 48 & 31) << 5 * place for place, digit in enumerate(digits))
+    is_negative = digits[-1] - 48 & 16
+    return value - (1 << 5 * len(digits)) if is_negative else value
+
+
+def _write_number(value: int) -> bytes:
+    digits = bytearray()
+    while True:
+        digit, value = value & 31, value >> 5
+        if value == (-1 if digit & 16 else 0):
+            digits.append(digit + 48)
+            return bytes(digits)
+        digits.append((digit | 32) + 48)
