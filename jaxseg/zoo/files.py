@@ -2,6 +2,9 @@
 
 A state dict is a flat `{name: array}`, the form in which weights are published. Nothing in a file
 is executed (`jaxseg.zoo.pickles`), and its size bounds what its packed members may unpack to.
+
+Only the functions that read or write safetensors need that package, so that the configs of the
+published models can be had without it.
 """
 
 import os
@@ -13,7 +16,6 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-import safetensors.numpy
 
 from jaxseg.files import atomic_write
 from jaxseg.zoo.pickles import PLAIN_NUMBERS, read_pickles, read_torch_zip
@@ -56,6 +58,8 @@ def read_metadata(path: pathlib.Path) -> dict[str, str]:
 
     Raises FileNotFoundError, or ValueError if the file is corrupt.
     """
+    import safetensors
+
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint file {path}")
     with path.open("rb") as file:
@@ -77,6 +81,8 @@ def write_safetensors(
 
     Raises ValueError for dtypes that the format lacks and where the file cannot be written.
     """
+    import safetensors.numpy
+
     # The writer copies an array's memory as it is, and the format is in C order.
     dense = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     try:
@@ -102,6 +108,8 @@ def _read(file: Any, path: pathlib.Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as arrays:
             return _plain_arrays(arrays)
     if _is_safetensors(start):
+        import safetensors.numpy
+
         return _plain_arrays(safetensors.numpy.load_file(path))
     if start[:1] in (b"\x80", b"(", b"}", b"c"):  # protocol 2 and later; earlier ones of a dict
         return read_pickles(file, limit)
