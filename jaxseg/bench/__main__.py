@@ -5,9 +5,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-import jax
-
-from jaxseg.bench.run import bench
+from jaxseg.bench.run import bench, measure_compilation
 from jaxseg.bench.settings import GROUPS, make_settings
 
 
@@ -32,14 +30,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given["size"] = tuple(given["size"])
     if given["models"] is not None:
         given["models"] = tuple(given["models"])
+    measure_compilation()
     try:
-        settings = make_settings(given.pop("groups"), **given)
-        return bench(settings)
+        return bench(make_settings(**given))
     except (ValueError, OSError) as error:
         print(f"jaxseg bench: {error}", file=sys.stderr)
         return 1
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_enable_compilation_cache", False)  # compile times are measured
     sys.exit(main())

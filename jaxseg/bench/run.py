@@ -7,9 +7,12 @@ import dataclasses
 import datetime
 import gc
 import importlib
+import os
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
+
+import jax
 
 from jaxseg.bench import machine, plot, report
 from jaxseg.bench.context import Context
@@ -26,6 +29,11 @@ _MODULES = {"compile": "compiling"}
 """The modules whose names are not those of their groups."""
 
 
+def measure_compilation() -> None:
+    """Let JAX compile everything, whatever is kept from earlier runs."""
+    jax.config.update("jax_enable_compilation_cache", False)
+
+
 def bench(settings: Settings, print_line: Callable[[str], None] = print) -> int:
     """Measure, and return the exit status: 1 if a case failed or results differ, else 0."""
     for path in (settings.out, settings.plot):
@@ -34,6 +42,9 @@ def bench(settings: Settings, print_line: Callable[[str], None] = print) -> int:
     for name in settings.models:
         find_config(name)
     peer, reason = find_peer()
+    if peer is not None and peer.on_gpu:
+        # JAX would take most of the memory when it starts, and leave too little to torch.
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     about = machine.describe_machine() | {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "dtype": settings.dtype,

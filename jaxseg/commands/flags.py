@@ -283,6 +283,44 @@ class WeightsExport:
 
 
 @dataclasses.dataclass(frozen=True)
+class Bench:
+    """Measure how fast this machine is, beside torchvision where it is installed.
+
+    Groups: ops, predict, train, loader, evaluation, compile (these by default) and scaling.
+    """
+
+    groups: Annotated[Positional[tuple[str, ...]], arg(metavar="GROUP...", help_behavior_hint="")]
+    """Groups of measurements."""
+    models: Annotated[
+        tuple[str, ...] | None,
+        arg(metavar="NAME...", help_behavior_hint="(R50-FPN of both models)"),
+    ] = None
+    """Names as for weights import."""
+    size: Annotated[
+        tuple[int, int] | None, arg(metavar="H W", help_behavior_hint="(default: 800 1088)")
+    ] = None
+    """Size of the images."""
+    batch: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: 1)")] = None
+    """Images on one device."""
+    dtype: Annotated[
+        Literal["float32", "bfloat16"] | None, arg(help_behavior_hint="(default: float32)")
+    ] = None
+    """Dtype of the layers."""
+    steps: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: 10)")] = None
+    """Most samples of a case."""
+    seconds: Annotated[float | None, arg(metavar="S", help_behavior_hint="(default: 60)")] = None
+    """Time after which a case takes no further samples."""
+    data: OptionalFolder = None
+    """COCO folder, for loader."""
+    out: Annotated[pathlib.Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """JSON of all samples."""
+    plot: Annotated[pathlib.Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """Picture of the times, if matplotlib is installed."""
+    small: Switch = False
+    """Tiny models and sizes, to show that everything runs."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Experiments:
     """List the experiments that come with jaxseg."""
 

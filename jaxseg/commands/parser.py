@@ -54,6 +54,7 @@ class _Program:
         | Annotated[flags.Predict, subcommand("predict")]
         | Annotated[_Data, subcommand("data")]
         | Annotated[_Weights, subcommand("weights")]
+        | Annotated[flags.Bench, subcommand("bench")]
         | Annotated[flags.Env, subcommand("env")]
         | Annotated[flags.Completion, subcommand("completion")]
     )

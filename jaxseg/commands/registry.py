@@ -4,6 +4,7 @@ The modules of the commands are imported where they are used, since JAX takes se
 should not.
 """
 
+import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
@@ -215,6 +216,20 @@ def _experiments(command: flags.Experiments, _: Sequence[str]) -> Run:
     return lambda _: print(format_experiments())
 
 
+def _bench(command: flags.Bench, _: Sequence[str]) -> Run:
+    from jaxseg.bench.run import bench, measure_compilation
+    from jaxseg.bench.settings import make_settings
+
+    given = {field.name: getattr(command, field.name) for field in dataclasses.fields(command)}
+    settings = make_settings(**given)
+
+    def run(_: "PreemptionNotice") -> int:
+        measure_compilation()
+        return bench(settings)
+
+    return run
+
+
 def _env(command: flags.Env, _: Sequence[str]) -> Run:
     from jaxseg.commands.env import environment
 
@@ -245,6 +260,7 @@ COMMANDS: dict[type, Command] = {
     flags.WeightsImport: Command("weights import", _weights_import),
     flags.WeightsExport: Command("weights export", _weights_export),
     flags.Experiments: Command("experiments", _experiments, without_jax=True),
+    flags.Bench: Command("bench", _bench),
     flags.Env: Command("env", _env),
     flags.Completion: Command("completion", _completion, without_jax=True),
 }

@@ -62,4 +62,4 @@ def largest_difference(context: Context, what: str, ours: Any, theirs: Any) -> C
 
 def different_fraction(what: str, ours: np.ndarray, theirs: np.ndarray) -> Comparison:
     """Compare decisions by the fraction of those that differ."""
-    return Comparison(f"{what}, fraction that differs", float((ours != theirs).mean()), FLIPPED)
+    return Comparison(f"the fraction of {what}", float((ours != theirs).mean()), FLIPPED)
