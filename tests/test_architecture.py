@@ -1,6 +1,7 @@
 """Check the imports: the layers of the packages, and the packages that device code leaves out."""
 
 import ast
+import sys
 
 import pytest
 
@@ -91,3 +92,30 @@ def test_device_code_imports_no_host_only_package():
             else:
                 continue
             assert not found & HOST_ONLY, path
+
+
+BENCH_PACKAGES = {"jax", "flax", "optax", "numpy", "jaxtyping"}
+"""What `jaxseg.bench` may import at the top of its modules, beside Python's own: a machine with a
+GPU may have no more. jaxtyping is in every module of jaxseg."""
+BENCH_MODULES = {*DEVICE_PACKAGES, "bench", "files", "parallel", "training"}
+
+
+def imports_at_the_top(path):
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_bench_imports_little_at_the_top_of_its_modules():
+    paths = [path for path in modules() if package(path) == "bench"]
+    assert len(paths) > 10
+    for path in paths:
+        for name in imports_at_the_top(path):
+            first, _, rest = name.partition(".")
+            if first == "jaxseg":
+                assert rest == "__version__" or rest.split(".")[0] in {"", *BENCH_MODULES}, path
+                assert not rest.startswith("training") or rest.startswith("training.step."), path
+            else:
+                assert first in BENCH_PACKAGES | sys.stdlib_module_names, path

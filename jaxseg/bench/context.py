@@ -12,5 +12,3 @@ class Context(NamedTuple):
     models: Models
     peer: Peer | None
     """torchvision, where it can be imported."""
-    speeds: dict[str, float]
-    """The machine's, as `machine.measure_speeds` returns them."""

@@ -42,17 +42,28 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
+def matmul_side(settings: Settings) -> Side:
+    """Return the product of square matrices in the run's dtype."""
+    shape, dtype = (settings.matmul, settings.matmul), jnp.dtype(settings.dtype)
+    a = jax.random.normal(jax.random.key(0), shape, dtype)
+    product = jax.jit(jnp.matmul)
+    return Side(lambda: product(a, a))
+
+
+def matmul_flop(settings: Settings) -> float:
+    """Return the floating-point operations of that product."""
+    return 2.0 * settings.matmul**3
+
+
 def measure_speeds(settings: Settings) -> dict[str, float]:
-    """Return FLOP/s of a square product in the run's dtype, and bytes/s of a copy."""
-    dtype, side = jnp.dtype(settings.dtype), settings.matmul
-    a = jax.random.normal(jax.random.key(0), (side, side), dtype)
+    """Return the speeds of a square product and of a copy, with their units."""
     array = jnp.zeros(settings.copy_mib * 2**18, jnp.float32)
-    product, copy = jax.jit(jnp.matmul), jax.jit(lambda x: x + 1)
-    sides = {"matmul": Side(lambda: product(a, a)), "copy": Side(lambda: copy(array))}
+    copy = jax.jit(lambda x: x + 1)
+    sides = {"matmul": matmul_side(settings), "copy": Side(lambda: copy(array))}
     samples, _ = time_sides(sides, steps=5, seconds=settings.seconds)
     return {
-        "matmul_flop_per_s": 2 * side**3 / median(samples["matmul"]).wall,
-        "copy_bytes_per_s": 2 * array.nbytes / median(samples["copy"]).wall,
+        "matmul, TFLOP/s": matmul_flop(settings) / median(samples["matmul"]).wall / 1e12,
+        "copy, GB/s": 2 * array.nbytes / median(samples["copy"]).wall / 1e9,
     }
 
 

@@ -29,9 +29,8 @@ def machine_lines(machine: Mapping[str, Any], speeds: Mapping[str, float]) -> It
         yield f"torchvision: not measured ({machine['no_peer']})"
     yield (
         f"{machine['dtype']}, matmul precision {machine['matmul_precision']}; a product of "
-        f"{machine['matmul']}x{machine['matmul']} matrices: "
-        f"{speeds['matmul_flop_per_s'] / 1e12:.3g} TFLOP/s, a copy: "
-        f"{speeds['copy_bytes_per_s'] / 1e9:.3g} GB/s"
+        f"{machine['matmul']}x{machine['matmul']} matrices: {speeds['matmul, TFLOP/s']:.3g} "
+        f"TFLOP/s, a copy: {speeds['copy, GB/s']:.3g} GB/s"
     )
     for name, value in machine["settings"].items():
         yield f"{name}={value}"
@@ -45,8 +44,8 @@ def group_lines(group: GroupResult) -> Iterator[str]:
     for case, comparison in group.comparisons:
         verdict = "" if comparison.passed else ": DIFFERENT"
         yield (
-            f"- {case}: {comparison.what} differs by {comparison.difference:.2g} "
-            f"(tolerance {comparison.tolerance:.2g}){verdict}"
+            f"- {case}: {comparison.what}: difference {comparison.difference:.2g}, "
+            f"tolerance {comparison.tolerance:.2g}{verdict}"
         )
     for case, reason in group.skipped.items():
         yield f"- skipped {case}: {reason}"
