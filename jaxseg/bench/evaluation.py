@@ -68,14 +68,14 @@ def _batches(settings: Settings, frame: MaskFrame) -> list[tuple[Detections, Eva
         else:
             whole = np.asarray([0, 0, inputs.MASK_SIDE, inputs.MASK_SIDE], np.float32)
             masks = inputs.disc_masks(np.broadcast_to(whole, boxes.shape), (inputs.MASK_SIDE,) * 2)
-        detections = Detections(
-            boxes=boxes,
-            scores=-np.sort(-rng.random((1, settings.slots)).astype(np.float32)),
-            labels=rng.integers(0, CLASSES, (1, settings.slots)).astype(np.int32),
-            valid=np.ones((1, settings.slots), bool),
-            masks=masks.astype(np.float32),
-            mask_frame=frame,
-        )
+        fields: dict[str, Any] = {
+            "boxes": boxes,
+            "scores": -np.sort(-rng.random((1, settings.slots)).astype(np.float32)),
+            "labels": rng.integers(0, CLASSES, (1, settings.slots)).astype(np.int32),
+            "valid": np.ones((1, settings.slots), bool),
+            "masks": masks.astype(np.float32),
+            "mask_frame": frame,
+        }
         batch = EvalBatch(
             images=np.zeros((1, *size, 3), np.uint8),
             image_size=np.asarray([size], np.int32),
@@ -83,7 +83,7 @@ def _batches(settings: Settings, frame: MaskFrame) -> list[tuple[Detections, Eva
             image_id=np.asarray([number + 1], np.int32),
             valid=np.ones(1, bool),
         )
-        batches.append((detections, batch))
+        batches.append((Detections(**fields), batch))
     return batches
 
 

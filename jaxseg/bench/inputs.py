@@ -1,5 +1,7 @@
 """Random inputs of known sizes, the same for every side and every run."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -85,16 +87,17 @@ def random_batch(
     valid = np.broadcast_to(np.arange(slots) < objects, (images, slots))
     boxes[~valid] = 0
     masks = _packed_masks(model.targets.masks, boxes, size, objects)
-    return Batch(
-        images=rng.integers(0, 256, (images, *size, 3), np.uint8),
-        image_size=np.tile(np.asarray(size, np.int32), (images, 1)),
-        boxes=boxes,
-        labels=rng.integers(0, num_classes, (images, slots)).astype(np.int32),
-        valid=valid,
-        index=np.arange(images, dtype=np.int32),
-        masks=masks,
-        centers=(boxes[..., :2] + boxes[..., 2:]) / 2 - 0.5 if model.targets.centers else None,
-    )
+    fields: dict[str, Any] = {
+        "images": rng.integers(0, 256, (images, *size, 3), np.uint8),
+        "image_size": np.tile(np.asarray(size, np.int32), (images, 1)),
+        "boxes": boxes,
+        "labels": rng.integers(0, num_classes, (images, slots)).astype(np.int32),
+        "valid": valid,
+        "index": np.arange(images, dtype=np.int32),
+        "masks": masks,
+        "centers": (boxes[..., :2] + boxes[..., 2:]) / 2 - 0.5 if model.targets.centers else None,
+    }
+    return Batch(**fields)
 
 
 def _packed_masks(

@@ -18,6 +18,7 @@ from jaxseg.bench.timing import Side, median, time_sides
 
 def describe_machine() -> dict[str, Any]:
     """Return what a reader has to know of the machine and of the versions, for the report."""
+    config: Any = jax.config  # whose attributes type checkers do not know
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "device": jax.devices()[0].device_kind,
@@ -33,7 +34,7 @@ def describe_machine() -> dict[str, Any]:
         "flax": flax.__version__,
         "optax": optax.__version__,
         "numpy": np.__version__,
-        "matmul_precision": jax.config.jax_default_matmul_precision or "default",
+        "matmul_precision": config.jax_default_matmul_precision or "default",
         "settings": {
             name: value
             for name, value in sorted(os.environ.items())

@@ -47,8 +47,8 @@ def _prepare(context: Context, name: str) -> Prepared:
 
         sides = {OURS: Side(pasted), NOT_PASTED: Side(predict)}
         figures[NOT_PASTED] = {}
-    for side in sides:
-        figures[side]["detections an image"] = detections
+    for name in sides:
+        figures[name]["detections an image"] = detections
     figures[OURS] |= _peak(sides[OURS], program.run)
     prepared = Prepared(sides, figures, images=context.settings.batch, flop=program.flop)
     if context.peer is None or not can_build(model):
@@ -69,7 +69,7 @@ def _prepare(context: Context, name: str) -> Prepared:
         for image, (a, b) in enumerate(zip(ours, theirs, strict=True)):
             same = np.abs(a - b).max(initial=0.0) if len(a) == len(b) else float("inf")
             yield Comparison(
-                f"scores of image {image}", float(same), tolerance(model.config.compute_dtype)
+                f"scores of image {image}", float(same), tolerance(context.settings.dtype)
             )
 
     prepared.compare = compare
@@ -79,7 +79,7 @@ def _prepare(context: Context, name: str) -> Prepared:
 def _compile_paste(found: Detections, size: tuple[int, int]) -> Any:
     """Compile the pasting of all masks into images of `size`."""
     assert found.mask_frame is not None
-    how = found.mask_frame.value
+    how: Any = found.mask_frame.value
     paste = jax.vmap(lambda m, b: ops.paste_masks(m, b, size, paste=how))
     return compile_program(paste, found.masks, found.boxes).run
 

@@ -15,7 +15,7 @@ from jaxseg.bench.results import Comparison, Prepared
 
 LEVELS = 5
 NMS_THRESHOLD = 0.7
-MATCHING = {"high": 0.7, "low": 0.3, "min_pos_iou": 0.0}
+MATCHING: dict[str, Any] = {"high": 0.7, "low": 0.3, "min_pos_iou": 0.0}
 
 
 def nms(context: Context) -> Prepared:
