@@ -1,11 +1,15 @@
 """torchvision beside jaxseg: whether it is there, how it is set up, and how a call is awaited."""
 
 import contextlib
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
+from jaxseg.bench.memory import host_peak
+from jaxseg.bench.results import Prepared, first_line
 from jaxseg.bench.timing import Side
 
 NAME = "torchvision"
@@ -20,19 +24,18 @@ class Variant(NamedTuple):
 
 
 class Peer:
-    """torchvision on the chip that JAX uses: a GPU where torch sees one, else the CPU.
+    """torchvision on the CPU or the GPU.
 
     On a GPU there are two variants: float32 as torch has it by default, and mixed precision with
     channels last, the fastest that torch offers without compiling.
     """
 
-    def __init__(self) -> None:
-        """Raises ImportError or OSError where torch and torchvision cannot be imported."""
+    def __init__(self, device: str) -> None:
         import torch
         import torchvision
 
         self.torch, self.torchvision = torch, torchvision
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = torch.device(device)
         self.on_gpu = self.device.type == "cuda"
         self.variants = [Variant(NAME, amp=False)]
         if self.on_gpu:
@@ -107,8 +110,48 @@ class Peer:
 
 
 def find_peer() -> tuple[Peer | None, str]:
-    """Return torchvision, or None and the reason why it is not there."""
+    """Return torchvision on the chip that JAX uses, or None and the reason why it is not there.
+
+    Call it before JAX uses a device.
+    """
     try:
-        return Peer(), ""
+        import torch
+        import torchvision  # noqa: F401
     except (ImportError, OSError) as error:  # OSError: a library that torch needs is missing
         return None, str(error).partition("\n")[0]
+    # JAX would take most of a GPU's memory when it starts, and leave too little to torch.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    backend = jax.default_backend()
+    if backend == "cpu":
+        return Peer("cpu"), ""
+    if backend == "gpu" and torch.cuda.is_available():
+        return Peer("cuda"), ""
+    return None, f"torch does not see the device that JAX uses, {jax.devices()[0].device_kind}"
+
+
+def add_variants(
+    peer: Peer | None,
+    prepared: Prepared,
+    make: Callable[[Variant], Callable[[], Any]],
+    *,
+    gradients: bool = False,
+) -> list[Callable[[], Any]]:
+    """Add the variants of torchvision to the sides of a case, with their memory.
+
+    `make` returns the call of a variant. One that fails becomes a problem of the case. Returns the
+    call in float32 as a list, empty without it: its results are compared.
+    """
+    compared: list[Callable[[], Any]] = []
+    for variant in peer.variants if peer is not None else ():
+        assert peer is not None
+        try:
+            side = peer.side(make(variant), variant, gradients=gradients)
+            peak = peer.gpu_peak(side) if peer.on_gpu else host_peak(side)
+        except Exception as error:
+            prepared.problems[variant.name] = first_line(error)
+            continue
+        prepared.sides[variant.name] = side
+        prepared.figures[variant.name] = {} if peak is None else {"peak, GiB": peak}
+        if not variant.amp:
+            compared.append(side.call)
+    return compared

@@ -33,18 +33,17 @@ def peer_predict(peer: Peer, variant: Variant, model: BenchModel) -> Callable[[]
 
 
 def peer_step(
-    peer: Peer, variant: Variant, model: BenchModel
-) -> tuple[Callable[[], Any], dict[str, float]]:
+    peer: Peer, variant: Variant, model: BenchModel, first: dict[str, float]
+) -> Callable[[], Any]:
     """Return the call of a training step on the model's batch.
 
-    Also returns the losses of the first call by jaxseg's names, filled in by it.
+    The first call writes its losses to `first`, by jaxseg's names.
     """
     torch = peer.torch
     net = _build(peer, variant, model).train()
     images, targets = _images(peer, model), _targets(peer, model)
     trained = [p for p in net.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=1e-6, momentum=0.9)
-    first: dict[str, float] = {}
 
     def call() -> Any:
         losses = net(images, targets)
@@ -54,10 +53,10 @@ def peer_step(
             total.backward()
             optimizer.step()
         if not first:
-            first.update({ours: float(losses[theirs]) for theirs, ours in LOSSES.items()})
+            first.update({ours: float(losses[theirs].detach()) for theirs, ours in LOSSES.items()})
         return total.detach()
 
-    return call, first
+    return call
 
 
 def _build(peer: Peer, variant: Variant, model: BenchModel) -> Any:

@@ -1,7 +1,7 @@
 """The whole prediction of each model, on one device."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -11,6 +11,7 @@ from jaxseg import ops
 from jaxseg.bench.context import Context
 from jaxseg.bench.machine import tolerance
 from jaxseg.bench.memory import host_peak, on_host, program_peak
+from jaxseg.bench.peer import Variant, add_variants
 from jaxseg.bench.peer_model import can_build, peer_predict
 from jaxseg.bench.program import compile_program
 from jaxseg.bench.results import OURS, Case, Comparison, Figures, Prepared
@@ -51,26 +52,23 @@ def _prepare(context: Context, name: str) -> Prepared:
         figures[name]["detections an image"] = detections
     figures[OURS] |= _peak(sides[OURS], program.run)
     prepared = Prepared(sides, figures, images=context.settings.batch, flop=program.flop)
-    if context.peer is None or not can_build(model):
-        return prepared
-    peer = context.peer
-    for variant in peer.variants:
-        call = peer_predict(peer, variant, model)
-        side = sides[variant.name] = peer.side(call, variant)
-        peak = peer.gpu_peak(side) if peer.on_gpu else host_peak(side)
-        count = np.mean([len(x["scores"]) for x in side.call()])
-        figures[variant.name] = {"detections an image": f"{count:.0f}"}
-        if peak is not None:
-            figures[variant.name]["peak, GiB"] = peak
+    peer = context.peer if can_build(model) else None
+
+    def make(variant: Variant) -> Callable[[], Any]:
+        assert peer is not None
+        return peer_predict(peer, variant, model)
+
+    calls = add_variants(peer, prepared, make)
 
     def compare() -> Iterable[Comparison]:
-        theirs = [peer.array(x["scores"]) for x in sides[peer.variants[0].name].call()]
-        ours = [s[v] for s, v in zip(found.scores, found.valid, strict=True)]
-        for image, (a, b) in enumerate(zip(ours, theirs, strict=True)):
-            same = np.abs(a - b).max(initial=0.0) if len(a) == len(b) else float("inf")
-            yield Comparison(
-                f"scores of image {image}", float(same), tolerance(context.settings.dtype)
-            )
+        for call in calls:
+            assert peer is not None
+            theirs = [peer.array(x["scores"]) for x in call()]
+            ours = [s[v] for s, v in zip(found.scores, found.valid, strict=True)]
+            for image, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+                same = np.abs(a - b).max(initial=0.0) if len(a) == len(b) else float("inf")
+                what = f"scores of image {image}, {len(a)} and {len(b)} detections"
+                yield Comparison(what, float(same), tolerance(context.settings.dtype))
 
     prepared.compare = compare
     return prepared

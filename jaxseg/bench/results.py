@@ -45,6 +45,13 @@ class Prepared:
     compare: Callable[[], Iterable[Comparison]] = tuple
     """Compares the results of the sides, after they were timed."""
     close: Callable[[], Any] = lambda: None
+    problems: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Why sides are missing."""
+
+
+def first_line(error: Exception) -> str:
+    """Return the kind of an error and the first line of its message."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,6 @@ import dataclasses
 import datetime
 import gc
 import importlib
-import os
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -18,7 +17,7 @@ from jaxseg.bench import machine, plot, report
 from jaxseg.bench.context import Context
 from jaxseg.bench.models import Models, find_config
 from jaxseg.bench.peer import find_peer
-from jaxseg.bench.results import OURS, Case, GroupResult, Prepared, Row, Skipped
+from jaxseg.bench.results import OURS, Case, GroupResult, Prepared, Row, Skipped, first_line
 from jaxseg.bench.settings import Settings
 from jaxseg.bench.timing import median, time_sides
 from jaxseg.files import prepare_output_file
@@ -44,9 +43,6 @@ def bench(settings: Settings, print_line: Callable[[str], None] = print) -> int:
     for name in settings.models:
         find_config(name)
     peer, reason = find_peer()
-    if peer is not None and peer.on_gpu:
-        # JAX would take most of the memory when it starts, and leave too little to torch.
-        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     about = machine.describe_machine() | {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "dtype": settings.dtype,
@@ -87,7 +83,7 @@ def run_group(name: str, cases: Iterable[Case], context: Context) -> GroupResult
                 raise
             result.skipped[case.name] = f"{error.name} is not installed"
         except Exception as error:
-            result.failed[case.name] = _first_line(error)
+            result.failed[case.name] = first_line(error)
         gc.collect()  # of the arrays of a case, which the next one needs room for
         if context.peer is not None:
             context.peer.free()
@@ -105,6 +101,7 @@ def _run_case(result: GroupResult, case: Case, context: Context) -> None:
             Row(case.name, side, samples.get(side, []), _figures(side, samples, prepared, context))
             for side in {**prepared.sides, **prepared.figures}
         ]
+        result.failed |= {f"{case.name}, {s}": why for s, why in prepared.problems.items()}
         result.comparisons += [(case.name, comparison) for comparison in prepared.compare()]
     finally:
         prepared.close()
@@ -125,7 +122,3 @@ def _figures(side: str, samples: Any, prepared: Prepared, context: Context) -> d
         derived["matmul, TFLOP/s"] = speed / 1e12
         derived["share of it"] = f"{prepared.flop / seconds / speed:.0%}"
     return derived | figures
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"

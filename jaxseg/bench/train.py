@@ -1,7 +1,7 @@
 """The training step of each model, on one device."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -9,6 +9,7 @@ import jax
 from jaxseg.bench.context import Context
 from jaxseg.bench.memory import host_peak, on_host, program_peak
 from jaxseg.bench.models import USED_SLOTS
+from jaxseg.bench.peer import Variant, add_variants
 from jaxseg.bench.peer_model import can_build, peer_step
 from jaxseg.bench.results import OURS, Case, Comparison, Figures, Prepared
 from jaxseg.bench.timing import Side
@@ -52,18 +53,18 @@ def _prepare(context: Context, name: str) -> Prepared:
     prepared = Prepared(
         {OURS: side}, {OURS: figures}, images=context.settings.batch, flop=program.flop
     )
-    if context.peer is None or not can_build(model):
-        return prepared
-    losses = {}
-    for variant in context.peer.variants:
-        call_peer, losses[variant.name] = peer_step(context.peer, variant, model)
-        other = prepared.sides[variant.name] = context.peer.side(call_peer, variant, gradients=True)
-        peak = context.peer.gpu_peak(other) if context.peer.on_gpu else host_peak(other)
-        prepared.figures[variant.name] = {} if peak is None else {"peak, GiB": peak}
+    peer = context.peer if can_build(model) else None
+    theirs: dict[str, float] = {}
+
+    def make(variant: Variant) -> Callable[[], Any]:
+        assert peer is not None
+        return peer_step(peer, variant, model, {} if variant.amp else theirs)
+
+    add_variants(peer, prepared, make, gradients=True)
 
     def compare() -> Iterable[Comparison]:
-        for loss, theirs in next(iter(losses.values())).items():
-            difference = abs(metrics[loss] - theirs) / max(abs(theirs), 1e-6)
+        for loss, value in theirs.items():
+            difference = abs(metrics[loss] - value) / max(abs(value), 1e-6)
             yield Comparison(f"loss {loss}", difference, LOSS_TOLERANCE)
 
     prepared.compare = compare

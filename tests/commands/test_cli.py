@@ -44,6 +44,7 @@ def test_bad_input_is_reported_on_one_line_with_status_1(
         "data check",
         "data build",
         "weights export",
+        "bench",
     ],
 )
 def test_help_fits_a_screen(command, capsys, monkeypatch):

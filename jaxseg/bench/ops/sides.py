@@ -1,5 +1,6 @@
 """The sides of a case of the operations, and the differences between their results."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ from jaxseg.bench.context import Context
 from jaxseg.bench.machine import tolerance
 from jaxseg.bench.memory import host_peak, on_host, program_peak
 from jaxseg.bench.ops.peer import PeerOps
+from jaxseg.bench.peer import Variant, add_variants
 from jaxseg.bench.program import compile_program
 from jaxseg.bench.results import OURS, Comparison, Figures, Prepared
 from jaxseg.bench.timing import Side
@@ -33,23 +35,20 @@ def device_case(context: Context, function: Any, *arguments: Any) -> tuple[Prepa
 
 
 def add_peer(
-    context: Context, prepared: Prepared, make: Any, *, gradients: bool = False
-) -> list[Any]:
-    """Add torchvision's variants; return their calls, of which the first is in float32.
-
-    `make(peer_ops)` returns the call of a variant.
-    """
+    context: Context,
+    prepared: Prepared,
+    make: Callable[[PeerOps], Callable[[], Any]],
+    *,
+    gradients: bool = False,
+) -> list[Callable[[], Any]]:
+    """Add torchvision's sides, whose calls `make` returns; see `add_variants`."""
     peer = context.peer
-    if peer is None:
-        return []
-    calls = []
-    for variant in peer.variants:
-        call = make(PeerOps(peer, variant))
-        side = prepared.sides[variant.name] = peer.side(call, variant, gradients=gradients)
-        peak = peer.gpu_peak(side) if peer.on_gpu else host_peak(side)
-        prepared.figures[variant.name] = {} if peak is None else {"peak, GiB": peak}
-        calls.append(side.call)
-    return calls
+
+    def make_variant(variant: Variant) -> Callable[[], Any]:
+        assert peer is not None
+        return make(PeerOps(peer, variant))
+
+    return add_variants(peer, prepared, make_variant, gradients=gradients)
 
 
 def largest_difference(context: Context, what: str, ours: Any, theirs: Any) -> Comparison:
