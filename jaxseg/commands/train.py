@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
+import jaxlib
 import numpy as np
 
 from jaxseg import data
@@ -21,6 +22,9 @@ from jaxseg.training.preemption import PreemptionNotice, run_unless_stopped
 from jaxseg.validation import Validator
 
 _LOG = logging.getLogger(__name__)
+_SLOW_JAXLIB = ("0.10.2", "0.11.0")
+"""Versions whose float32 scatter-add on GPUs, which RoIAlign's gradient consists of, is a loop of
+compare-and-swap: hundreds of times slower (https://github.com/openxla/xla/issues/46225)."""
 
 
 def train(
@@ -48,6 +52,7 @@ def train(
         check_output_folder(workdir, "--workdir")
     config, model, modules = experiment.train, experiment.model.build(), config_modules(experiment)
     check_batch_size(config.batch_size, jax.device_count(), config.grad_accum_steps)
+    _warn_of_slow_jaxlib()
     start = Start()
     if fork is None and not (workdir / "checkpoints").is_dir():
         start = read_start(experiment)
@@ -140,3 +145,13 @@ def _warn_of_truncated_objects(source: data.Source, max_objects: int) -> None:
         counts[largest],
         counts[largest],
     )
+
+
+def _warn_of_slow_jaxlib() -> None:
+    version = jaxlib.__version__
+    if jax.default_backend() == "gpu" and version in _SLOW_JAXLIB and process_index() == 0:
+        _LOG.warning(
+            "jaxlib %s adds to arrays on GPUs hundreds of times slower than other versions, which "
+            "RoIAlign's gradient consists of: install 0.11.1 or newer, or 0.10.1",
+            version,
+        )

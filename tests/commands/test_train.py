@@ -257,3 +257,20 @@ def test_the_image_at_which_training_failed_is_named(tmp_path, capsys, monkeypat
     monkeypatch.setattr(train_command, "train", fail)
     assert main(["train", str(path), "--workdir", str(tmp_path)]) == 1
     assert "it is broken (image id 7, epoch 0)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("backend", "version", "warns"),
+    [
+        ("gpu", "0.10.2", True),
+        ("gpu", "0.11.0", True),
+        ("gpu", "0.11.1", False),
+        ("gpu", "0.10.1", False),
+        ("cpu", "0.10.2", False),
+    ],
+)
+def test_slow_versions_of_jaxlib_on_a_gpu_are_named(backend, version, warns, monkeypatch, caplog):
+    monkeypatch.setattr(train_command.jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(train_command.jaxlib, "__version__", version)
+    train_command._warn_of_slow_jaxlib()
+    assert (f"jaxlib {version} adds to arrays on GPUs" in caplog.text) == warns
