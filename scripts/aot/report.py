@@ -9,7 +9,7 @@ from aot.hlo import COLLECTIVES, Frame, Kernel, Program
 from aot.topology import CHIPS
 
 UNESTIMATED = ("gather", "scatter", "sort", "top-k")
-"""Listed with their sizes, since TPU programs have no estimate for them."""
+"""Listed with their sizes, since TPU programs have no estimate for most of them."""
 
 MODULES = r"[/(](backbone|fpn|rpn_head|box_head|mask_head|mask_feature_head|head)[/)]"
 """Layers of the models, in JAX's name of an operation."""
@@ -43,8 +43,13 @@ SOURCES = {
 """Part of the model by source, `file:function`. The innermost caller that is listed counts."""
 
 
-def analyse(program: Program, device_kind: str, top: int) -> dict[str, Any]:
-    """Return kernels, estimates, loops and collectives; `top` is the number of kernels listed."""
+def analyse(
+    program: Program, schedules: Mapping[str, int], device_kind: str, top: int
+) -> dict[str, Any]:
+    """Return kernels, estimates, loops and collectives; `top` is the number of kernels listed.
+
+    `schedules` has cycles by kernel, used for those that have no estimate (`aot.schedules`).
+    """
     chip = CHIPS.get(device_kind)
     clock = chip.clock if chip else None
     kernels = list(program.kernels())
@@ -53,6 +58,12 @@ def analyse(program: Program, device_kind: str, top: int) -> dict[str, Any]:
     collectives: dict[str, Counter] = defaultdict(Counter)
     by_part: dict[str, Counter] = defaultdict(Counter)
     by_kind: Counter = Counter()
+    alike = {  # libtpu writes the machine code of equal kernels once
+        (kernel.kind, kernel.instruction.type): schedules[kernel.instruction.name]
+        for kernel in kernels
+        if kernel.instruction.name in schedules
+    }
+    scheduled = 0
     rows = []
     for kernel in kernels:
         instruction, kind = kernel.instruction, kernel.kind
@@ -63,7 +74,10 @@ def analyse(program: Program, device_kind: str, top: int) -> dict[str, Any]:
         if cycles is None:
             if kind in UNESTIMATED:
                 unestimated[kind].update(number=1, runs=kernel.runs, bytes=written)
-            continue
+            cycles = schedules.get(instruction.name, alike.get((kind, instruction.type)))
+            if cycles is None:
+                continue
+            scheduled += cycles * kernel.runs
         cycles *= kernel.runs
         part, direction = part_of(program, kernel)
         by_kind[kind] += cycles
@@ -82,6 +96,7 @@ def analyse(program: Program, device_kind: str, top: int) -> dict[str, Any]:
         "estimate": {
             "clock": clock,
             "cycles": sum(by_kind.values()),
+            "cycles_from_schedules": scheduled,
             "cycles_in_loops_of_unknown_length": sum(
                 cycles for cycles, _, _, kernel in rows if kernel.in_unknown_loop
             ),
@@ -177,6 +192,12 @@ def _estimate(estimate: Mapping[str, Any]) -> Iterator[str]:
     clock = estimate["clock"]
     unit, scale = ("ms", 1000 / clock) if clock else ("cycles", 1)
     yield f"estimated: {estimate['cycles'] * scale:,.2f} {unit}"
+    scheduled = estimate["cycles_from_schedules"]
+    if scheduled:
+        yield (
+            f"of it {scheduled * scale:,.2f} {unit} from the machine code of kernels without an "
+            "estimate, a lower bound: waits for memory are not in it"
+        )
     unknown = estimate["cycles_in_loops_of_unknown_length"]
     if unknown:
         yield (
