@@ -38,7 +38,8 @@ StackFrames
 
 %fused (p: f32[8]) -> f32[8] {
   %p = f32[8]{0} parameter(0)
-  ROOT %gather.1 = f32[8]{0} gather(%p, %p), offset_dims={}
+  ROOT %gather.1 = f32[8]{0} gather(%p, %p), offset_dims={}, \
+metadata={op_name="jit(step)/vmap()/gather" stack_frame_id=3}
 }
 
 %cond (c: (s32[], f32[8])) -> pred[] {
@@ -58,8 +59,7 @@ ENTRY %main (x: f32[8]) -> f32[8] {
 backend_config={"known_trip_count":{"n":"3"}}
   %all-reduce-start = f32[8]{0} all-reduce-start(%x), to_apply=%fused
   %all-reduce-done = f32[8]{0} all-reduce-done(%all-reduce-start)
-  ROOT %gather_fusion = f32[8]{0} fusion(%x), kind=kCustom, calls=%fused, \
-metadata={op_name="jit(step)/vmap()/gather" stack_frame_id=3}
+  ROOT %gather_fusion = f32[8]{0} fusion(%x), kind=kCustom, calls=%fused
 }
 """
 

@@ -160,6 +160,17 @@ class Program:
             return "broadcast"
         return "elementwise"
 
+    def traced(self, instruction: Instruction) -> Instruction:
+        """Return the instruction, or if it lost JAX's name, the last inside it that has one.
+
+        The TPU compiler makes fusions of scatters without names.
+        """
+        if instruction.op_name or instruction.opcode != "fusion":
+            return instruction
+        inside = [i for name in instruction.called() for i in self.computations.get(name, [])]
+        named = [self.traced(i) for i in inside if self.traced(i).op_name]
+        return named[-1] if named else instruction
+
     def callers(self, instruction: Instruction) -> list[Frame]:
         """Return the frames of an instruction, the innermost first."""
         frames, number = [], instruction.frame

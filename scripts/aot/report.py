@@ -113,7 +113,7 @@ def analyse(
                 "kind": kernel.kind,
                 "part": f"{part} {direction}",
                 "type": re.sub(r"\{[^}]*\}", "", kernel.instruction.type),
-                "op_name": kernel.instruction.op_name,
+                "op_name": program.traced(kernel.instruction).op_name,
             }
             for cycles, part, direction, kernel in rows[:top]
         ],
@@ -125,12 +125,13 @@ def part_of(program: Program, kernel: Kernel) -> tuple[str, str]:
 
     A fusion belongs where its last operation does.
     """
-    name = kernel.instruction.op_name
+    traced = program.traced(kernel.instruction)
+    name = traced.op_name
     direction = "backward" if "transpose(" in name else "forward"
     module = re.search(MODULES, name)
     if module:
         return module[1], direction
-    for frame in program.callers(kernel.instruction):
+    for frame in program.callers(traced):
         part = _source(frame)
         if part:
             return part, direction
