@@ -160,7 +160,7 @@ def lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield from _counted(report["collectives"], ["collectives", "number", "MB"])
     yield from _counted(report["unestimated"], ["without an estimate", "number", "runs", "MB"])
-    yield from _estimate(report["estimate"])
+    yield from _estimate(report)
     yield from _largest(report)
 
 
@@ -185,14 +185,17 @@ def _counted(values: Mapping[str, Mapping[str, int]], header: list[str]) -> Iter
         yield from _table(header, rows)
 
 
-def _estimate(estimate: Mapping[str, Any]) -> Iterator[str]:
+def _estimate(report: Mapping[str, Any]) -> Iterator[str]:
+    estimate = report["estimate"]
     if not estimate["cycles"]:
         yield "The compiler gives no estimate of time for this device."
         yield ""
         return
     clock = estimate["clock"]
     unit, scale = ("ms", 1000 / clock) if clock else ("cycles", 1)
-    yield f"estimated: {estimate['cycles'] * scale:,.2f} {unit}"
+    images = report["settings"]["images on each device"] * report["devices"]
+    rate = f", {images * clock / estimate['cycles']:,.1f} images/s" if clock else ""
+    yield f"estimated: {estimate['cycles'] * scale:,.2f} {unit}{rate}"
     scheduled = estimate["cycles_from_schedules"]
     if scheduled:
         yield (
