@@ -194,7 +194,8 @@ def _estimate(report: Mapping[str, Any]) -> Iterator[str]:
     clock = estimate["clock"]
     unit, scale = ("ms", 1000 / clock) if clock else ("cycles", 1)
     images = report["settings"]["images on each device"] * report["devices"]
-    rate = f", {images * clock / estimate['cycles']:,.1f} images/s" if clock else ""
+    of_model = "model" in report["settings"]
+    rate = f", {images * clock / estimate['cycles']:,.1f} images/s" if clock and of_model else ""
     yield f"estimated: {estimate['cycles'] * scale:,.2f} {unit}{rate}"
     scheduled = estimate["cycles_from_schedules"]
     if scheduled:
