@@ -88,7 +88,7 @@ def roi_align(
     taps_y = _taps(scaled[:, 1], scaled[:, 3], output_size[0], sampling_ratio, aligned, rows)
     taps_x = _taps(scaled[:, 0], scaled[:, 2], output_size[1], sampling_ratio, aligned, columns)
     taps_y = taps_y._replace(cell=taps_y.cell * width)  # cell (y, x) is y * width + x in the list
-    return _pool(features.reshape(-1, channels).astype(boxes.dtype), taps_y, taps_x)
+    return _pool(features.reshape(-1, channels), taps_y, taps_x)
 
 
 def multilevel_roi_align(
@@ -133,7 +133,7 @@ def multilevel_roi_align(
     width = jnp.asarray([w for _, w in shapes])[level]  # [R]
     row_start = taps_y.cell * width[:, None, None, None] + first[:, None, None, None]
     cells = jnp.concatenate([features.reshape(-1, features.shape[2]) for features in maps])
-    return _pool(cells.astype(boxes.dtype), taps_y._replace(cell=row_start), taps_x)
+    return _pool(cells, taps_y._replace(cell=row_start), taps_x)
 
 
 def indexed_roi_align(
@@ -261,15 +261,18 @@ def _sample_positions(
 
 @jax.custom_vjp
 def _pool(cells: Float[Array, "K C"], taps_y: Taps, taps_x: Taps) -> Float[Array, "R oh ow C"]:
-    """Return the sum over pairs of taps; each pair reads `cells[taps_y.cell + taps_x.cell]`."""
+    """Return the sum over pairs of taps; each pair reads `cells[taps_y.cell + taps_x.cell]`.
+
+    The cells are read in their own dtype, and summed in that of the weights, float32.
+    """
 
     def add(total: Array, index: Array, weight: Array) -> Array:
         # Taps are clamped to the maps, so indices are in bounds without checks.
         rows = cells.at[index].get(mode="promise_in_bounds", wrap_negative_indices=False)
-        return total + rows * weight[..., None]
+        return total + rows.astype(weight.dtype) * weight[..., None]
 
     shape = (*taps_y.cell.shape[:2], taps_x.cell.shape[1], cells.shape[1])
-    return _over_taps(add, jnp.zeros(shape, cells.dtype), taps_y, taps_x)
+    return _over_taps(add, jnp.zeros(shape, taps_y.weight.dtype), taps_y, taps_x)
 
 
 def _pool_forward(
@@ -297,7 +300,7 @@ def _pool_backward(
             )
 
         def sum_all(gradient: Array, taps_y: Taps, taps_x: Taps) -> Array:
-            start = jnp.zeros(cells.shape, cells.dtype)
+            start = jnp.zeros(cells.shape, gradient.dtype)
             return over_taps(functools.partial(add, gradient=gradient), start, taps_y, taps_x)
 
         return sum_all
@@ -309,7 +312,7 @@ def _pool_backward(
         cpu=add_to_cells(_loop_over_taps),
         default=add_to_cells(_over_taps),
     )
-    return of_cells, None, None
+    return of_cells.astype(cells.dtype), None, None
 
 
 _pool.defvjp(_pool_forward, _pool_backward)

@@ -391,3 +391,25 @@ def test_multilevel_golden(shared):
             np.testing.assert_allclose(pooled, expected[part], rtol=1e-5, atol=2e-5)
             levels = module.assign_levels(boxes, sorted(pyramid), 224.0, 4)
             np.testing.assert_array_equal(levels, golden["levels"][part])
+
+
+def test_bfloat16_maps_are_pooled_and_summed_in_float32():
+    rng = np.random.default_rng(0)
+    maps = {4: rng.normal(size=(16, 20, 3)), 8: rng.normal(size=(8, 10, 3))}
+    pyramid = {stride: jnp.asarray(x, jnp.bfloat16) for stride, x in maps.items()}
+    exact = {stride: x.astype(jnp.float32) for stride, x in pyramid.items()}
+    boxes = jnp.asarray([[3.0, 5.0, 20.0, 30.0], [0.0, 0.0, 80.0, 60.0]])
+
+    def pool(pyramid):
+        return ops.multilevel_roi_align(
+            pyramid, boxes, output_size=(7, 7), canonical_box_size=32.0, canonical_level=3
+        )
+
+    pooled, vjp = jax.vjp(pool, pyramid)
+    expected, vjp_of_float32 = jax.vjp(pool, exact)
+    assert pooled.dtype == jnp.float32
+    np.testing.assert_array_equal(pooled, expected)
+    cotangent = jnp.cos(expected)
+    for stride, gradient in vjp(cotangent)[0].items():
+        of_float32 = vjp_of_float32(cotangent)[0][stride]
+        np.testing.assert_array_equal(gradient, of_float32.astype(jnp.bfloat16))
