@@ -15,14 +15,14 @@ from jaxseg.models.solov2 import SOLOv2Config
 
 
 @dataclasses.dataclass(frozen=True)
-class SmallBackboneConfig:
+class SmallBackbone:
     """A convolution for each stage."""
 
     width: int = 8
 
     def build(self) -> nn.Module:
         """Return the layers."""
-        return SmallBackbone(self.width)
+        return SmallBackboneLayers(self.width)
 
     def is_frozen(self, layer: str) -> bool:
         """Return False: all layers are trained."""
@@ -30,7 +30,7 @@ class SmallBackboneConfig:
         return False
 
 
-class SmallBackbone(nn.Module):
+class SmallBackboneLayers(nn.Module):
     """Images to `{4: C2, 8: C3, 16: C4, 32: C5}`, without regard to padding."""
 
     width: int
@@ -52,7 +52,7 @@ class SmallBackbone(nn.Module):
 SMALL_MODELS: dict[str, ModelConfig] = {
     "small_mask_rcnn": MaskRCNNConfig(
         num_classes=5,
-        backbone=SmallBackboneConfig(),
+        backbone=SmallBackbone(),
         fpn_channels=16,
         rpn=RPNConfig(
             pre_nms_topk_train=24,
@@ -66,7 +66,7 @@ SMALL_MODELS: dict[str, ModelConfig] = {
     ),
     "small_solov2": SOLOv2Config(
         num_classes=5,
-        backbone=SmallBackboneConfig(),
+        backbone=SmallBackbone(),
         fpn_channels=16,
         num_grids=(8, 6, 5, 4, 3),
         num_head_convs=1,

@@ -286,7 +286,7 @@ class WeightsExport:
 class Bench:
     """Measure how fast this machine is, beside torchvision where it is installed.
 
-    Groups: ops, predict, train, loader, evaluation, compile (these by default) and scaling.
+    Groups: ops, predict, train, loader, evaluation, compile; scaling only if named.
     """
 
     groups: Annotated[Positional[tuple[str, ...]], arg(metavar="GROUP...", help_behavior_hint="")]

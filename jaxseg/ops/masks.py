@@ -10,6 +10,7 @@ Terms:
 Pasting and cropping are separable: a weight matrix for each axis, then two matrix products.
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num
 
@@ -17,6 +18,8 @@ from jaxseg.ops.bilinear import Paste, bilinear_weights, paste_weights
 from jaxseg.ops.roi_align import indexed_roi_align
 
 _SAMPLES_PER_BIN = 2
+_EXACT = jax.lax.Precision.HIGHEST
+"""A TPU's default is bfloat16, a GPU's may be TF32: cells that are half covered would flip."""
 
 
 def paste_masks(
@@ -41,7 +44,7 @@ def paste_masks(
     rows, columns = (jnp.arange(pixels, dtype=boxes.dtype) for pixels in image_size)
     weights_y = paste_weights(boxes[:, 1], boxes[:, 3], cells, rows, paste)  # [N, H, M]
     weights_x = paste_weights(boxes[:, 0], boxes[:, 2], cells, columns, paste)  # [N, W, M]
-    return jnp.einsum("nhp,npq,nwq->nhw", weights_y, masks, weights_x)
+    return jnp.einsum("nhp,npq,nwq->nhw", weights_y, masks, weights_x, precision=_EXACT)
 
 
 def boxes_from_masks(
@@ -98,7 +101,7 @@ def mask_targets(
         rois[:, 0], rois[:, 2], frame[:, 0], frame[:, 2], size, masks.shape[2]
     )
     roi_masks = masks[gt_index].astype(weights_y.dtype)  # [R, h, w]
-    return jnp.einsum("rph,rhw,rqw->rpq", weights_y, roi_masks, weights_x)
+    return jnp.einsum("rph,rhw,rqw->rpq", weights_y, roi_masks, weights_x, precision=_EXACT)
 
 
 def bitmap_targets(
