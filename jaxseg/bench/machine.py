@@ -61,7 +61,7 @@ def measure_speeds(settings: Settings) -> dict[str, float]:
     array = jnp.zeros(settings.copy_mib * 2**18, jnp.float32)
     copy = jax.jit(lambda x: x + 1)
     sides = {"matmul": matmul_side(settings), "copy": Side(lambda: copy(array))}
-    samples, _ = time_sides(sides, steps=5, seconds=settings.seconds)
+    samples = time_sides(sides, steps=5, seconds=settings.seconds)
     return {
         "matmul, TFLOP/s": matmul_flop(settings) / median(samples["matmul"]).wall / 1e12,
         "copy, GB/s": 2 * array.nbytes / median(samples["copy"]).wall / 1e9,

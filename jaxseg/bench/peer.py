@@ -1,6 +1,7 @@
 """torchvision beside jaxseg: whether it is there, how it is set up, and how a call is awaited."""
 
 import contextlib
+import importlib
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -115,8 +116,7 @@ def find_peer() -> tuple[Peer | None, str]:
     Call it before JAX uses a device.
     """
     try:
-        import torch
-        import torchvision  # noqa: F401
+        torch, _ = map(importlib.import_module, ("torch", "torchvision"))
     except (ImportError, OSError) as error:  # OSError: a library that torch needs is missing
         return None, str(error).partition("\n")[0]
     # JAX would take most of a GPU's memory when it starts, and leave too little to torch.

@@ -96,7 +96,7 @@ def _run_case(result: GroupResult, case: Case, context: Context) -> None:
     if prepared.flop:  # in turn with the case, since the machine's speed may change
         sides[MATMUL] = machine.matmul_side(settings)
     try:
-        samples, _ = time_sides(sides, settings.steps, settings.seconds)
+        samples = time_sides(sides, settings.steps, settings.seconds)
         result.rows += [
             Row(case.name, side, samples.get(side, []), _figures(side, samples, prepared, context))
             for side in {**prepared.sides, **prepared.figures}

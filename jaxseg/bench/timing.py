@@ -35,20 +35,13 @@ class Sample(NamedTuple):
     """Of all threads of the process."""
 
 
-def time_sides(
-    sides: Mapping[str, Side], steps: int, seconds: float
-) -> tuple[dict[str, list[Sample]], dict[str, float]]:
+def time_sides(sides: Mapping[str, Side], steps: int, seconds: float) -> dict[str, list[Sample]]:
     """Take one sample of each side in turn, `steps` times or until `seconds` have passed.
 
     The round in which the time passes is completed, so that every side has at least one sample.
-
-    Returns:
-        the samples of each side, and the seconds of its first call.
     """
     started = time.perf_counter()
-    first, calls = {}, {}
-    for name, side in sides.items():
-        first[name], calls[name] = _warm_up(side)
+    calls = {name: _warm_up(side) for name, side in sides.items()}
     samples: dict[str, list[Sample]] = {name: [] for name in sides}
     gc.collect()
     for _ in range(steps):
@@ -56,7 +49,7 @@ def time_sides(
             samples[name].append(_sample(side, calls[name]))
         if time.perf_counter() - started > seconds:
             break
-    return samples, first
+    return samples
 
 
 def median(samples: list[Sample]) -> Sample:
@@ -64,12 +57,12 @@ def median(samples: list[Sample]) -> Sample:
     return Sample(*(statistics.median(values) for values in zip(*samples, strict=True)))
 
 
-def _warm_up(side: Side) -> tuple[float, int]:
-    """Return the seconds of the first call, and the number of calls for a sample."""
+def _warm_up(side: Side) -> int:
+    """Call a side a few times, and return the number of calls for a sample."""
     seconds: list[float] = []
     while len(seconds) < WARM_UP_CALLS and sum(seconds) < WARM_UP_SECONDS:
         seconds.append(_sample(side, 1).wall)
-    return seconds[0], max(1, min(MOST_CALLS, int(SAMPLE_SECONDS / seconds[-1])))
+    return max(1, min(MOST_CALLS, int(SAMPLE_SECONDS / seconds[-1])))
 
 
 def _sample(side: Side, calls: int) -> Sample:

@@ -145,11 +145,11 @@ def test_a_failed_case_is_in_the_exit_status(monkeypatch):
 def test_sides_are_timed_in_turn_and_within_the_time():
     order = []
     sides = {name: Side(lambda n=name: order.append(n), lambda x: x) for name in "ab"}
-    samples, _ = time_sides(sides, steps=3, seconds=60.0)
+    samples = time_sides(sides, steps=3, seconds=60.0)
     assert {name: len(values) for name, values in samples.items()} == {"a": 3, "b": 3}
     changes = [name for i, name in enumerate(order) if i == 0 or order[i - 1] != name]
     assert "".join(changes) == "ab" * 4  # the first calls, and three rounds
-    samples, _ = time_sides(sides, steps=3, seconds=0.0)
+    samples = time_sides(sides, steps=3, seconds=0.0)
     assert {name: len(values) for name, values in samples.items()} == {"a": 1, "b": 1}
 
 
