@@ -82,7 +82,7 @@ class ClassLogit(nn.Module):
 
 
 class MaskHead(nn.Module):
-    """Pooled features `[R, p, p, D]` and classes to the mask logits of each class `[R, 2p, 2p]`."""
+    """Pooled features `[R, p, p, D]` to the mask logits of each RoI's class `[R, 2p, 2p]`."""
 
     config: MaskHeadConfig
     outputs: int
