@@ -47,6 +47,23 @@ class MaskFrame(enum.Enum):
     IMAGE = "image"
 
 
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class HeuristicMerging:
+    """How instances and a semantic map become one panoptic map (Kirillov et al. 2019, arXiv
+    1801.00868, section 7, and 1901.02446): instances first, best score first.
+
+    A static pytree node, like `MaskFrame`.
+    """
+
+    score_threshold: float = 0.5
+    """Instances with a lower score are left out."""
+    max_overlap: float = 0.5
+    """An instance is left out if more than this share of its mask is covered by better ones."""
+    min_stuff_area: int = 4096
+    """Stuff with fewer pixels of the original image becomes void."""
+
+
 @dataclasses.dataclass(frozen=True)
 class BoxCrops:
     """Ground-truth masks cropped to each object's box and resized to `[size, size]`."""
@@ -136,7 +153,8 @@ class Detections(NamedTuple):
     """The output of `predict`: up to D instances an image, best score first.
 
     Slots with `valid = False` hold zeros. `masks` (probabilities) and their frame are None for
-    models without masks, `semantic` for models without a semantic head.
+    models without masks, `semantic` for models without a semantic head, and `panoptic_merging` for
+    models that are not panoptic.
     """
 
     boxes: Float[Array, "B D 4"]
@@ -146,7 +164,9 @@ class Detections(NamedTuple):
     masks: Float[Array, "B D h w"] | None = None
     mask_frame: MaskFrame | None = None
     semantic: Float[Array, "B h w C"] | None = None
-    """Probability of each class in each cell of the padded image at a stride."""
+    """Logits of each class in each cell of the padded image at a stride. Of a panoptic model, first
+    the stuff classes in the order of their labels, last all things as one class."""
+    panoptic_merging: HeuristicMerging | None = None
 
 
 class LossTerm(NamedTuple):

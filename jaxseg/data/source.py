@@ -31,6 +31,7 @@ class Example(NamedTuple):
     labels: np.ndarray  # int32 [n]
     rles: Sequence[RLE]  # n masks of the image's size
     iscrowd: np.ndarray  # bool [n]
+    semantic: np.ndarray | None = None  # uint8 [h, w]: the label of each pixel, 255 is ignored
 
 
 @runtime_checkable

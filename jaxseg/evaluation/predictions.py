@@ -16,6 +16,7 @@ from pycocotools import mask as mask_api
 
 from jaxseg.data.masks.regions import mask_bounds
 from jaxseg.data.masks.rle import add_to_ends
+from jaxseg.data.panoptic import PanopticMap
 from jaxseg.data.source import RLE
 from jaxseg.ops.bilinear import Paste, paste_span, paste_weights
 from jaxseg.types import Detections, EvalBatch, MaskFrame
@@ -35,6 +36,7 @@ class Prediction(NamedTuple):
     scores: np.ndarray  # float32 [n]
     labels: np.ndarray  # int [n]
     rles: list[RLE] | None  # n masks of the image's size; None from a model without masks
+    panoptic: PanopticMap | None = None
 
     def select(self, index: np.ndarray) -> "Prediction":
         """Return the instances at the positions `index` (int `[m]`)."""
@@ -44,6 +46,7 @@ class Prediction(NamedTuple):
             self.scores[index],
             self.labels[index],
             None if self.rles is None else [self.rles[i] for i in index],
+            self.panoptic,
         )
 
 

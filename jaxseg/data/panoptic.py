@@ -1,0 +1,54 @@
+"""Panoptic maps: every pixel belongs to one segment, of a thing or of stuff, or to none (void).
+
+Terms:
+    thing     a class whose objects are counted; each segment is one object (or a crowd)
+    stuff     a class without objects, such as sky; one segment an image
+    void      pixels without a segment, id 0
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+from jaxseg.data.source import Category, Source
+
+
+class Segment(NamedTuple):
+    """One segment of a panoptic map."""
+
+    id: int  # at least 1
+    label: int  # of things and stuff together, things first
+    iscrowd: bool = False
+    score: float | None = None  # of a predicted thing
+
+
+class PanopticMap(NamedTuple):
+    """The segments of one image. Each id in `ids` besides 0 is that of one segment."""
+
+    ids: np.ndarray  # int32 [h, w]; 0 is void
+    segments: Sequence[Segment]
+
+
+@runtime_checkable
+class PanopticSource(Source, Protocol):
+    """A split with panoptic maps. Its `categories` are the things, then the stuff.
+
+    Its examples have the objects of things alone, and a `semantic` map of all labels.
+    """
+
+    @property
+    def num_things(self) -> int:
+        """Return the number of thing categories, the first ones of `categories`."""
+        ...
+
+    def panoptic_map(self, index: int, /) -> PanopticMap:
+        """Return the panoptic map of the image `self[index]`."""
+        ...
+
+
+def thing_categories(source: Source) -> Sequence[Category]:
+    """Return the categories that objects have: all of them, where there is no stuff."""
+    if isinstance(source, PanopticSource):
+        return source.categories[: source.num_things]
+    return source.categories
