@@ -37,7 +37,8 @@ def predict(
     An image's id is its position in the list, counted from 1; frames of videos are counted on after
     the images. Each result also holds its file's name, and its frame's number from 0. Images are
     decoded batch by batch. Overlays are written as they are predicted, and so are the results
-    (see `PredictionFiles`), which remain if an image fails or the process is stopped.
+    (see `PredictionFiles`), which remain if an image fails or the process is stopped. A run that
+    completes removes what earlier ones wrote there for other inputs.
 
     Args:
         workdir: the workdir of a run, whose newest checkpoint is used, or an exported file.
@@ -66,7 +67,7 @@ def predict(
         next_id = len(images) + 1
         for video in videos:
             next_id = run.predict_video(video, every, next_id)
-        files.finish()
+        files.finish([*images, *(video.path for video in videos)])
 
 
 def find_inputs(
@@ -110,7 +111,9 @@ class _Run(NamedTuple):
         with progress_bar("images") as show_progress:
             for done, found in enumerate(predictions, start=1):
                 certain, stem = self.certain(found), _stem(found.image_id, found.file)
-                save_png(self.out / f"{stem}.png", certain.draw())
+                overlay = self.out / f"{stem}.png"
+                self.files.written.add(overlay)
+                save_png(overlay, certain.draw())
                 self.files.add(found, certain, stem, {"file_name": str(found.file)})
                 self._report(str(found.file), len(certain))
                 show_progress(done, len(source))
@@ -131,6 +134,8 @@ class _Run(NamedTuple):
                     self.files.add(found, certain, f"{stem}_frame{number:06}", reference)
                     total += len(certain)
                 next_id += len(some)
+        if writer.path is not None:
+            self.files.written.add(writer.path)
         self._report(f"{video.path}: {next_id - first_id} frames", total)
         return next_id
 

@@ -4,7 +4,7 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, TextIO
 
 import cv2
@@ -12,6 +12,7 @@ import numpy as np
 from pycocotools import mask as mask_api
 
 from jaxseg import data
+from jaxseg.commands.written_files import WrittenFiles
 from jaxseg.data.masks.regions import mask_bounds
 from jaxseg.files import atomic_write
 from jaxseg.instances import Instances
@@ -25,6 +26,7 @@ class PredictionFiles:
     Results are appended to `predictions.incomplete.jsonl`, one in each line, which becomes
     `predictions.json` at the end. `dataset.json` is a COCO dataset of the images, which are linked
     or written in `images/`: the folder `out` is a `CocoFolder` with the split "dataset".
+    `finish` removes the files that earlier runs listed in `written` and this one has not written.
 
     Args:
         out: the folder, which exists.
@@ -40,6 +42,7 @@ class PredictionFiles:
         self._incomplete = out / "predictions.incomplete.jsonl"
         self._lines: TextIO | None = None
         (out / "images").mkdir(exist_ok=True)
+        self.written = WrittenFiles(out, ("images", "masks"))
 
     def __enter__(self) -> "PredictionFiles":
         self._lines = self._incomplete.open("w")
@@ -68,7 +71,9 @@ class PredictionFiles:
         if self._masks:
             self._write_labels(certain, stem)
         height, width = found.size
-        name = _write_image(found, self._out / "images", stem)
+        name = _image_name(found, stem)
+        self.written.add(self._out / "images" / name)
+        _write_image(found, self._out / "images" / name)
         source = {f"source_{key}": value for key, value in reference.items()}
         self._images.append(
             {"id": found.image_id, "file_name": name, "height": height, "width": width} | source
@@ -78,7 +83,10 @@ class PredictionFiles:
     def _write_labels(self, instances: Instances, stem: str) -> None:
         folder = self._out / "masks"
         folder.mkdir(exist_ok=True)
-        _write_encoded(folder / f"{stem}.png", label_map(instances))
+        labels = label_map(instances)
+        for suffix in (".png", ".json"):
+            self.written.add(folder / f"{stem}{suffix}")
+        _write_encoded(folder / f"{stem}.png", labels)
         results = instances.to_coco()
         entries = [
             {"id": i, "name": name} | {k: r[k] for k in ("category_id", "score", "bbox")}
@@ -87,8 +95,11 @@ class PredictionFiles:
         with atomic_write(folder / f"{stem}.json") as partial:
             partial.write_text(json.dumps(entries))
 
-    def finish(self) -> None:
-        """Write `predictions.json` and `dataset.json`, and remove the incomplete results."""
+    def finish(self, inputs: Collection[pathlib.Path]) -> None:
+        """Write `predictions.json` and `dataset.json`; remove what is incomplete or outdated.
+
+        The command's `inputs` are kept, even if an earlier run wrote them.
+        """
         dataset = {
             "images": sorted(self._images, key=lambda image: image["id"]),
             "annotations": self._annotations,
@@ -99,6 +110,7 @@ class PredictionFiles:
             with atomic_write(self._out / name) as partial:
                 partial.write_text(json.dumps(content))
         self._incomplete.unlink()
+        self.written.remove_outdated(inputs)
 
 
 def dataset_annotations(instances: Instances, first_id: int) -> list[dict[str, Any]]:
@@ -149,22 +161,24 @@ def label_map(instances: Instances) -> np.ndarray:
     return labels
 
 
-def _write_image(instances: Instances, folder: pathlib.Path, stem: str) -> str:
-    """Link an image's file in the folder, or write its pixels as JPEG; return the name there."""
+def _image_name(instances: Instances, stem: str) -> str:
+    """Return the name of an image in `images/`; a dataset's file names are text."""
     suffix = ".jpg" if instances.file is None else instances.file.suffix
-    # A dataset's file names are text.
-    name = os.fsencode(stem + suffix).decode("utf-8", errors="replace")
+    return os.fsencode(stem + suffix).decode("utf-8", errors="replace")
+
+
+def _write_image(instances: Instances, path: pathlib.Path) -> None:
+    """Link an image's file at `path`, or write its pixels there."""
     if instances.file is None:
-        _write_encoded(folder / name, instances.image[..., ::-1])
-        return name
+        _write_encoded(path, instances.image[..., ::-1])
+        return
     # `..` after a link to a folder is the parent of the folder that the link names.
     target = instances.file.parent.resolve() / instances.file.name
-    with atomic_write(folder / name) as partial:
+    with atomic_write(path) as partial:
         try:
-            partial.symlink_to(os.path.relpath(target, folder.resolve()))
+            partial.symlink_to(os.path.relpath(target, path.parent.resolve()))
         except OSError:  # a disk without links
             shutil.copyfile(target, partial)
-    return name
 
 
 def _write_encoded(path: pathlib.Path, image: np.ndarray) -> None:

@@ -93,6 +93,8 @@ class VideoWriter:
         self._writer: cv2.VideoWriter | None = None
         self._partial: pathlib.Path | None = None
         self._started = False
+        self.path: pathlib.Path | None = None
+        """The file, once it is written."""
 
     def __enter__(self) -> "VideoWriter":
         return self
@@ -128,5 +130,5 @@ class VideoWriter:
         self._writer.release()
         if error is None:
             name = self._stem.name + self._partial.suffix
-            self._partial.replace(self._stem.with_name(name))
+            self.path = self._partial.replace(self._stem.with_name(name))
         self._partial.unlink(missing_ok=True)

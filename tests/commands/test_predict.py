@@ -161,6 +161,29 @@ def test_an_image_behind_a_linked_folder_is_linked(tmp_path):
     assert (tmp_path / "images" / "001_0.jpg").resolve() == image
 
 
+def test_a_rerun_removes_its_own_pictures_of_other_inputs_alone(workdir, tmp_path):
+    paths, out = write_images(tmp_path, 3), tmp_path / "out"
+    command = ["predict", str(workdir), "--masks", "--out", str(out)]
+    assert main([*command, *map(str, paths[:2])]) == 0
+    (out / "002_mine.png").write_text("another's file")
+    (out / "images" / "mine.jpg").write_text("another's file")
+    names = {"": ["001_0.png"], "masks": ["001_0.json", "001_0.png"], "images": ["001_0.jpg"]}
+    assert all((out / folder / name).exists() for folder in names for name in names[folder])
+    with (out / "written_files.jsonl").open("a") as file:  # what a kill or a stranger may leave
+        file.write('"../0.jpg"\n"masks"\n".."\n"images/../../1.jpg"\n5\n"002_m')
+    # The overlay of the first run is now an input itself.
+    assert main([*command, str(paths[2]), str(out / "002_1.png")]) == 0
+    left = sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file())
+    assert left == [
+        "001_2.png", "002_002_1.png", "002_1.png", "002_mine.png", "dataset.json",
+        "images/001_2.jpg", "images/002_002_1.png", "images/mine.jpg",
+        "masks/001_2.json", "masks/001_2.png", "masks/002_002_1.json", "masks/002_002_1.png",
+        "predictions.json", "written_files.jsonl",
+    ]  # fmt: skip
+    assert all(path.exists() for path in paths)
+    assert len(read_lines(out / "written_files.jsonl")) == 8
+
+
 def write_video(path, frames, noise=0):
     rng = np.random.default_rng(0)
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (48, 32))
