@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import functools
 import inspect
+import re
 import textwrap
 import typing
 from collections.abc import Sequence
@@ -43,7 +44,15 @@ def _use_config_of_default(field: StructTypeInfo) -> StructConstructorSpec | Non
         for f in dataclasses.fields(cls)
         if f.init
     ]
-    return StructConstructorSpec(instantiate=cls, fields=tuple(fields))
+
+    def instantiate(**values: Any) -> Any:
+        try:
+            return cls(**values)
+        except ValueError as error:
+            # The message begins with the config's name, as in Python, and so does tyro's.
+            raise ValueError(re.sub(r"^\w+: ", "", str(error))) from error
+
+    return StructConstructorSpec(instantiate=instantiate, fields=tuple(fields))
 
 
 @functools.cache

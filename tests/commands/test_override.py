@@ -51,6 +51,17 @@ def test_unknown_fields_and_invalid_values_end_the_program(arguments, capsys):
     assert arguments[0].split(".")[-1].replace("-", "_")[:5] in printed
 
 
+def test_an_invalid_value_is_named_once(capsys):
+    with pytest.raises(SystemExit):
+        override(EXPERIMENT, ["--train.steps", "0"])
+    printed = " ".join(capsys.readouterr().err.split())
+    assert "Error parsing train: steps 0 must be at least 1" in printed
+    with pytest.raises(SystemExit):
+        override(EXPERIMENT, ["--train.optimizer.momentum", "-1"])
+    printed = " ".join(capsys.readouterr().err.split())
+    assert printed.count("optimizer: ") == 1
+
+
 def test_a_misspelled_field_is_answered_with_a_suggestion(capsys):
     with pytest.raises(SystemExit):
         override(EXPERIMENT, ["--train.stepz", "7"])
