@@ -41,7 +41,7 @@ def test_instances_are_drawn_over_an_enlarged_image(tmp_path):
     outlined = (plain != boxes_only).any(2)
     assert 0 < outlined.mean() < changed.mean()
     both = visualize.side_by_side(plain, drawn, ("left", "right"))
-    visualize.save_png(tmp_path / "new" / "picture.png", both)
+    visualize.save_picture(tmp_path / "new" / "picture.png", both)
     assert (tmp_path / "new" / "picture.png").stat().st_size > 1000
     assert both.shape[1] == 1536
 

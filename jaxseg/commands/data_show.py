@@ -15,6 +15,8 @@ from jaxseg.types import ImageMasks, TargetSpec
 
 PANEL = 480
 """Height and width of a picture on the page."""
+SUFFIXES = (".png", ".jpg", ".jpeg")
+"""The formats of a page."""
 DRAWS = 2
 """Random draws of each image as training samples."""
 
@@ -27,18 +29,24 @@ def show(
     count: int = 6,
     seed: int = 0,
 ) -> list[int]:
-    """Write a PNG with a row for each of some images, and return the images' ids.
+    """Write a picture with a row for each of some images, and return the images' ids.
 
     A row has the image with its annotations, then two random draws of it as a training sample:
     resized, augmented and padded, with the masks that training targets are made of.
 
     Args:
         config: the data, for which settings are proposed.
-        out: the PNG to write.
+        out: the PNG or JPEG to write.
         split: the split of the data.
         count: number of images, spread evenly over the split.
         seed: seed of the augmentation.
+
+    Raises ValueError if `out` has another ending.
     """
+    if out.suffix.lower() not in SUFFIXES:
+        raise ValueError(
+            f"--out {out} must end in {' or '.join(SUFFIXES)}: name the picture {out.name}.png"
+        )
     prepare_output_file(out)
     source = config.open(split)
     settings = data_config(config, propose(source))
@@ -48,7 +56,7 @@ def show(
         _row(source, index, settings, settings.buckets[bucket], seed)
         for index, bucket in zip(chosen, buckets.tolist(), strict=True)
     ]
-    visualize.save_png(out, np.concatenate(rows, axis=0))
+    visualize.save_picture(out, np.concatenate(rows, axis=0))
     return [int(source.image_ids[index]) for index in chosen]
 
 

@@ -83,7 +83,7 @@ def evaluate(
         evaluation.write_metrics(metrics, out / "metrics.json")
         print(evaluation.format_table(metrics))
         for image_id, picture in draw_first(source, results, OVERLAYS):
-            visualize.save_png(out / "overlays" / f"{image_id}.png", picture)
+            visualize.save_picture(out / "overlays" / f"{image_id}.png", picture)
     return metrics
 
 

@@ -180,7 +180,7 @@ class DataShow:
     path: Annotated[Positional[pathlib.Path], arg(metavar="DIR", help_behavior_hint="")]
     """COCO folder or file, or TFDS dataset."""
     out: Annotated[pathlib.Path, arg(metavar="FILE")] = pathlib.Path("samples.png")
-    """The picture, a PNG."""
+    """The picture, a PNG or JPEG."""
     split: Annotated[str, arg(metavar="SPLIT")] = "train"
     """Split of the data."""
     count: Annotated[int, arg(metavar="N")] = 6

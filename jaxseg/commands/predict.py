@@ -15,7 +15,7 @@ from jaxseg.detector import Detector, load, widen_limits
 from jaxseg.files import check_output_folder, prepare_output_folder
 from jaxseg.instances import Instances
 from jaxseg.terminal import progress_bar
-from jaxseg.visualize import save_png
+from jaxseg.visualize import save_picture
 
 _BATCHES = 4
 """Batches of frames of a video that are in memory together."""
@@ -113,7 +113,7 @@ class _Run(NamedTuple):
                 certain, stem = self.certain(found), _stem(found.image_id, found.file)
                 overlay = self.out / f"{stem}.png"
                 self.files.written.add(overlay)
-                save_png(overlay, certain.draw())
+                save_picture(overlay, certain.draw())
                 self.files.add(found, certain, stem, {"file_name": str(found.file)})
                 self._report(str(found.file), len(certain))
                 show_progress(done, len(source))

@@ -4,7 +4,7 @@ from jaxseg.visualize.comparison import draw_comparison, match_instances
 from jaxseg.visualize.draw import (
     draw_instances,
     draw_prediction,
-    save_png,
+    save_picture,
     side_by_side,
     with_title,
 )
@@ -16,7 +16,7 @@ __all__ = [
     "draw_prediction",
     "match_instances",
     "place_labels",
-    "save_png",
+    "save_picture",
     "side_by_side",
     "with_title",
 ]

@@ -125,10 +125,13 @@ def side_by_side(left: np.ndarray, right: np.ndarray, titles: tuple[str, str]) -
     )
 
 
-def save_png(path: pathlib.Path, picture: np.ndarray) -> None:
-    """Write an RGB picture, and make its folder if needed. Raises OSError if that fails."""
+def save_picture(path: pathlib.Path, picture: np.ndarray) -> None:
+    """Write an RGB picture as the PNG or JPEG that `path` ends in, and make its folder if needed.
+
+    Raises OSError if that fails.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _, encoded = cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]))
+    _, encoded = cv2.imencode(path.suffix, np.ascontiguousarray(picture[..., ::-1]))
     with atomic_write(path) as partial:
         partial.write_bytes(encoded.tobytes())  # OpenCV writes no file whose name is not UTF-8
 

@@ -59,6 +59,16 @@ def test_more_objects_than_training_keeps_are_an_error_with_a_proposal(tmp_path,
     assert proposed >= max(len(source[i].boxes) for i in range(len(source)))
 
 
-def test_the_output_is_tried_first(tmp_path):
+def test_the_output_is_checked_first(tmp_path, capsys):
+    (tmp_path / "folder.png").mkdir()
     with pytest.raises(OSError, match="results cannot be written"):
-        show(Shapes(size=-1), tmp_path)
+        show(Shapes(size=-1), tmp_path / "folder.png")
+    assert main(["data", "show", "absent", "--out", str(tmp_path / "new" / "page.txt")]) == 1
+    assert "page.txt must end in .png or .jpg or .jpeg" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_page_is_of_the_format_that_its_name_says(tmp_path):
+    for name, start in (("a.png", b"\x89PNG"), ("b.JPG", b"\xff\xd8"), ("c.jpeg", b"\xff\xd8")):
+        show(SHAPES, tmp_path / name, count=1)
+        assert (tmp_path / name).read_bytes().startswith(start)

@@ -277,7 +277,7 @@ def read_lines(path):
 
 
 def test_a_signal_ends_predict_and_keeps_its_results(workdir, tmp_path, capsys, monkeypatch):
-    save, out = predict_command.save_png, tmp_path / "out"
+    save, out = predict_command.save_picture, tmp_path / "out"
 
     def save_until_stopped(path, picture):
         save(path, picture)
@@ -286,7 +286,7 @@ def test_a_signal_ends_predict_and_keeps_its_results(workdir, tmp_path, capsys, 
 
     arguments = ["predict", str(workdir), *map(str, write_images(tmp_path, 5)), "--out", str(out)]
     with monkeypatch.context() as patch:
-        patch.setattr(predict_command, "save_png", save_until_stopped)
+        patch.setattr(predict_command, "save_picture", save_until_stopped)
         assert main(arguments) == 75
     assert "stopped by SIGTERM" in capsys.readouterr().err
     found = read_lines(out / "predictions.incomplete.jsonl")
