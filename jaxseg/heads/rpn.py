@@ -49,6 +49,12 @@ class RPNConfig:
     batch_size_per_image: int = 256
     """Anchors sampled per image in training."""
     positive_fraction: float = 0.5
+    allowed_border: int = -1
+    """Train those anchors alone that end less than this many pixels outside the image, as in Ren et
+    al. 2015 (0: wholly inside); -1 trains all."""
+    count_empty: bool = False
+    """Count at least one positive and one negative anchor in each image, as MMDetection does: the
+    losses are divided by one more for each image without objects."""
     pre_nms_topk_train: int = 2000
     """Best anchors of each level that NMS receives in training."""
     pre_nms_topk_test: int = 1000
@@ -202,8 +208,10 @@ def sample_anchors(
     """
 
     def one_image(
-        boxes: Array, inside: Array, gt_boxes: Array, gt_valid: Array, key: Array
+        boxes: Array, valid: Array, size: Array, gt_boxes: Array, gt_valid: Array, key: Array
     ) -> AnchorSamples:
+        if config.allowed_border >= 0:
+            valid &= _inside(boxes, size, config.allowed_border)
         matches = ops.match(
             ops.box_iou(boxes, gt_boxes),
             gt_valid,
@@ -211,7 +219,7 @@ def sample_anchors(
             low=config.negative_iou,
             min_pos_iou=config.min_pos_iou,
             low_quality_overrides=config.low_quality_overrides,
-            anchor_valid=inside,
+            anchor_valid=valid,
         )
         sample = ops.sample_balanced(
             ops.random_priority(key, anchors.ids),
@@ -224,7 +232,19 @@ def sample_anchors(
             sample.indices, sample.valid, sample.positive, matches.gt_index[sample.indices]
         )
 
-    return jax.vmap(one_image)(anchors.boxes, anchors.valid, batch.boxes, batch.valid, keys)
+    return jax.vmap(one_image)(
+        anchors.boxes, anchors.valid, batch.image_size, batch.boxes, batch.valid, keys
+    )
+
+
+def _inside(
+    boxes: Float[Array, "K 4"], image_size: Int[Array, " 2"], border: int
+) -> Bool[Array, " K"]:
+    """Return whether each box ends less than `border` pixels outside the image."""
+    x1, y1, x2, y2 = boxes.T
+    height, width = image_size.astype(boxes.dtype)
+    after = (x1 >= -border) & (y1 >= -border)
+    return after & (x2 < width + border) & (y2 < height + border)
 
 
 def rpn_losses(
@@ -238,7 +258,11 @@ def rpn_losses(
     class_loss = losses.sigmoid_cross_entropy(logits, samples.positive.astype(logits.dtype))
     deltas = take(output.deltas, samples.anchor)
     box_loss = losses.smooth_l1_loss(deltas, target, beta=config.smooth_l1_beta).sum(-1)
-    count = samples.valid.sum().astype(logits.dtype)
+    count = samples.valid.sum()
+    if config.count_empty:
+        negative = samples.valid & ~samples.positive
+        count = sum(jnp.maximum(x.sum(1), 1).sum() for x in (samples.positive, negative))
+    count = count.astype(logits.dtype)
     return {
         "rpn_class": LossTerm(jnp.where(samples.valid, class_loss, 0).sum(), count),
         "rpn_box": LossTerm(jnp.where(samples.positive, box_loss, 0).sum(), count),
