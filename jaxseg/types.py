@@ -26,6 +26,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+IGNORED = 255
+"""The value of semantic maps where no class is known, and in the padding."""
+
 
 @jax.tree_util.register_static
 class MaskFrame(enum.Enum):
@@ -125,7 +128,7 @@ class Batch(NamedTuple):
     """The masks' centres of mass, `(x, y)` in pixel indices of the padded image (the first pixel's
     is 0)."""
     semantic: UInt8[Array, "B h w"] | None = None
-    """The class of each cell; 255 is ignored."""
+    """The class of each cell; `IGNORED` cells have none."""
 
 
 def unpack_masks(batch: Batch, targets: TargetSpec) -> Batch:

@@ -14,7 +14,7 @@ from jaxseg.parallel import check_batch_size, lower_step
 from jaxseg.predictor import state_shapes
 from jaxseg.training.optimizer import make_optimizer, make_schedule
 from jaxseg.training.step import TrainState, make_step
-from jaxseg.types import Batch
+from jaxseg.types import Batch, ImageMasks
 
 GIB = 2**30
 
@@ -57,6 +57,8 @@ def batch_shapes(
     if targets.masks is not None:
         height, width = targets.masks.shape(bucket)
         fields["masks"] = array(np.uint8, objects, height, -(-width // 8))
+    if targets.semantic_stride is not None:
+        fields["semantic"] = array(np.uint8, *ImageMasks(targets.semantic_stride).shape(bucket))
     return Batch(**fields)
 
 

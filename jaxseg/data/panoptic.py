@@ -47,6 +47,23 @@ class PanopticSource(Source, Protocol):
         ...
 
 
+@runtime_checkable
+class SemanticSource(Source, Protocol):
+    """A split whose examples have semantic maps of classes of their own, such as COCO-Stuff's."""
+
+    @property
+    def num_semantic_classes(self) -> int:
+        """Return the number of classes; the maps hold 0 to this number - 1, and 255."""
+        ...
+
+
+def num_semantic_classes(source: Source) -> int | None:
+    """Return the number of classes of a source's semantic maps, None if it has no maps."""
+    if isinstance(source, PanopticSource):
+        return len(source.categories)
+    return source.num_semantic_classes if isinstance(source, SemanticSource) else None
+
+
 def thing_categories(source: Source) -> Sequence[Category]:
     """Return the categories that objects have: all of them, where there is no stuff."""
     if isinstance(source, PanopticSource):

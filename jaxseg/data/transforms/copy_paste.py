@@ -34,7 +34,7 @@ def paste_objects(
     other: np.ndarray,
     pasted: list[ViewedObject],
     min_visible_fraction: float,
-) -> tuple[tuple[int, int], list[ViewedObject]]:
+) -> tuple[tuple[int, int], list[ViewedObject], np.ndarray]:
     """Paste objects of the padded image `other` onto the padded image `image`, in place.
 
     Args:
@@ -45,13 +45,14 @@ def paste_objects(
         min_visible_fraction: See `CopyPaste`.
 
     Returns:
-        `(height, width)` of the image, grown to hold what was pasted, and all objects: those of
-        `below` that are still visible, then the pasted ones.
+        `(height, width)` of the image, grown to hold what was pasted; all objects, those of `below`
+        that are still visible, then the pasted ones; and the pasted pixels, uint8 `[H, W]`, 0 and
+        1.
     """
     occluded = np.zeros(image.shape[:2], np.uint8)  # [H, W], 1 where an object is pasted
     pasted = [item for item in pasted if _add_pixels(item, occluded)]
     if not pasted:
-        return size, below
+        return size, below, occluded
     bounds = bitmap_bounds(occluded)
     assert bounds is not None
     height, width = max(bounds[2], size[0]), max(bounds[3], size[1])
@@ -59,7 +60,8 @@ def paste_objects(
     image[: size[0], size[1] : width] = _GREY
     cv2.copyTo(other, occluded, image)
     remaining = [_occlude(item, occluded, min_visible_fraction) for item in below]
-    return (height, width), [item for item in remaining if item is not None] + pasted
+    kept = [item for item in remaining if item is not None]
+    return (height, width), kept + pasted, occluded
 
 
 def _add_pixels(item: ViewedObject, occluded: np.ndarray) -> bool:

@@ -16,7 +16,8 @@ from jaxseg.data.transforms.copy_paste import paste_objects, random_subset
 from jaxseg.data.transforms.objects import ViewedObject, center_of_mass, view_objects
 from jaxseg.data.transforms.rasterize import rasterize
 from jaxseg.data.transforms.resize import ResizeBackend
-from jaxseg.data.transforms.view import full_view, random_view
+from jaxseg.data.transforms.semantic import paste_semantic, view_semantic
+from jaxseg.data.transforms.view import View, full_view, random_view
 from jaxseg.types import TargetSpec
 
 
@@ -30,6 +31,7 @@ class Sample(NamedTuple):
     valid: np.ndarray  # bool [N]
     masks: np.ndarray | None  # bool [N, h, w]
     centers: np.ndarray | None  # float32 [N, 2]
+    semantic: np.ndarray | None  # uint8 [H/s, W/s]
 
 
 def train_sample(
@@ -49,20 +51,24 @@ def train_sample(
     augmentation = config.augmentation
     # One generator each, so that pasting and colours do not change the other draws.
     paste_rng, color_rng = rng.spawn(2)
-    image, size, objects = _random_view(source[index], rng, config, bucket)
+    image, size, objects, semantic = _random_view(source[index], rng, config, bucket, targets)
     copy_paste = augmentation.copy_paste
     if copy_paste is not None and paste_rng.random() < copy_paste.prob:
         other_example = source[int(paste_rng.integers(len(source)))]
-        other, _, other_objects = _random_view(other_example, paste_rng, config, bucket)
+        other, _, other_objects, other_semantic = _random_view(
+            other_example, paste_rng, config, bucket, targets
+        )
         pasted = random_subset(other_objects, paste_rng)
-        size, objects = paste_objects(
+        size, objects, occluded = paste_objects(
             image, size, objects, other, pasted, copy_paste.min_visible_fraction
         )
+        if semantic is not None and other_semantic is not None:
+            paste_semantic(semantic, other_semantic, occluded)
     if augmentation.color is not None:
         unpadded = image[: size[0], : size[1]]  # a view of `image`, which changes with it
         mean_color = np.asarray(cv2.mean(unpadded)[:3])
         transform_colors(unpadded, random_color_matrix(color_rng, augmentation.color, mean_color))
-    return _build_sample(image, size, objects, config.max_objects, targets)
+    return _build_sample(image, size, objects, config.max_objects, targets, semantic)
 
 
 def make_sample(
@@ -80,21 +86,37 @@ def make_sample(
     view = full_view(
         (height, width), bucket, min_max_size, flipped=flipped, resize_backend=resize_backend
     )
-    image = view.render(example.image, bucket)
-    return _build_sample(image, view.size, view_objects(example, view), max_objects, targets)
+    image, size, objects, semantic = _apply(view, example, bucket, targets)
+    return _build_sample(image, size, objects, max_objects, targets, semantic)
+
+
+_Viewed = tuple[np.ndarray, tuple[int, int], list[ViewedObject], np.ndarray | None]
+"""A padded image, its `(height, width)`, its objects, and its semantic map at a stride."""
 
 
 def _random_view(
-    example: Example, rng: np.random.Generator, config: DataConfig, bucket: tuple[int, int]
-) -> tuple[np.ndarray, tuple[int, int], list[ViewedObject]]:
-    """Return a random view of an example: padded image, its `(height, width)` and objects."""
+    example: Example,
+    rng: np.random.Generator,
+    config: DataConfig,
+    bucket: tuple[int, int],
+    targets: TargetSpec,
+) -> _Viewed:
+    """Return a random view of an example."""
     height, width = example.image.shape[:2]
-    view = random_view((height, width), rng, config, bucket)
-    return (
-        view.render(example.image, bucket),
-        view.size,
-        view_objects(example, view),
-    )
+    return _apply(random_view((height, width), rng, config, bucket), example, bucket, targets)
+
+
+def _apply(view: View, example: Example, bucket: tuple[int, int], targets: TargetSpec) -> _Viewed:
+    """Return the view of an example, with a semantic map if the targets have one."""
+    semantic = None
+    if targets.semantic_stride is not None:
+        if example.semantic is None:
+            raise ValueError(
+                f"image id {example.image_id} has no semantic map, which the model learns from"
+            )
+        semantic = view_semantic(example.semantic, view, bucket, targets.semantic_stride)
+    image = view.render(example.image, bucket)
+    return image, view.size, view_objects(example, view), semantic
 
 
 def _build_sample(
@@ -103,6 +125,7 @@ def _build_sample(
     objects: list[ViewedObject],
     max_objects: int,
     targets: TargetSpec,
+    semantic: np.ndarray | None = None,
 ) -> Sample:
     """Return the sample of a padded image `[H, W, 3]`, its `(height, width)` and its objects.
 
@@ -133,6 +156,7 @@ def _build_sample(
         valid=np.arange(max_objects) < len(objects),
         masks=masks,
         centers=centers,
+        semantic=semantic,
     )
 
 

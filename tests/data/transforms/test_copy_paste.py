@@ -38,9 +38,10 @@ def test_pasting_equals_operations_on_whole_bitmaps(seed):
     image, size, objects = view_scene(masks, 1)
     other, _, pasted = view_scene(others, 2)
     before = image.copy()
-    size_after, objects_after = paste_objects(image, size, objects, other, pasted, 0.3)
+    size_after, objects_after, pixels = paste_objects(image, size, objects, other, pasted, 0.3)
 
     occluded = np.any([pad_to_bucket(b) for b in others], axis=0)
+    np.testing.assert_array_equal(pixels, occluded)
     bounds = tight_box(occluded)
     assert size_after == (max(size_below[0], bounds[3]), max(size_below[1], bounds[2]))
     expected = np.zeros_like(before)
@@ -70,7 +71,7 @@ def test_box_crops_lose_occluded_pixels():
         [rectangle(40, 50, 10, 10, 30, 20), rectangle(40, 50, 0, 30, 9, 40)], 1
     )
     other, _, pasted = view_scene([rectangle(40, 50, 20, 5, 40, 15)], 2)
-    _, objects_after = paste_objects(image, size, objects, other, pasted, 0.1)
+    _, objects_after, _ = paste_objects(image, size, objects, other, pasted, 0.1)
     sample = _build_sample(image, size, objects_after, 4, TargetSpec(BoxCrops(20)))
     assert sample.boxes[0].tolist() == [10, 10, 30, 20]  # its lower right is still visible
     expected = np.ones((20, 20), bool)
@@ -93,7 +94,7 @@ def test_objects_are_dropped_below_min_visible_fraction():
         image, size, objects = view_scene([bitmap], 1)
         above = rectangle(40, 50, 0, 0, 10, rows) if rows else rectangle(40, 50, 20, 20, 30, 30)
         other, _, pasted = view_scene([above], 2)
-        _, objects_after = paste_objects(image, size, objects, other, pasted, fraction)
+        _, objects_after, _ = paste_objects(image, size, objects, other, pasted, fraction)
         assert (objects_after[0].label == 0 and len(objects_after) == 2) == stays, (rows, fraction)
 
 
@@ -102,7 +103,9 @@ def test_pasting_no_pixels_changes_nothing():
     other, _, empty = view_scene([np.zeros((40, 50), bool)], 2)
     before = image.copy()
     for nothing in ([], empty):
-        assert paste_objects(image, size, objects, other, nothing, 0.1) == (size, objects)
+        *unchanged, pixels = paste_objects(image, size, objects, other, nothing, 0.1)
+        assert unchanged == [size, objects]
+        assert not pixels.any()
     np.testing.assert_array_equal(image, before)
     assert random_subset([], np.random.default_rng(0)) == []
 
