@@ -4,6 +4,9 @@ A scene is a textured background with up to eight shapes of five classes, from 8
 image in size, painted one over another. A mask is the visible part of a shape; at least a quarter
 of each shape stays visible. One scene in twenty is empty. Scene i of a split is a pure function of
 (seed, split, i).
+
+With `stuff`, the background has two or three regions of the classes plain, striped and dotted, and
+the scenes have panoptic maps. Their shapes are those of the same seed without it.
 """
 
 import dataclasses
@@ -19,9 +22,11 @@ from pycocotools import mask as mask_api
 from jaxseg.data.coco.write import coco_json
 from jaxseg.data.fingerprint import fingerprint
 from jaxseg.data.masks.regions import bitmap_bounds, mask_bounds
+from jaxseg.data.panoptic import PanopticMap, Segment
 from jaxseg.data.source import Category, Example
 
 SHAPES = ("disc", "square", "triangle", "star", "ring")
+STUFF = ("plain", "striped", "dotted")
 _SPLITS = {"train": 0, "val": 1}
 _SUPERSAMPLING = 4
 _MIN_VISIBLE_FRACTION = 0.25
@@ -43,12 +48,14 @@ class Shapes:
     val_images: int = 200
     max_shapes: int = 8
     seed: int = 0
+    stuff: bool = dataclasses.field(default=False, repr=False)
+    """Draw classes of stuff into the background: the scenes are a panoptic source."""
 
     def open(self, split: str) -> "ShapesSource":
-        """Open the split `train` or `val`."""
+        """Open the split `train` or `val`; with `stuff` it is a `PanopticSource`."""
         if split not in _SPLITS:
             raise ValueError(f"shapes have the splits train and val, not {split!r}")
-        return ShapesSource(self, split)
+        return (PanopticShapesSource if self.stuff else ShapesSource)(self, split)
 
 
 class ShapesSource:
@@ -63,16 +70,24 @@ class ShapesSource:
         self.image_ids: Sequence[int] = range(1, self._count + 1)
         self.image_sizes = np.full((self._count, 2), config.size, np.int32)
         self.object_counts: np.ndarray | None = None
-        self.fingerprint = fingerprint(repr(config), split)
+        # `stuff` is not in the repr: the scenes without it keep the fingerprint they always had.
+        self.fingerprint = fingerprint(repr(config), split, *["stuff"] * config.stuff)
 
     def __len__(self) -> int:
         return self._count
 
     def __getitem__(self, index: int, /) -> Example:
+        image, masks, labels = draw_scene(self._rng(index), self._config)
+        return self._example(index, image, masks, labels)
+
+    def _rng(self, index: int, *more: int) -> np.random.Generator:
         if not 0 <= index < self._count:
             raise IndexError(index)
-        rng = np.random.default_rng([self._config.seed, _SPLITS[self._split], index])
-        image, masks, labels = draw_scene(rng, self._config)
+        return np.random.default_rng([self._config.seed, _SPLITS[self._split], index, *more])
+
+    def _example(
+        self, index: int, image: np.ndarray, masks: Sequence[np.ndarray], labels: Sequence[int]
+    ) -> Example:
         rles = [mask_api.encode(np.asfortranarray(mask, np.uint8)) for mask in masks]
         return Example(
             image=image,
@@ -88,11 +103,54 @@ class ShapesSource:
         return coco_json(self)
 
 
+class PanopticShapesSource(ShapesSource):
+    """One split of `Shapes` with stuff, as a `PanopticSource`."""
+
+    num_things = len(SHAPES)
+
+    def __init__(self, config: Shapes, split: str):
+        super().__init__(config, split)
+        first = len(SHAPES) + 1
+        stuff = [Category(category_id, name) for category_id, name in enumerate(STUFF, first)]
+        self.categories = [*self.categories, *stuff]
+
+    def __getitem__(self, index: int, /) -> Example:
+        image, masks, labels, semantic = self._draw(index)
+        return self._example(index, image, masks, labels)._replace(semantic=semantic)
+
+    def panoptic_map(self, index: int, /) -> PanopticMap:
+        """Return the scene's panoptic map: the shapes in order, then the stuff by its label."""
+        _, masks, labels, semantic = self._draw(index)
+        ids = np.zeros(semantic.shape, np.int32)
+        segments = []
+        for segment_id, (mask, label) in enumerate(zip(masks, labels, strict=True), start=1):
+            ids[mask] = segment_id
+            segments.append(Segment(segment_id, label))
+        for label in np.unique(semantic[semantic >= self.num_things]).tolist():
+            segments.append(Segment(len(segments) + 1, label))
+            ids[semantic == label] = len(segments)
+        return PanopticMap(ids, segments)
+
+    def _draw(self, index: int) -> tuple[np.ndarray, list[np.ndarray], list[int], np.ndarray]:
+        """Return the image, visible masks and labels of the shapes, and the semantic map."""
+        # Of a generator of its own, so that the shapes are those of the scene without stuff.
+        regions, texture = _draw_stuff(self._rng(index, 1), self._config.size)
+        image, masks, labels = draw_scene(self._rng(index), self._config, texture)
+        semantic = (len(SHAPES) + regions).astype(np.uint8)
+        for mask, label in zip(masks, labels, strict=True):
+            semantic[mask] = label
+        return image, masks, labels, semantic
+
+
 def draw_scene(
-    rng: np.random.Generator, config: Shapes
+    rng: np.random.Generator, config: Shapes, texture: np.ndarray | None = None
 ) -> tuple[np.ndarray, list[np.ndarray], list[int]]:
-    """Return a scene's image (uint8 `[size, size, 3]`), visible masks (bool) and labels."""
+    """Return a scene's image (uint8 `[size, size, 3]`), visible masks (bool) and labels.
+
+    `texture`, float32 `[size, size]`, is added to the background where no shape is.
+    """
     image = _draw_background(rng, config.size)
+    uncovered = np.ones((config.size, config.size), np.float32)
     masks: list[np.ndarray] = []  # the visible part of each shape so far
     areas: list[int] = []  # of the whole shapes
     labels: list[int] = []
@@ -114,10 +172,13 @@ def draw_scene(
         if occludes_too_much or area < _MIN_PIXELS:
             continue
         _paint(rng, image, alpha)
+        uncovered *= 1 - alpha
         masks = [*visible, mask]
         areas.append(area)
         labels.append(label)
         centers.append(center)
+    if texture is not None:
+        image += (texture * uncovered)[..., None]
     noise = rng.normal(0, 4, image.shape).astype(np.float32)
     return np.clip(image + noise, 0, 255).astype(np.uint8), masks, labels
 
@@ -143,6 +204,33 @@ def _draw_background(rng: np.random.Generator, side: int) -> np.ndarray:
     fine = cv2.resize(rng.random((cells, cells), np.float32), (side, side))
     mix = (0.7 * coarse + 0.3 * fine)[..., None]
     return np.asarray(first + (second - first) * mix, np.float32)
+
+
+def _draw_stuff(rng: np.random.Generator, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return regions, indices into `STUFF`, and what they add to the background's brightness.
+
+    Both are `[side, side]`. A region is where the smooth noise of its class is the largest.
+    """
+    present = rng.permutation(len(STUFF))[: int(rng.integers(2, len(STUFF) + 1))]
+    fields = np.full((len(STUFF), side, side), -1, np.float32)
+    for number in present.tolist():
+        cells = rng.random((4, 4), np.float32)
+        fields[number] = cv2.resize(cells, (side, side), interpolation=cv2.INTER_CUBIC)
+    regions = fields.argmax(0)
+    angle, period, phase = rng.uniform(0, math.pi), rng.uniform(6, 9), rng.uniform(0, 9, 2)
+    y, x = np.mgrid[:side, :side].astype(np.float32)
+    along, across = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle)
+    across -= x * math.sin(angle)
+    waves = [
+        np.sin((axis + offset) * 2 * math.pi / period)
+        for axis, offset in zip((along, across), phase.tolist(), strict=True)
+    ]
+    brightness = np.zeros((len(STUFF), side, side), np.float32)
+    brightness[1] = np.clip(waves[0] * 2, -1, 1)
+    brightness[2] = np.where(waves[0] + waves[1] > 1, 1.5, 0)
+    signs = rng.choice([-1.0, 1.0], len(STUFF)) * rng.uniform(20, 30, len(STUFF))
+    texture = np.take_along_axis(brightness, regions[None], 0)[0] * signs[regions]
+    return regions, texture.astype(np.float32)
 
 
 def _paint(rng: np.random.Generator, image: np.ndarray, alpha: np.ndarray) -> None:

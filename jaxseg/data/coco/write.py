@@ -8,11 +8,12 @@ import cv2
 import numpy as np
 from pycocotools import mask as mask_api
 
+from jaxseg.data.panoptic import thing_categories
 from jaxseg.data.source import Example, Source
 
 
 def coco_json(source: Source) -> dict[str, Any]:
-    """Return all examples of a source as COCO JSON, with RLE counts as text."""
+    """Return the objects of all examples of a source as COCO JSON, with RLE counts as text."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for index in range(len(source)):
@@ -21,7 +22,7 @@ def coco_json(source: Source) -> dict[str, Any]:
         name = f"{example.image_id:08}.png"
         images.append({"id": example.image_id, "file_name": name, "height": height, "width": width})
         annotations += _annotations(example, source, first_id=len(annotations) + 1)
-    categories = [category._asdict() for category in source.categories]
+    categories = [category._asdict() for category in thing_categories(source)]
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
