@@ -93,7 +93,7 @@ def evaluate(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any
 
 def _evaluate_type(truth: COCO, results: Sequence[Mapping[str, Any]], iou_type: str) -> Metrics:
     """Compute the metrics of one IoU type, then each class's AP."""
-    names = _unique_names(truth.dataset["categories"])
+    names = unique_names(truth.dataset["categories"])
     evaluator = COCOeval(truth, _load_results(truth, results, iou_type), iou_type)
     evaluator.evaluate()
     evaluator.accumulate()
@@ -112,7 +112,7 @@ def _evaluate_type(truth: COCO, results: Sequence[Mapping[str, Any]], iou_type: 
     return metrics
 
 
-def _unique_names(categories: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+def unique_names(categories: Sequence[Mapping[str, Any]]) -> dict[int, str]:
     """Return each category's name by its id; names that occur twice end with the id."""
     counts = collections.Counter(c["name"] for c in categories)
     return {
