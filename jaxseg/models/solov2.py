@@ -27,6 +27,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxseg import losses, ops
 from jaxseg.heads.dense_tower import ConvGN, DenseTower, tower_init
+from jaxseg.heads.semantic_fpn import sum_levels
 from jaxseg.model import Model
 from jaxseg.nn.backbone import BackboneConfig
 from jaxseg.nn.build import build_model
@@ -35,7 +36,7 @@ from jaxseg.nn.fpn import FPN, Pyramid
 from jaxseg.nn.norm import NormKind
 from jaxseg.nn.padding import extent_mask, level_extent, round_up_size
 from jaxseg.nn.pixels import ComputeDtype, PixelConfig, normalize
-from jaxseg.nn.resize import append_coords, resize, upsample2x
+from jaxseg.nn.resize import append_coords, resize
 from jaxseg.nn.resnet import ResNetConfig
 from jaxseg.types import (
     Average,
@@ -204,19 +205,12 @@ class MaskFeatureHead(nn.Module):
     ) -> Float[Array, "B h w _channels"]:
         config = self.config
         strides = sorted(pyramid)[:4]
-        levels = []
-        for level, stride in enumerate(strides):
-            x, extent = pyramid[stride], level_extent(padded_size, stride)
-            if stride == strides[-1]:
-                x = append_coords(x, extent)
-            for number in range(max(level, 1)):
-                mask = extent_mask(extent, *x.shape[1:3])
-                name = f"level{level}_conv{number}"
-                x = ConvGN(config.mask_feat_channels, 3, config.norm_groups, name=name)(x, mask)
-                if level > 0:
-                    x, extent = upsample2x(x, extent), 2 * extent
-            levels.append(x)
-        total = sum(levels[1:], levels[0])  # [B, H/4, W/4, mask_feat_channels]
+        levels = {stride: pyramid[stride] for stride in strides}
+        coarsest = strides[-1]
+        levels[coarsest] = append_coords(levels[coarsest], level_extent(padded_size, coarsest))
+        total = sum_levels(
+            levels, padded_size, channels=config.mask_feat_channels, norm_groups=config.norm_groups
+        )
         mask = extent_mask(level_extent(padded_size, strides[0]), *total.shape[1:3])
         output = ConvGN(config.mask_out_channels, 1, config.norm_groups, name="output")
         return output(total, mask).astype(jnp.float32)
