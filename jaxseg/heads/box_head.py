@@ -56,6 +56,8 @@ class BoxHeadConfig:
     min_size: float = 0.0
     """Detections with a shorter side are dropped, in pixels; 0.01 in torchvision."""
     nms_threshold: float = 0.5
+    cls_agnostic_nms: bool = False
+    """Let detections of all classes suppress each other, as MMDetection's Panoptic FPN does."""
     pre_nms_topk: int = 2000
     """Best (box, class) pairs that NMS receives. The result is exact unless NMS keeps fewer than
     `detections_per_image` of them while more pairs pass the score threshold."""
@@ -169,7 +171,7 @@ def select_detections(
     proposals: Proposals,
     image_size: Int[Array, " 2"],
 ) -> tuple[Float[Array, "D 4"], Float[Array, " D"], Int[Array, " D"], Bool[Array, " D"]]:
-    """Select one image's best detections by per-class NMS.
+    """Select one image's best detections by NMS, per class unless it is class-agnostic.
 
     Returns boxes, scores, labels and `valid`, best score first; unused slots hold zeros.
     """
@@ -179,7 +181,8 @@ def select_detections(
     proposal, label = pair // num_classes, pair % num_classes
     boxes = refine_boxes(config, deltas[proposal], label, proposals.boxes[proposal], image_size)
     usable = (top > config.score_threshold) & ops.min_size_mask(boxes, config.min_size)
-    keep = ops.batched_nms(boxes, top, label, config.nms_threshold, usable)
+    group = jnp.zeros_like(label) if config.cls_agnostic_nms else label
+    keep = ops.batched_nms(boxes, top, group, config.nms_threshold, usable)
     missing = max(config.detections_per_image - top.shape[0], 0)
     kept = jnp.pad(jnp.where(keep, top, 0), (0, missing))
     best, index = jax.lax.top_k(kept, config.detections_per_image)  # [D]

@@ -51,6 +51,15 @@ def test_nms_is_per_class_and_scores_at_the_threshold_are_dropped():
     assert (boxes, labels) == ([given[0], given[1]], [0, 1])
 
 
+def test_class_agnostic_nms_lets_the_best_class_win():
+    config = dataclasses.replace(CONFIG, nms_threshold=0.5, cls_agnostic_nms=True)
+    given = [[0, 0, 20, 20], [0, 0, 20, 19], [22, 0, 42, 20]]
+    scores = [[0.9, 0.3], [0.8, 0.4], [0.05, 0.2]]
+    boxes, found, labels = select(config, given, scores)
+    np.testing.assert_allclose(found, [0.9, 0.2])
+    assert (boxes, labels) == ([given[0], given[2]], [0, 1])
+
+
 def test_padding_is_never_detected():
     boxes, _, _ = select(CONFIG, [[0, 0, 9, 9], [20, 20, 30, 30]], [[0.5], [0.9]], [True, False])
     assert boxes == [[0, 0, 9, 9]]
