@@ -123,10 +123,18 @@ class MaskRCNN(nn.Module):
 def _loss(
     net: MaskRCNN, batch: Batch, key: jax.Array
 ) -> tuple[dict[str, LossTerm], dict[str, Average]]:
+    padded_size = round_up_size(batch.image_size, net.config.size_divisibility)
+    pyramid = net.features(batch.images, batch.image_size, padded_size, train=True)
+    return instance_losses(net, pyramid, batch, key), {}
+
+
+def instance_losses(
+    net: MaskRCNN, pyramid: Pyramid, batch: Batch, key: jax.Array
+) -> dict[str, LossTerm]:
+    """Compute the losses of the RPN and of both heads."""
     config = net.config
     padded_size = round_up_size(batch.image_size, config.size_divisibility)
     rpn_keys, roi_keys = rcnn.image_keys(key, batch, 2)
-    pyramid = net.features(batch.images, batch.image_size, padded_size, train=True)
     proposals, terms = rcnn.proposals_and_losses(
         config.rpn, net.rpn_head, pyramid, batch, padded_size, rpn_keys
     )
@@ -139,7 +147,7 @@ def _loss(
         positive_iou=config.box.positive_iou,
         low_quality_overrides=config.box.low_quality_overrides,
     )
-    return terms | roi_losses(net, pyramid, rois, batch), {}
+    return terms | roi_losses(net, pyramid, rois, batch)
 
 
 def roi_losses(net: MaskRCNN, pyramid: Pyramid, rois: RoIs, batch: Batch) -> dict[str, LossTerm]:
@@ -159,9 +167,15 @@ def roi_losses(net: MaskRCNN, pyramid: Pyramid, rois: RoIs, batch: Batch) -> dic
 
 
 def _predict(net: MaskRCNN, images: Array, image_size: Int[Array, "B 2"]) -> Detections:
+    padded_size = round_up_size(image_size, net.config.size_divisibility)
+    pyramid = net.features(images, image_size, padded_size, train=False)
+    return detect_instances(net, pyramid, image_size)
+
+
+def detect_instances(net: MaskRCNN, pyramid: Pyramid, image_size: Int[Array, "B 2"]) -> Detections:
+    """Find the instances, each with its mask."""
     config = net.config
     padded_size = round_up_size(image_size, config.size_divisibility)
-    pyramid = net.features(images, image_size, padded_size, train=False)
     proposals = rcnn.propose(config.rpn, net.rpn_head, pyramid, image_size, padded_size)
     found = rcnn.detect_boxes(
         config.box, config.roi_align, net.box_head, pyramid, proposals, image_size, padded_size
