@@ -23,11 +23,13 @@ from jaxseg.heads.roi_pooler import RoIAlignConfig
 from jaxseg.heads.rpn import RPNConfig
 from jaxseg.model import ModelConfig
 from jaxseg.models.mask_rcnn import MaskRCNNConfig
+from jaxseg.models.panoptic_fpn import PanopticFPNConfig, SemanticHeadConfig
 from jaxseg.models.solov2 import SOLOv2Config
 from jaxseg.nn.pixels import PixelConfig
 from jaxseg.nn.resnet import ResNetConfig
 from jaxseg.training.loop import TrainConfig
 from jaxseg.training.optimizer import OptimizerConfig
+from jaxseg.types import HeuristicMerging
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,10 +60,13 @@ CONFIG_CLASSES: tuple[type, ...] = (
     data.Shapes,
     data.TfdsFolder,
     MaskRCNNConfig,
+    PanopticFPNConfig,
     SOLOv2Config,
     RPNConfig,
     BoxHeadConfig,
     MaskHeadConfig,
+    SemanticHeadConfig,
+    HeuristicMerging,
     RoIAlignConfig,
     ResNetConfig,
     PixelConfig,

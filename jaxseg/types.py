@@ -168,7 +168,8 @@ class Detections(NamedTuple):
     mask_frame: MaskFrame | None = None
     semantic: Float[Array, "B h w C"] | None = None
     """Logits of each class in each cell of the padded image at a stride. Of a panoptic model, first
-    the stuff classes in the order of their labels, last all things as one class."""
+    the stuff classes in the order of their labels, last all things as one class. Border cells are
+    repeated into the padding, so that resizing the map never reads it."""
     panoptic_merging: HeuristicMerging | None = None
 
 

@@ -12,6 +12,7 @@ from jaxseg.heads.mask_head import MaskHeadConfig
 from jaxseg.heads.rpn import RPNConfig
 from jaxseg.model import Model
 from jaxseg.models.mask_rcnn import MaskRCNNConfig
+from jaxseg.models.panoptic_fpn import PanopticFPNConfig, SemanticHeadConfig
 from jaxseg.models.solov2 import SOLOv2Config
 from jaxseg.nn.norm import NormKind, make_norm
 from jaxseg.nn.padding import extent_mask, level_extent, zero_outside
@@ -20,6 +21,7 @@ from jaxseg.types import Batch, BoxCrops, ImageMasks, Losses, LossTerm, TargetSp
 SLOTS = 6
 MASK_SIZE = 16
 CROPS = TargetSpec(BoxCrops(MASK_SIZE))
+THINGS, STUFF = 3, 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +70,7 @@ class TinyBackbone(nn.Module):
 
 def tiny_config(norm="group") -> MaskRCNNConfig:
     return MaskRCNNConfig(
-        num_classes=3,
+        num_classes=THINGS,
         backbone=TinyBackboneConfig(norm=norm),
         fpn_channels=16,
         head_norm=norm,
@@ -91,9 +93,17 @@ def tiny_config(norm="group") -> MaskRCNNConfig:
     )
 
 
+def tiny_panoptic_fpn_config(norm="group") -> PanopticFPNConfig:
+    return PanopticFPNConfig(
+        **vars(tiny_config(norm)),
+        num_stuff_classes=STUFF,
+        semantic=SemanticHeadConfig(conv_dim=16, norm_groups=4),
+    )
+
+
 def tiny_solov2_config(norm="group") -> SOLOv2Config:
     return SOLOv2Config(
-        num_classes=3,
+        num_classes=THINGS,
         backbone=TinyBackboneConfig(norm=norm),
         fpn_channels=16,
         num_grids=(8, 6, 5, 4, 3),
@@ -143,6 +153,8 @@ def make_batch(sizes, objects, bucket=(64, 64), slots=SLOTS, seed=0, targets=CRO
     shape = None if targets.masks is None else targets.masks.shape(bucket)
     masks = None if shape is None else np.zeros((count, slots, *shape), bool)
     centers = np.zeros((count, slots, 2), np.float32) if targets.centers else None
+    stride = targets.semantic_stride
+    semantic = stride and np.full((count, bucket[0] // stride, bucket[1] // stride), 255, np.uint8)
     for i, ((height, width), number) in enumerate(zip(sizes, objects, strict=True)):
         rng = np.random.default_rng([seed, i])
         images[i, :height, :width] = rng.integers(0, 256, (height, width, 3))
@@ -150,7 +162,7 @@ def make_batch(sizes, objects, bucket=(64, 64), slots=SLOTS, seed=0, targets=CRO
         side = rng.uniform(0.2, 0.5, (number, 2))
         scale = np.asarray([width, height] * 2)
         boxes[i, :number] = np.concatenate([corner, corner + side], 1) * scale
-        labels[i, :number] = rng.integers(0, 3, number)
+        labels[i, :number] = rng.integers(0, THINGS, number)
         if isinstance(targets.masks, BoxCrops):
             masks[i, :number] = rng.random((number, *shape)) < 0.7
         elif isinstance(targets.masks, ImageMasks):
@@ -158,6 +170,10 @@ def make_batch(sizes, objects, bucket=(64, 64), slots=SLOTS, seed=0, targets=CRO
                 masks[i, n, round(y1) : round(y2), round(x1) : round(x2)] = True
         if centers is not None:
             centers[i, :number] = (boxes[i, :number, :2] + boxes[i, :number, 2:]) / 2 - 0.5
+        if semantic is not None:
+            cells = -(-height // stride), -(-width // stride)
+            labels_and_ignored = np.asarray([*range(THINGS + STUFF), 255], np.uint8)
+            semantic[i, : cells[0], : cells[1]] = rng.choice(labels_and_ignored, cells)
     valid = np.arange(slots)[None, :] < np.asarray(objects)[:, None]
     return Batch(
         images=images,
@@ -168,4 +184,5 @@ def make_batch(sizes, objects, bucket=(64, 64), slots=SLOTS, seed=0, targets=CRO
         index=np.arange(count, dtype=np.int32),
         masks=masks,
         centers=centers,
+        semantic=semantic,
     )

@@ -58,6 +58,20 @@ def upsample2x(
     return zero_outside(x, extent_mask(2 * extent, 2 * height, 2 * width))
 
 
+def repeat_border(x: Float[Array, "B h w C"], extent: Int[Array, "B 2"]) -> Float[Array, "B h w C"]:
+    """Repeat the border cells of each image's extent in all cells outside it.
+
+    What resizes the whole map then never reads padding.
+    """
+
+    def one_image(x: Array, extent: Array) -> Array:
+        rows = jnp.minimum(jnp.arange(x.shape[0]), extent[0] - 1)
+        columns = jnp.minimum(jnp.arange(x.shape[1]), extent[1] - 1)
+        return x[rows][:, columns]
+
+    return jax.vmap(one_image)(x, extent)
+
+
 def coord_grid(extent: Int[Array, "B 2"], height: int, width: int) -> Float[Array, "B h w 2"]:
     """Return x and y of every cell, from -1 to 1 over the extent (CoordConv, arXiv 1807.03247)."""
 

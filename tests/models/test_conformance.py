@@ -9,9 +9,16 @@ import pytest
 
 from jaxseg.nn.resnet import ResNetConfig
 from jaxseg.types import Batch, MaskFrame
-from tests.tiny import make_batch, tiny_config, tiny_solov2_config
+from tests.tiny import make_batch, tiny_config, tiny_panoptic_fpn_config, tiny_solov2_config
 
-MODELS = {"mask_rcnn": tiny_config, "solov2": tiny_solov2_config}
+MODELS = {
+    "mask_rcnn": tiny_config,
+    "panoptic_fpn": tiny_panoptic_fpn_config,
+    "solov2": tiny_solov2_config,
+}
+ON_A_TRUNK = ("panoptic_fpn",)
+"""Models that add to one which is tested here: they take as long, so they are slow tests, and
+quick tests of their own have what they add."""
 RESNET = ResNetConfig(depth=18, width=8, norm="group")
 SIZES = [(64, 64), (40, 52)]
 KEY = jax.random.key(7)
@@ -51,7 +58,10 @@ class ModelUnderTest:
 
 @pytest.fixture(
     scope="module",
-    params=[*MODELS, *(pytest.param(f"{name}, ResNet", marks=pytest.mark.slow) for name in MODELS)],
+    params=[
+        *(pytest.param(name, marks=[pytest.mark.slow] * (name in ON_A_TRUNK)) for name in MODELS),
+        *(pytest.param(f"{name}, ResNet", marks=pytest.mark.slow) for name in MODELS),
+    ],
 )
 def subject(request):
     name, _, resnet = request.param.partition(", ")
@@ -76,6 +86,10 @@ def test_detections_have_static_shapes_and_obey_the_contract(subject):
         assert found.masks.shape[:2] == (2, slots)
         assert isinstance(found.mask_frame, MaskFrame)
         assert ((found.masks >= 0) & (found.masks <= 1)).all()
+    if found.semantic is not None:
+        assert found.semantic.shape[:3] == (2, 16, 16)
+    if found.panoptic_merging is not None:
+        assert found.semantic.shape[3] == subject.config.num_stuff_classes + 1
     assert found.valid.any()
     assert (np.diff(found.scores, axis=1) <= 0).all()
     sizes = np.asarray(SIZES)[:, None, ::-1]
@@ -98,6 +112,10 @@ def test_more_padding_changes_no_detection(subject):
     if small.masks is not None:
         height, width = small.masks.shape[2:]
         np.testing.assert_allclose(small.masks, large.masks[..., :height, :width], atol=1e-4)
+    if small.semantic is not None:
+        height, width = small.semantic.shape[1:3]
+        semantic = large.semantic[:, :height, :width]
+        np.testing.assert_allclose(small.semantic, semantic, atol=1e-4)
 
 
 def test_more_padding_changes_no_loss(subject):
@@ -182,7 +200,7 @@ def test_bfloat16_computes_the_same_but_for_rounding(subject):
 
     arguments = subject.variables, batch.images, batch.image_size
     found = jax.eval_shape(rounded.predict, *arguments)
-    floats = jax.tree.leaves((found.boxes, found.scores, found.masks))
+    floats = jax.tree.leaves((found.boxes, found.scores, found.masks, found.semantic))
     assert {x.dtype for x in floats} == {jnp.dtype("float32")}
     program = str(jax.make_jaxpr(rounded.predict)(*arguments))
     kinds = [

@@ -12,10 +12,23 @@ from jaxseg.parallel import check_batch_size, pmap_step, replicate, shard_map_st
 from jaxseg.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from jaxseg.training.step import init_state, make_step, start_state, total_loss
 from jaxseg.types import Average, Losses, LossTerm, TargetSpec
-from tests.tiny import make_batch, tiny_config, tiny_solov2_config, toy_model
+from tests.tiny import (
+    make_batch,
+    tiny_config,
+    tiny_panoptic_fpn_config,
+    tiny_solov2_config,
+    toy_model,
+)
 
 
-@pytest.fixture(scope="module", params=[tiny_config, tiny_solov2_config])
+@pytest.fixture(
+    scope="module",
+    params=[
+        tiny_config,
+        tiny_solov2_config,
+        pytest.param(tiny_panoptic_fpn_config, marks=pytest.mark.slow),
+    ],
+)
 def stepped(request):
     """One step of the same state on the same global batch, on 1 and on 2 devices.
 
