@@ -48,8 +48,8 @@ def bilinear_weights(
 
 
 def paste_span(
-    start: Float[HostOrDevice, " N"], end: Float[HostOrDevice, " N"], cells: int, paste: Paste
-) -> tuple[Float[HostOrDevice, " N"], Float[HostOrDevice, " N"]]:
+    start: Float[HostOrDevice, "*N"], end: Float[HostOrDevice, "*N"], cells: int, paste: Paste
+) -> tuple[Float[HostOrDevice, "*N"], Float[HostOrDevice, "*N"]]:
     """Return the first pixel that each pasted mask can touch, and the one after the last.
 
     Both are whole numbers in the dtype of `start`, and may lie outside the image. With `integer`
@@ -67,6 +67,34 @@ def paste_span(
     return first, xp.maximum(xp.trunc(center + half), first) + 1
 
 
+def paste_position(
+    start: Float[HostOrDevice, "*#shape"],
+    end: Float[HostOrDevice, "*#shape"],
+    cells: int,
+    pixels: Float[HostOrDevice, "*#shape"],
+    paste: Paste,
+) -> Float[HostOrDevice, "*shape"]:
+    """Return the position of each pixel's centre in the mask; -2 for pixels that it leaves out.
+
+    The mask is laid over a box from `start` to `end`, in pixels; `pixels` are whole numbers of
+    the same dtype.
+    """
+    xp = start.__array_namespace__()
+    if paste == "grid_sample":
+        length = end - start
+        covered = length > 0
+        scale = cells / xp.where(covered, length, 1)
+        position = ((pixels + 0.5) - start) * scale - 0.5
+    else:
+        first, stop = paste_span(start, end, cells, paste)
+        offset = pixels - first
+        covered = (offset >= 0) & (offset < stop - first)
+        position = (offset + 0.5) * ((cells + 2) / (stop - first)) - 0.5
+        # The border's cells are 0 and `cells + 1`; they hold zeros and get no weights.
+        position = xp.clip(position, 0, cells + 1) - 1
+    return xp.where(covered, position, _NO_CELL)
+
+
 def paste_weights(
     start: Float[HostOrDevice, " N"],
     end: Float[HostOrDevice, " N"],
@@ -76,20 +104,7 @@ def paste_weights(
 ) -> Float[HostOrDevice, "N P cells"]:
     """Return the weights of a mask's cells in the given pixels of one axis.
 
-    The masks are laid over boxes from `start` to `end`, in pixels; `pixels` are whole numbers of
-    the same dtype.
+    The arguments are those of `paste_position`, for every mask and every pixel.
     """
-    xp = start.__array_namespace__()
-    if paste == "grid_sample":
-        length = end - start
-        covered = (length > 0)[:, None]  # [N, 1]
-        scale = cells / xp.where(length > 0, length, 1)
-        position = ((pixels + 0.5)[None, :] - start[:, None]) * scale[:, None] - 0.5  # [N, P]
-    else:
-        first, stop = paste_span(start, end, cells, paste)
-        offset = pixels[None, :] - first[:, None]
-        covered = (offset >= 0) & (offset < (stop - first)[:, None])  # [N, P]
-        position = (offset + 0.5) * ((cells + 2) / (stop - first))[:, None] - 0.5
-        # The border's cells are 0 and `cells + 1`; they hold zeros and get no weights.
-        position = xp.clip(position, 0, cells + 1) - 1
-    return bilinear_weights(xp.where(covered, position, _NO_CELL), cells)
+    position = paste_position(start[:, None], end[:, None], cells, pixels[None], paste)  # [N, P]
+    return bilinear_weights(position, cells)

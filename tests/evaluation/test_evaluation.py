@@ -2,7 +2,6 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
 from pycocotools import mask as mask_api
 
 from jaxseg.data import Shapes
@@ -16,12 +15,8 @@ from jaxseg.evaluation import (
     write_metrics,
 )
 from jaxseg.evaluation.coco import METRIC_NAMES
-from jaxseg.evaluation.predictions import box_mask_rles, encode_columns
+from jaxseg.evaluation.mask_rles import box_mask_rles
 from jaxseg.types import Detections, EvalBatch, MaskFrame
-from tests import strategies
-from tests.goldens import load_golden
-from tests.oracles.masks import paste as slow_paste
-from tests.oracles.masks import paste_integer as slow_paste_integer
 
 SOURCE = Shapes(size=64, val_images=12).open("val")
 IDS = [c.id for c in SOURCE.categories]
@@ -140,42 +135,6 @@ def test_report_and_metrics_file(tmp_path):
     assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
 
 
-def paste_one(mask, box, size, paste):
-    (rle,) = box_mask_rles(mask[None], np.asarray([box], np.float32), size, paste=paste)
-    return mask_api.decode(rle).astype(bool)
-
-
-def check_paste(mask, box, size, paste, oracle):
-    pasted = paste_one(mask, box, size, paste)
-    expected = oracle(mask, np.asarray(box, float), size)
-    decided = np.abs(expected - 0.5) > 1e-4
-    np.testing.assert_array_equal(pasted[decided], (expected >= 0.5)[decided])
-
-
-@pytest.mark.parametrize(
-    "box", [(3.2, 4.1, 17.9, 15.3), (-6, -3.5, 9, 30), (0, 0, 24, 20), (10, 10, 11, 11)]
-)
-def test_grid_sample_paste_agrees_with_the_loop(box):
-    mask = np.random.default_rng(0).random((7, 7)).astype(np.float32)
-    check_paste(mask, box, (20, 24), "grid_sample", slow_paste)
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    mask=strategies.quarters((4, 4), 0, 1),
-    boxes=strategies.boxes(1, largest=12, low=-6, high=14),
-)
-def test_pasted_rles_agree_with_the_loops(mask, boxes):
-    """Boxes reach beyond the image or have no area; quarters of a pixel round nowhere."""
-    for paste, oracle in (("grid_sample", slow_paste), ("integer", slow_paste_integer)):
-        check_paste(mask, boxes[0], (9, 11), paste, oracle)
-
-
-def test_grid_sample_paste_of_boxes_without_area_or_outside_is_empty():
-    for box in ((5, 5, 5, 9), (30, 30, 40, 40), (-9, -9, -2, -2)):
-        assert not paste_one(np.ones((4, 4), np.float32), box, (20, 24), "grid_sample").any()
-
-
 def detections(masks, frame):
     return Detections(
         boxes=np.asarray([[[8, 4, 16, 12], [0, 0, 0, 0]]] * 2, np.float32),
@@ -247,16 +206,6 @@ def test_selected_instances_keep_their_fields():
     assert prediction._replace(rles=None).select(np.asarray([0])).rles is None
 
 
-def test_integer_paste_is_that_of_torchvision(shared):
-    meta, golden = load_golden(shared, "paste_masks")
-    boxes, size = golden["boxes"], tuple(meta["image"])
-    for masks, out in (("masks", "out"), ("masks14", "out14")):
-        for mask, box, expected in zip(golden[masks], boxes, golden[out], strict=True):
-            pasted = paste_one(mask[0], box, size, "integer")
-            differs = pasted != (expected[0] >= 0.5)
-            assert np.abs(expected[0][differs] - 0.5).max(initial=0) < 1e-4
-
-
 def test_predictions_in_the_integer_frame_are_pasted_over_whole_pixels():
     masks = np.random.default_rng(0).random((2, 8, 8)).astype(np.float32)
     batch = eval_batch([[32, 32]] * 2, [[32, 32]] * 2, [1, 2], [True, True])
@@ -264,11 +213,6 @@ def test_predictions_in_the_integer_frame_are_pasted_over_whole_pixels():
     integer = box_mask_rles(masks[:1], found.boxes, (32, 32), paste="integer")
     assert found.rles == integer
     assert found.rles != box_mask_rles(masks[:1], found.boxes, (32, 32), paste="grid_sample")
-
-
-def test_integer_paste_of_boxes_outside_the_image_is_empty():
-    for box in ([-50, -50, -20, -20], [90, 90, 120, 120]):
-        assert not paste_one(np.ones((8, 8), np.float32), box, (40, 40), "integer").any()
 
 
 def test_coco_results_are_read_back_as_they_were_written():
@@ -294,18 +238,3 @@ def test_categories_of_one_name_have_a_metric_each():
         key = f"segm/AP/{second['name']} (id {category['id']})"
         assert metrics[key] == expected[f"segm/AP/{category['name']}"]
         assert key.removeprefix("segm/AP/") in format_table(metrics)
-
-
-@pytest.mark.parametrize("size", [(1, 7), (3, 5), (40, 30), (700, 900)])
-def test_the_rle_of_some_columns_is_that_of_the_whole_mask(size):
-    """Byte for byte, for masks that touch the first and the last pixel, and empty ones."""
-    rng = np.random.default_rng(0)
-    height, width = size
-    for share in (0.0, 0.01, 0.5, 0.99, 1.0):
-        for _ in range(20):
-            left = int(rng.integers(0, width))
-            right = int(rng.integers(left, width + 1))
-            columns = (rng.random((right - left, height)) < share).astype(np.uint8)
-            whole = np.zeros((height, width), np.uint8, order="F")
-            whole[:, left:right] = columns.T
-            assert encode_columns(columns, left, size) == mask_api.encode(whole)

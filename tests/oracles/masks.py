@@ -86,3 +86,16 @@ def tight_box(mask: np.ndarray, image_size: tuple[int, int], stride: int) -> lis
         return [0.0] * 4
     limits = [image_size[1], image_size[0]] * 2
     return [min(float(value * stride), limit) for value, limit in zip(box, limits, strict=True)]
+
+
+def resize(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Interpolate bilinearly at the centre of each new pixel; beyond the outer centres, repeat."""
+    rows, columns = values.shape
+    out = np.zeros(size)
+    for y in range(size[0]):
+        for x in range(size[1]):
+            row = (y + 0.5) * rows / size[0] - 0.5
+            column = (x + 0.5) * columns / size[1] - 0.5
+            row, column = min(max(row, 0), rows - 1), min(max(column, 0), columns - 1)
+            out[y, x] = interpolate(values, row, column)
+    return out

@@ -84,7 +84,7 @@ def paste(context: Context) -> Prepared:
 
 
 def rle(context: Context) -> Prepared:
-    from jaxseg.evaluation.predictions import box_mask_rles
+    from jaxseg.evaluation.mask_rles import box_mask_rles
 
     masks, boxes = _predicted_masks(context)
     size = context.settings.size

@@ -1,16 +1,22 @@
-"""Regions and bounds of masks, computed from run lengths without decoding the rest.
+"""Regions and bounds of masks, from and to run lengths without the pixels of the rest.
 
-pycocotools decodes whole masks only. A mask of 640x480 takes it some 0.2 ms however small the
-object is, and the masks of one aerial photograph of 20,000x20,000 pixels take 400 MB each.
+pycocotools decodes and encodes whole masks only. A mask of 640x480 takes it some 0.2 ms however
+small the object is, and the masks of one aerial photograph of 20,000x20,000 pixels take 400 MB
+each.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from pycocotools import mask as mask_api
 
-from jaxseg.data.masks.rle import run_ends
+from jaxseg.data.masks.rle import encode_runs, run_ends
+from jaxseg.data.ragged import offsets
 from jaxseg.data.source import RLE
+
+Part = tuple[np.ndarray, int, int]
+"""A region of a mask, transposed (`[columns, rows]`, 0 and 1), and its first row and column."""
 
 
 def decode_part(rle: RLE, top: int, left: int, bottom: int, right: int) -> np.ndarray:
@@ -32,6 +38,45 @@ def decode_part(rle: RLE, top: int, left: int, bottom: int, right: int) -> np.nd
     if len(lengths) % 2 == 0:
         values[-1] = 0  # the pixels after the last run are background
     return np.repeat(values, lengths).reshape(width, height).T
+
+
+def encode_parts(parts: Iterable[Part], size: tuple[int, int]) -> list[RLE]:
+    """Encode masks of `(height, width)` that are empty outside a region each.
+
+    The RLEs are those that pycocotools writes for the whole masks.
+    """
+    pixels = size[0] * size[1]
+    runs = []
+    for part in parts:
+        changes = _changes(*part, size[0])
+        # The end of the image ends the last run, and starts none.
+        ends = changes if len(changes) and changes[-1] == pixels else np.append(changes, pixels)
+        runs.append(np.diff(ends, prepend=0))
+    if not runs:
+        return []
+    text, lengths = encode_runs(np.concatenate(runs), np.asarray([len(each) for each in runs]))
+    whole = text.tobytes()
+    return [
+        {"size": list(size), "counts": whole[first:stop]}
+        for first, stop in itertools.pairwise(offsets(lengths).tolist())
+    ]
+
+
+def _changes(region: np.ndarray, top: int, left: int, height: int) -> np.ndarray:
+    """Return the start of each foreground run and of the background after it, ascending.
+
+    They are counted down the columns of the mask, int64.
+    """
+    columns, rows = region.shape
+    # A zero follows each column, so that runs end with it; one precedes the first.
+    padded = np.zeros(1 + columns * (rows + 1), region.dtype)
+    padded[1:].reshape(columns, rows + 1)[:, :rows] = region
+    found = np.flatnonzero(padded[1:] != padded[:-1])
+    found += found // (rows + 1) * (height - rows - 1) + (left * height + top)
+    if rows == height:  # a run may go on in the next column
+        whole = np.flatnonzero(found[1:-1:2] == found[2::2])
+        found = np.delete(found, np.concatenate([2 * whole + 1, 2 * whole + 2]))
+    return found
 
 
 def mask_bounds(rles: Sequence[RLE]) -> np.ndarray:

@@ -18,8 +18,8 @@ from jaxseg.data.ragged import cumsum_lists, offsets, positions, reduce_lists
 
 _MAX_DIGITS = 6
 """Characters per number. pycocotools shifts the bits of further ones out of a C int."""
-_RUN_LIMIT = 1 << (5 * _MAX_DIGITS - 2)
-"""Runs are shorter, so that differences between them fit into the characters with their sign."""
+_NUMBER_LIMIT = 1 << (5 * _MAX_DIGITS - 1)
+"""Numbers are smaller, so that they fit into the characters with their sign."""
 
 
 def decode_runs(text: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -90,13 +90,13 @@ def _sum_differences(numbers: np.ndarray, counts: np.ndarray) -> np.ndarray:
 def encode_runs(runs: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Encode runs (int64 `[R]`, of which each mask has `counts` `[n]`) as texts (uint8 `[C]`).
 
-    Returns the texts and the length of each, `[n]`. Raises ValueError if a run has 2**28 pixels or
+    Returns the texts and the length of each, `[n]`. Raises ValueError if a run has 2**29 pixels or
     more.
     """
-    if len(runs) and np.abs(runs).max() >= _RUN_LIMIT:
-        raise ValueError(f"a run of {np.abs(runs).max()} pixels is too long for COCO's text")
     two_before = np.concatenate([[0, 0], runs])[: len(runs)]
     rest = np.where(positions(counts) > 2, runs - two_before, runs).astype(np.int64)  # [R]
+    if len(runs) and np.abs(rest).max() >= _NUMBER_LIMIT:
+        raise ValueError(f"a run of {np.abs(runs).max()} pixels is too long for COCO's text")
     characters = np.zeros((len(runs), _MAX_DIGITS), np.uint8)
     used = np.zeros((len(runs), _MAX_DIGITS), bool)
     unfinished = np.ones(len(runs), bool)  # [R]
@@ -145,36 +145,3 @@ def areas_and_boxes(
         )
     ]
     return reduce_lists(np.add, runs[foreground], run_counts), np.stack(boxes, axis=1)
-
-
-def add_to_ends(counts: bytes, before: int, after: int) -> bytes:
-    """Return the text of a mask with more pixels in its first run and in its last.
-
-    No other number changes: none is the difference from the first or from the last run.
-    """
-    data = np.frombuffer(counts, np.uint8) - 48
-    ends = np.flatnonzero((data & 32) == 0) + 1  # of each number
-    if len(ends) == 1:
-        return _write_number(_read_number(counts) + before + after)
-    first, last = int(ends[0]), int(ends[-2])
-    return (
-        _write_number(_read_number(counts[:first]) + before)
-        + counts[first:last]
-        + _write_number(_read_number(counts[last:]) + after)
-    )
-
-
-def _read_number(digits: bytes) -> int:
-    value = sum((digit - 48 & 31) << 5 * place for place, digit in enumerate(digits))
-    is_negative = digits[-1] - 48 & 16
-    return value - (1 << 5 * len(digits)) if is_negative else value
-
-
-def _write_number(value: int) -> bytes:
-    digits = bytearray()
-    while True:
-        digit, value = value & 31, value >> 5
-        if value == (-1 if digit & 16 else 0):
-            digits.append(digit + 48)
-            return bytes(digits)
-        digits.append((digit | 32) + 48)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pycocotools import mask as mask_api
 
-from jaxseg.data.masks.regions import bitmap_bounds, decode_part, mask_bounds
+from jaxseg.data.masks.regions import bitmap_bounds, decode_part, encode_parts, mask_bounds
 from jaxseg.data.masks.rle import run_ends
 from tests.data.scenes import tight_box
 
@@ -24,6 +24,25 @@ def test_a_part_equals_the_slice_of_the_mask(bitmap, data):
     left, right = sorted(data.draw(st.tuples(*[st.integers(0, width)] * 2)))
     part = decode_part(encode(bitmap), top, left, bottom, right)
     np.testing.assert_array_equal(part, bitmap[top:bottom, left:right])
+
+
+@settings(deadline=None)
+@given(st.lists(BITMAPS, max_size=3), st.data())
+def test_the_encoded_part_is_that_of_the_whole_mask(bitmaps, data):
+    """Parts touch the first and the last pixel, cover all rows, or have no pixels."""
+    size, parts, expected = (12, 13), [], []
+    for bitmap in bitmaps:
+        top, left = (data.draw(st.integers(0, size[i] - bitmap.shape[i])) for i in (0, 1))
+        whole = np.zeros(size, bool)
+        whole[top : top + bitmap.shape[0], left : left + bitmap.shape[1]] = bitmap
+        parts.append((bitmap.T, top, left))
+        expected.append(encode(whole))
+    assert encode_parts(parts, size) == expected
+
+
+def test_a_part_without_pixels_is_an_empty_mask():
+    parts = [(np.zeros(shape, bool), 0, 0) for shape in ((0, 0), (0, 3), (3, 0))]
+    assert encode_parts(parts, (4, 5)) == [encode(np.zeros((4, 5)))] * 3
 
 
 @settings(deadline=None)

@@ -72,8 +72,17 @@ def test_malformed_texts_do_not_affect_their_neighbours():
 
 
 def test_runs_too_long_for_text_are_refused():
-    with pytest.raises(ValueError, match="a run of 268435456 pixels is too long"):
-        encode_runs(np.asarray([1 << 28]), np.asarray([1]))
+    with pytest.raises(ValueError, match="a run of 536870912 pixels is too long"):
+        encode_runs(np.asarray([1 << 29]), np.asarray([1]))
+
+
+def test_the_longest_runs_are_those_that_pycocotools_reads():
+    longest = (1 << 29) - 1
+    runs = np.asarray([longest, 7, 0, longest, 0, 1])
+    text, _ = encode_runs(runs, np.asarray([6]))
+    rle = {"size": [1 << 16, 1 << 16], "counts": text.tobytes()}
+    assert mask_api.area(rle) == 7 + longest + 1
+    np.testing.assert_array_equal(decode_runs(text, np.asarray([len(text)]))[0], runs)
 
 
 @given(st.lists(st.lists(st.integers(-9, 9), max_size=4), min_size=1, max_size=6))
