@@ -25,7 +25,9 @@ def cell_anchors(
     """
     size = np.asarray(sizes, np.float32)[None, :]
     root = np.sqrt(np.asarray(aspect_ratios, np.float32))[:, None]
-    width, height = (size / root).reshape(-1), (size * root).reshape(-1)
+    # Multiplied by the inverse, as torchvision and MMDetection do: which anchors are equally good
+    # for an object depends on the last bit.
+    width, height = (size * (1 / root)).reshape(-1), (size * root).reshape(-1)
     boxes = np.stack([-width, -height, width, height], axis=1) / 2
     return np.round(boxes) if rounded else boxes
 
