@@ -30,6 +30,10 @@ the object's own box, as one of its proposals always is, cells that are exactly 
 common, and rounding, which differs between batch sizes, must not decide them."""
 
 
+MaskTargets = Literal["box_crop", "binary", "soft"]
+"""Kinds of ground truth: see `MaskHeadConfig.mask_targets`."""
+
+
 @dataclasses.dataclass(frozen=True)
 class MaskHeadConfig:
     """Settings of a mask head: four 3x3 convolutions, one transposed, then one mask per class."""
@@ -42,7 +46,7 @@ class MaskHeadConfig:
     logit_init_std: float | None = 0.001
     """Standard deviation of the logits' initial weights, as in Detectron2; None initialises them
     like the other layers, as torchvision and MMDetection do."""
-    mask_targets: Literal["box_crop", "binary", "soft"] = "box_crop"
+    mask_targets: MaskTargets = "box_crop"
     """The target in a RoI. `box_crop`: the mask cropped to its object's box at `gt_mask_size`, the
     only one that is light enough for long trainings. `binary`: the mask of the whole image, pooled
     and thresholded as in Detectron2 and MMDetection. `soft`: pooled and not thresholded, as in
@@ -130,7 +134,7 @@ class MaskSamples(NamedTuple):
 def mask_samples(config: MaskHeadConfig, rois: RoIs, batch: Batch) -> MaskSamples:
     """Return each RoI's target mask and class."""
     labels = jax.vmap(lambda values, index: values[index])(batch.labels, rois.gt_index)
-    targets = mask_targets(config, rois, batch, 2 * config.pooler_resolution)
+    targets = mask_targets(config.mask_targets, rois, batch, 2 * config.pooler_resolution)
     return MaskSamples(targets, labels.reshape(-1), rois.positive.reshape(-1))
 
 
@@ -166,9 +170,7 @@ def mask_loss_total(logits: Float[Array, "R S S"], samples: MaskSamples) -> Floa
     return jnp.where(samples.positive, loss.mean((1, 2)), 0).sum()
 
 
-def mask_targets(
-    config: MaskHeadConfig, rois: RoIs, batch: Batch, size: int
-) -> Float[Array, "BF S S"]:
+def mask_targets(kind: MaskTargets, rois: RoIs, batch: Batch, size: int) -> Float[Array, "BF S S"]:
     """Compute each RoI's target mask, in [0, 1]. Raises ValueError if the batch has no masks."""
     if batch.masks is None:
         raise ValueError("the mask head's targets are made of masks: the batch must have `masks`")
@@ -176,16 +178,16 @@ def mask_targets(
     def one_image(
         masks: Array, gt_boxes: Array, image_size: Array, boxes: Array, gt_index: Array
     ) -> Array:
-        if config.mask_targets == "box_crop":
+        if kind == "box_crop":
             return ops.mask_targets(masks, gt_boxes, boxes, gt_index, size=size)
-        aligned = config.mask_targets == "binary"
+        aligned = kind == "binary"
         return ops.bitmap_targets(masks, boxes, gt_index, image_size, size=size, aligned=aligned)
 
     targets = jax.vmap(one_image)(
         batch.masks, batch.boxes, batch.image_size, rois.boxes, rois.gt_index
     )
     targets = targets.reshape(-1, size, size)
-    if config.mask_targets == "soft":
+    if kind == "soft":
         return targets
     return (targets >= 0.5 - ROUNDING).astype(targets.dtype)
 

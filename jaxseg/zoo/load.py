@@ -11,11 +11,12 @@ from flax import traverse_util
 
 from jaxseg.model import ModelConfig, Variables
 from jaxseg.models.mask_rcnn import MaskRCNNConfig
+from jaxseg.models.point_rend import PointRendConfig
 from jaxseg.models.solov2 import SOLOv2Config
 from jaxseg.nn.build import split_frozen_backbone
 from jaxseg.nn.freezing import FROZEN, merge_frozen
 from jaxseg.nn.resnet import ResNet, ResNetConfig
-from jaxseg.zoo import mask_rcnn, solov2
+from jaxseg.zoo import mask_rcnn, point_rend, solov2
 from jaxseg.zoo.engine import (
     VECTOR,
     Arrays,
@@ -47,6 +48,7 @@ MODELS: dict[str, ZooModel] = {
 
 TABLES: dict[type[ModelConfig], Mapping[str, NameTable]] = {
     MaskRCNNConfig: mask_rcnn.TABLES,
+    PointRendConfig: point_rend.TABLES,
     SOLOv2Config: solov2.TABLES,
 }
 """The names of each model's arrays by codebase."""

@@ -159,7 +159,7 @@ UPSAMPLE = Layout(
 """A transposed 2x2 convolution (IOHW) as a dense layer that makes four pixels of each cell."""
 
 
-def _flattened(pool_size: int) -> Layout:
+def flattened(pool_size: int) -> Layout:
     """Return the layout of a dense layer on flattened maps: CHW in the source, HWC in jaxseg."""
 
     def from_source(x: np.ndarray) -> np.ndarray:
@@ -333,7 +333,7 @@ def detectron2_table(config: MaskRCNNConfig) -> Iterator[Entry]:
 def _fc_layers(config: MaskRCNNConfig, names: list[str]) -> Iterator[Entry]:
     """Yield the box head's fully connected layers; the first one reads flattened maps."""
     for number, name in enumerate(names, start=1):
-        layout = _flattened(config.box.pooler_resolution) if number == 1 else DENSE
+        layout = flattened(config.box.pooler_resolution) if number == 1 else DENSE
         yield from layer_entries(name, ("box_head", f"hidden{number}"), layout)
 
 

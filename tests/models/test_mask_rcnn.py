@@ -145,7 +145,7 @@ def test_cells_that_are_just_half_covered_are_always_inside(size):
     batch = batch._replace(boxes=boxes, masks=jnp.asarray(crops))
     every = jnp.ones((1, count), bool)
     rois = RoIs(boxes, every, every, jnp.arange(count)[None])
-    found = np.asarray(mask_targets(MaskHeadConfig(gt_mask_size=side), rois, batch, size))
+    found = np.asarray(mask_targets("box_crop", rois, batch, size))
     # A crop's cell i has its centre at 4 * size * i + 2 * size parts, a sample k at the odd
     # multiple (2 k + 1) of side: numbers without rounding.
     samples = (2 * np.arange(2 * size)[:, None] + 1) * side
