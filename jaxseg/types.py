@@ -50,13 +50,10 @@ class MaskFrame(enum.Enum):
     IMAGE = "image"
 
 
-@jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class HeuristicMerging:
     """How instances and a semantic map become one panoptic map (Kirillov et al. 2019, arXiv
     1801.00868, section 7, and 1901.02446): instances first, best score first.
-
-    A static pytree node, like `MaskFrame`.
     """
 
     score_threshold: float = 0.5
@@ -65,6 +62,19 @@ class HeuristicMerging:
     """An instance is left out if more than this share of its mask is covered by better ones."""
     min_stuff_area: int = 4096
     """Stuff with fewer pixels of the original image becomes void."""
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class PanopticMerging:
+    """What merging must know besides the detections.
+
+    A static pytree node, like `MaskFrame`.
+    """
+
+    num_things: int
+    """Number of thing classes; the stuff classes have the labels from it on."""
+    heuristic: HeuristicMerging
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +180,7 @@ class Detections(NamedTuple):
     """Logits of each class in each cell of the padded image at a stride. Of a panoptic model, first
     the stuff classes in the order of their labels, last all things as one class. Border cells are
     repeated into the padding, so that resizing the map never reads it."""
-    panoptic_merging: HeuristicMerging | None = None
+    panoptic_merging: PanopticMerging | None = None
 
 
 class LossTerm(NamedTuple):

@@ -23,7 +23,15 @@ from jaxseg.models.mask_rcnn import MaskRCNN, MaskRCNNConfig, detect_instances, 
 from jaxseg.nn.build import build_model
 from jaxseg.nn.padding import level_extent, round_up_size
 from jaxseg.nn.resize import repeat_border
-from jaxseg.types import Average, Batch, Detections, HeuristicMerging, LossTerm, TargetSpec
+from jaxseg.types import (
+    Average,
+    Batch,
+    Detections,
+    HeuristicMerging,
+    LossTerm,
+    PanopticMerging,
+    TargetSpec,
+)
 
 STRIDE = 4
 """Stride of the semantic logits and of the ground truth that they learn from."""
@@ -134,5 +142,5 @@ def _predict(net: PanopticFPN, images: Array, image_size: Int[Array, "B 2"]) -> 
     logits = net.semantic_head(pyramid, padded_size)
     return found._replace(
         semantic=repeat_border(logits, level_extent(padded_size, STRIDE)),
-        panoptic_merging=net.config.merging,
+        panoptic_merging=PanopticMerging(net.config.num_classes, net.config.merging),
     )
