@@ -9,6 +9,7 @@ from jaxseg.data.masks.regions import mask_bounds
 from jaxseg.data.panoptic import PanopticMap
 from jaxseg.data.source import RLE
 from jaxseg.evaluation.mask_rles import masks_to_rles
+from jaxseg.evaluation.panoptic_merging import best_stuff, merge_heuristically
 from jaxseg.types import Detections, EvalBatch, MaskFrame
 
 
@@ -44,7 +45,7 @@ def image_prediction(detections: Detections, batch: EvalBatch, i: int) -> Predic
     """Return the prediction of image `i` of a batch, from detections as NumPy arrays.
 
     Boxes are scaled to the original image; where masks are in the image's frame, boxes are the
-    tight boxes of the masks.
+    tight boxes of the masks. A panoptic model's instances and semantic map are merged.
     """
     slots = np.flatnonzero(detections.valid[i])
     height, width = batch.image_size[i].tolist()
@@ -64,10 +65,23 @@ def image_prediction(detections: Detections, batch: EvalBatch, i: int) -> Predic
         )
         if detections.mask_frame is MaskFrame.IMAGE:
             boxes = mask_bounds(rles).astype(np.float32)
-    return Prediction(
-        int(batch.image_id[i]),
-        boxes,
+    scores, labels = (
         np.asarray(detections.scores)[i, slots],
         np.asarray(detections.labels)[i, slots],
-        rles,
     )
+    panoptic = None
+    if (merging := detections.panoptic_merging) is not None:
+        if detections.semantic is None or rles is None:
+            raise ValueError(
+                "detections with panoptic_merging have no masks or no logits: set Detections.masks "
+                "and Detections.semantic"
+            )
+        stuff = best_stuff(
+            np.asarray(detections.semantic)[i],
+            merging.num_things,
+            bucket=batch.images.shape[1:3],
+            image_size=(height, width),
+            original_size=(original_height, original_width),
+        )
+        panoptic = merge_heuristically(scores, labels, rles, stuff, merging.heuristic)
+    return Prediction(int(batch.image_id[i]), boxes, scores, labels, rles, panoptic)
