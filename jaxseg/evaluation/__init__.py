@@ -3,6 +3,12 @@ report."""
 
 from jaxseg.evaluation.coco import Metrics, coco_results, evaluate, from_coco_results
 from jaxseg.evaluation.panoptic_quality import panoptic_quality
+from jaxseg.evaluation.panoptic_results import (
+    from_panoptic_result,
+    panoptic_result,
+    read_panoptic_results,
+    write_panoptic_results,
+)
 from jaxseg.evaluation.predictions import Prediction, to_predictions
 from jaxseg.evaluation.report import format_table, write_metrics
 
@@ -13,7 +19,11 @@ __all__ = [
     "evaluate",
     "format_table",
     "from_coco_results",
+    "from_panoptic_result",
     "panoptic_quality",
+    "panoptic_result",
+    "read_panoptic_results",
     "to_predictions",
     "write_metrics",
+    "write_panoptic_results",
 ]
