@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jaxseg.data.panoptic import PanopticMap
+from jaxseg.data.panoptic import PanopticMap, Segment
 from jaxseg.data.source import Category
 from jaxseg.evaluation.coco import Metrics, unique_names
 
@@ -50,7 +50,7 @@ def panoptic_quality(
     counts = np.zeros((4, len(categories)))
     for number, (truth, found) in enumerate(pairs):
         try:
-            counts += _compare(truth, found, len(categories))
+            counts += _count(truth, found, len(categories))
         except ValueError as error:
             raise ValueError(f"image number {number}: {error}") from error
     iou, matches, false, missed = counts
@@ -81,58 +81,37 @@ def _mean(values: Float[np.ndarray, " n"]) -> float | None:
     return float(defined.mean()) if defined.size else None
 
 
-class _Segments(NamedTuple):
-    """The n segments of a map by increasing id, after void, which has the row 0."""
+class SegmentMatches(NamedTuple):
+    """The segments of a true and a predicted map by their ids, without those that do not count."""
 
-    ids: Int[np.ndarray, " n+1"]
-    rows: Int[np.ndarray, "h w"]
-    """The row of each pixel's segment."""
-    labels: Int[np.ndarray, " n"]
-    iscrowd: Bool[np.ndarray, " n"]
-
-
-def _segments(panoptic: PanopticMap, num_classes: int, name: str) -> _Segments:
-    """Return a map's segments; `name` is its role, for errors."""
-    segments = sorted(panoptic.segments, key=lambda segment: segment.id)
-    ids = np.asarray([0, *(segment.id for segment in segments)])
-    if (np.diff(ids) <= 0).any():
-        raise ValueError(f"the ids of the {name}'s segments are not different and above 0")
-    for segment in segments:
-        if not 0 <= segment.label < num_classes:
-            raise ValueError(
-                f"segment {segment.id} of the {name} has the label {segment.label}; there are "
-                f"{num_classes} classes"
-            )
-    rows = np.minimum(np.searchsorted(ids, panoptic.ids), len(ids) - 1)
-    unknown = ids[rows] != panoptic.ids
-    if unknown.any():
-        first = panoptic.ids[unknown][0]
-        raise ValueError(f"the {name} has pixels of the id {first}, which no segment has")
-    labels = np.asarray([segment.label for segment in segments], int)
-    return _Segments(ids, rows, labels, np.asarray([s.iscrowd for s in segments], bool))
+    matched: dict[int, tuple[int, float]]
+    """The true segment that each predicted one finds, and their IoU."""
+    missed: list[int]
+    """True segments that are not found."""
+    false: list[int]
+    """Predicted segments that find nothing."""
 
 
-def _compare(
-    truth: PanopticMap, found: PanopticMap, num_classes: int
-) -> Float[np.ndarray, "4 num_classes"]:
-    """Return one image's sum of IoU, matches, false predictions and missed segments by class."""
+def match_segments(truth: PanopticMap, found: PanopticMap) -> SegmentMatches:
+    """Match the segments of a true and a predicted map.
+
+    Raises ValueError as `panoptic_quality` does.
+    """
     if truth.ids.shape != found.ids.shape:
         raise ValueError(
             f"the truth has {list(truth.ids.shape)} pixels and the prediction "
             f"{list(found.ids.shape)}"
         )
-    true = _segments(truth, num_classes, "truth")
-    predicted = _segments(found, num_classes, "prediction")
+    true, predicted = _segments(truth, "truth"), _segments(found, "prediction")
     shape = len(true.ids), len(predicted.ids)
     pairs = true.rows * shape[1] + predicted.rows
     overlaps = np.bincount(pairs.ravel(), minlength=shape[0] * shape[1]).reshape(shape)
-    areas, found_areas = overlaps[1:].sum(axis=1), overlaps[:, 1:].sum(axis=0)  # [n], [m]
-    if not found_areas.all():
+    areas, found_areas = overlaps.sum(axis=1), overlaps.sum(axis=0)
+    if not found_areas[1:].all():
         raise ValueError("a segment of the prediction has no pixels")
 
-    void, both = overlaps[0, 1:], overlaps[1:, 1:]  # [m], [n, m]
-    unions = areas[:, None] + found_areas - both - void
-    iou = both / np.maximum(unions, 1)
+    void = overlaps[0]
+    iou = overlaps / np.maximum(areas[:, None] + found_areas - overlaps - void, 1)
     # Segments of a map do not overlap, so above one half each has at most one match.
     matched = (iou > MIN_IOU) & (true.labels[:, None] == predicted.labels) & ~true.iscrowd[:, None]
     missed = ~matched.any(axis=1) & ~true.iscrowd
@@ -141,17 +120,67 @@ def _compare(
     # Of several crowds of a class, panopticapi uses the last; COCO has at most one in an image.
     crowds = {segment.label: segment.id for segment in truth.segments if segment.iscrowd}
     for label, crowd_id in crowds.items():
-        inside = overlaps[np.searchsorted(true.ids, crowd_id), 1:]
+        inside = overlaps[np.searchsorted(true.ids, crowd_id)]
         ignored += np.where(predicted.labels == label, inside, 0)
-    false = ~matched.any(axis=0) & (ignored / found_areas <= MIN_IOU)
+    false = ~matched.any(axis=0) & (ignored <= MIN_IOU * found_areas)
 
-    labels = true.labels[np.nonzero(matched)[0]]
-    # Without matches, the sum of their IoU would be ints.
-    return np.stack(
-        [
-            np.bincount(labels, iou[matched], num_classes).astype(float),
-            np.bincount(labels, minlength=num_classes),
-            np.bincount(predicted.labels[false], minlength=num_classes),
-            np.bincount(true.labels[missed], minlength=num_classes),
-        ]
+    true_rows, found_rows = np.nonzero(matched)
+    return SegmentMatches(
+        {
+            int(predicted.ids[j]): (int(true.ids[i]), float(iou[i, j]))
+            for i, j in zip(true_rows, found_rows, strict=True)
+        },
+        true.ids[1:][missed[1:]].tolist(),
+        predicted.ids[1:][false[1:]].tolist(),
     )
+
+
+class _Segments(NamedTuple):
+    """Void and the segments of a map, by increasing id."""
+
+    ids: Int[np.ndarray, " n"]
+    labels: Int[np.ndarray, " n"]
+    iscrowd: Bool[np.ndarray, " n"]
+    rows: Int[np.ndarray, "h w"]
+    """The position of each pixel's segment in `ids`."""
+
+
+def _segments(panoptic: PanopticMap, name: str) -> _Segments:
+    """Return a map's segments; `name` is its role, for errors."""
+    void = Segment(0, -1, iscrowd=True)
+    segments = [void, *sorted(panoptic.segments, key=lambda segment: segment.id)]
+    ids = np.asarray([segment.id for segment in segments])
+    if (np.diff(ids) <= 0).any():
+        raise ValueError(f"the ids of the {name}'s segments are not different and above 0")
+    rows = np.minimum(np.searchsorted(ids, panoptic.ids), len(ids) - 1)
+    unknown = ids[rows] != panoptic.ids
+    if unknown.any():
+        first = panoptic.ids[unknown][0]
+        raise ValueError(f"the {name} has pixels of the id {first}, which no segment has")
+    labels = np.asarray([segment.label for segment in segments])
+    return _Segments(ids, labels, np.asarray([s.iscrowd for s in segments]), rows)
+
+
+def _count(
+    truth: PanopticMap, found: PanopticMap, num_classes: int
+) -> Float[np.ndarray, "4 num_classes"]:
+    """Return one image's sum of IoU, matches, false predictions and missed segments by class."""
+    for name, panoptic in (("truth", truth), ("prediction", found)):
+        for segment in panoptic.segments:
+            if not 0 <= segment.label < num_classes:
+                raise ValueError(
+                    f"segment {segment.id} of the {name} has the label {segment.label}; there are "
+                    f"{num_classes} classes"
+                )
+    matches = match_segments(truth, found)
+    true_labels = {segment.id: segment.label for segment in truth.segments}
+    found_labels = {segment.id: segment.label for segment in found.segments}
+    counts = np.zeros((4, num_classes))
+    for true_id, iou in matches.matched.values():
+        counts[0, true_labels[true_id]] += iou
+        counts[1, true_labels[true_id]] += 1
+    for found_id in matches.false:
+        counts[2, found_labels[found_id]] += 1
+    for true_id in matches.missed:
+        counts[3, true_labels[true_id]] += 1
+    return counts
