@@ -22,8 +22,8 @@ GREY: Color = (170, 170, 170)
 _MIN_SIDE = 800
 """Smaller images are enlarged to about this size before drawing, so that text stays readable."""
 _CROWDED = 40
-"""With more instances than this, labels are smaller, boxes with masks are left out, and the number
-of instances is written in a corner."""
+"""With more objects than this, labels are smaller, boxes with masks are left out, and the number of
+objects is written in a corner."""
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
@@ -73,25 +73,55 @@ def draw_instances(
             thick boxes.
     """
     count = len(boxes)
-    crowded = count > _CROWDED
-    scale = max(1, round(_MIN_SIDE / max(image.shape[:2])))
-    picture = _enlarge(image, scale)
-    style = _style(picture, crowded)
     colors = colors if colors is not None else [instance_color(i) for i in range(count)]
     marks = marks if marks is not None else [""] * count
+    plain = int(rles is None or count <= _CROWDED)
+    return draw_objects(
+        image,
+        boxes,
+        rles,
+        [_text(names, scores, labels, marks, i) for i in range(count)],
+        colors,
+        [2 if mark else plain for mark in marks],
+        "instances",
+    )
+
+
+def draw_objects(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    rles: Sequence[data.RLE] | None,
+    texts: Sequence[str],
+    colors: Sequence[Color],
+    box_lines: Sequence[int],
+    noun: str,
+) -> np.ndarray:
+    """Return a picture (uint8 RGB) of n objects over an image, perhaps larger than it.
+
+    Args:
+        image: uint8 RGB `[h, w, 3]`.
+        boxes: `[n, 4]`, xyxy in the image's pixels, beside which the labels go.
+        rles: n masks of the image's size, None to draw boxes alone.
+        texts: the texts of the labels.
+        colors: n colours, RGB.
+        box_lines: the width of each box's lines, in those that fit the picture; 0 draws no box.
+        noun: what the objects are, where their number is written.
+    """
+    scale = max(1, round(_MIN_SIDE / max(image.shape[:2])))
+    picture = _enlarge(image, scale)
+    style = _style(picture, len(boxes) > _CROWDED)
     # Large ones first, so that small ones stay visible.
     order = np.argsort(-_areas(boxes, rles), kind="stable").tolist()
     if rles is not None:
         for i in order:
             _draw_mask(picture, _enlarge(mask_api.decode(rles[i]), scale), colors[i], style.line)
     for i in order:
-        if marks[i] or rles is None or not crowded:
-            _draw_box(picture, boxes[i] * scale, colors[i], style.line * (2 if marks[i] else 1))
-    texts = [_text(names, scores, labels, marks, i) for i in range(count)]
-    left_out = _draw_labels(picture, np.asarray(boxes) * scale, texts, colors, style)
-    if crowded or left_out:
+        if box_lines[i]:
+            _draw_box(picture, boxes[i] * scale, colors[i], style.line * box_lines[i])
+    left_out = _draw_labels(picture, np.asarray(boxes) * scale, texts, colors, style, noun)
+    if len(boxes) > _CROWDED or left_out:
         unlabelled = f", {left_out} without a label" if left_out else ""
-        _draw_note(picture, f"{count} instances{unlabelled}")
+        _draw_note(picture, f"{len(boxes)} {noun}{unlabelled}")
     return picture
 
 
@@ -167,10 +197,11 @@ def _draw_labels(
     texts: Sequence[str],
     colors: Sequence[Color],
     style: _Style,
+    noun: str,
 ) -> int:
-    """Write the texts in black on their instances' colours; return how many find no place.
+    """Write the texts in black on their objects' colours; return how many find no place.
 
-    No text is where the note of the number of instances goes, if there is one.
+    No text is where the note of the number of objects goes, if there is one.
     """
     shown = [i for i, text in enumerate(texts) if text]
     sizes = [cv2.getTextSize(texts[i], _FONT, style.font, style.stroke)[0] for i in shown]
@@ -180,7 +211,7 @@ def _draw_labels(
     picture_size = (picture.shape[0], picture.shape[1])
     places = place_labels(labelled, label_sizes, picture_size)
     if len(boxes) > _CROWDED or None in places:
-        longest = f"{len(boxes)} instances, {len(boxes)} without a label"
+        longest = f"{len(boxes)} {noun}, {len(boxes)} without a label"
         places = place_labels(labelled, label_sizes, picture_size, _note_box(picture, longest))
     for i, place, (width, height) in zip(shown, places, label_sizes.tolist(), strict=True):
         if place is None:
