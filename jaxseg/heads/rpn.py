@@ -10,7 +10,6 @@ Terms:
 """
 
 import dataclasses
-import functools
 from typing import NamedTuple
 
 import jax
@@ -21,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxseg import losses, ops
 from jaxseg.heads.roi_sampling import Proposals
-from jaxseg.nn.conv import Conv
+from jaxseg.nn.conv import Conv, convolve
 from jaxseg.nn.fpn import Pyramid
 from jaxseg.nn.padding import extent_mask, level_extent
 from jaxseg.types import Batch, LossTerm
@@ -85,6 +84,18 @@ class RPNOutput(NamedTuple):
     deltas: Float[Array, "B K 4"]
 
 
+class Conv1x1Params(nn.Module):
+    """The kernel and bias of a 1x1 convolution, named as `Conv` names them."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, channels: int) -> tuple[Float[Array, "1 1 C D"], Float[Array, " D"]]:
+        shape = (1, 1, channels, self.features)
+        kernel = self.param("kernel", nn.initializers.normal(0.01), shape)
+        return kernel, self.param("bias", nn.initializers.zeros, (self.features,))
+
+
 class RPNHead(nn.Module):
     """The 3x3 convolutions and two 1x1 convolutions shared by all levels."""
 
@@ -100,15 +111,21 @@ class RPNHead(nn.Module):
             Conv(channels, (3, 3), padding=1, kernel_init=init, dtype=dtype, name=f"conv{number}")
             for number in range(1, self.num_convs + 1)
         ]
-        conv1x1 = functools.partial(Conv, kernel_size=(1, 1), kernel_init=init, dtype=dtype)
-        logit = conv1x1(self.num_anchors, name="logit")
-        delta = conv1x1(4 * self.num_anchors, name="delta")
+        # One product gives both outputs: each alone would fill few lanes of a TPU, and read the
+        # features, and write their gradient, once more.
+        outputs = [
+            Conv1x1Params(self.num_anchors, name="logit")(channels),
+            Conv1x1Params(4 * self.num_anchors, name="delta")(channels),
+        ]
+        kernel, bias = (jnp.concatenate(x, -1).astype(dtype) for x in zip(*outputs, strict=True))
         logits, deltas = [], []
         for x in pyramid.values():
             for conv in convs:
                 x = nn.relu(conv(x))
-            logits.append(logit(x).reshape(x.shape[0], -1))  # [B, h w A]
-            deltas.append(delta(x).reshape(x.shape[0], -1, 4))  # [B, h w A, 4]
+            both = convolve(x, kernel, (1, 1), ((0, 0), (0, 0))) + bias
+            logit, delta = jnp.split(both, [self.num_anchors], axis=-1)
+            logits.append(logit.reshape(x.shape[0], -1))  # [B, h w A]
+            deltas.append(delta.reshape(x.shape[0], -1, 4))  # [B, h w A, 4]
         float32 = jnp.float32
         return RPNOutput(
             jnp.concatenate(logits, 1).astype(float32), jnp.concatenate(deltas, 1).astype(float32)

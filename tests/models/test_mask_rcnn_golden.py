@@ -126,13 +126,15 @@ def test_every_stage(golden):
     for level in range(2, 7):
         x = nchw(pyramid[2**level], golden.channel_step)
         differences[f"P{level}"] = difference(x, golden[f"eval__P{level}"])
-    rpn_head = stages["rpn_head"]
-    for i, level in enumerate(range(2, 7)):
-        for ours, theirs in (("logit", "logits"), ("delta", "deltas")):
-            x = nchw(rpn_head[ours]["__call__"][i])
-            differences[f"{theirs}_P{level}"] = difference(
-                x, golden[f"eval__rpn_{theirs}_P{level}"]
-            )
+    logits, deltas = stages["rpn_head"]["__call__"][0]  # of all levels: [B, K], [B, K, 4]
+    start = 0
+    for level in range(2, 7):
+        batch, height, width, _ = pyramid[2**level].shape
+        end = start + height * width * len(golden.config.rpn.aspect_ratios)
+        for name, output in (("logits", logits), ("deltas", deltas)):
+            x = nchw(output[:, start:end].reshape(batch, height, width, -1))
+            differences[f"{name}_P{level}"] = difference(x, golden[f"eval__rpn_{name}_P{level}"])
+        start = end
     logits, deltas = stages["box_head"]["__call__"][0]
     logits = np.roll(logits, 1, axis=1)
     order = same_rows(logits, golden["eval__class_logits"])
