@@ -25,11 +25,32 @@ Step = Callable[[Any, Any], tuple[Any, Any]]
 whose leading axis is the images."""
 
 
-def pmap_step(step: Step, devices: int) -> Step:
-    """Map `step` over the first `devices` devices of all processes with `jax.pmap`.
+class ParallelStep:
+    """A step on several devices. It takes this process's share of the batch and donates the state.
 
-    The result takes this process's share of the global batch and donates the state.
+    Args:
+        mapped: the step, mapped over devices by a transform of JAX.
+        put: returns a share of the batch as `mapped` takes it.
     """
+
+    def __init__(self, mapped: Any, put: Callable[[Any], Any]):
+        self._mapped, self._put = mapped, put
+
+    def __call__(self, state: Any, batch: Any) -> tuple[Any, Any]:
+        """Return the new state and the metrics."""
+        return self._mapped(state, self._put(batch))
+
+    def compile(self, state: Any, batch: Any) -> None:
+        """Compile the step for the shapes of its arguments, without running it.
+
+        JAX keeps the program for calls with such arguments. Of several processes all must call it,
+        in the same order.
+        """
+        self._mapped.lower(state, self._put(batch)).compile()
+
+
+def pmap_step(step: Step, devices: int) -> ParallelStep:
+    """Map `step` over the first `devices` devices of all processes with `jax.pmap`."""
     mapped = jax.pmap(
         step,
         axis_name=BATCH_AXIS,
@@ -39,21 +60,17 @@ def pmap_step(step: Step, devices: int) -> Step:
         devices=jax.devices()[:devices],
     )
     local = sum(d.process_index == jax.process_index() for d in jax.devices()[:devices])
-    return lambda state, batch: mapped(state, split(batch, local))
+    return ParallelStep(mapped, lambda batch: split(batch, local))
 
 
-def shard_map_step(step: Step, devices: int) -> Step:
+def shard_map_step(step: Step, devices: int) -> ParallelStep:
     """Map `step` like `pmap_step`, with `jax.shard_map`."""
     images = NamedSharding(_mesh(jax.devices()[:devices]), PartitionSpec(BATCH_AXIS))
-    mapped = _shard_map(step, devices)
 
-    def run(state: Any, batch: Any) -> tuple[Any, Any]:
-        return mapped(
-            state,
-            jax.tree.map(lambda x: jax.make_array_from_process_local_data(images, x), batch),
-        )
+    def put(batch: Any) -> Any:
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(images, x), batch)
 
-    return run
+    return ParallelStep(_shard_map(step, devices), put)
 
 
 def lower_step(step: Step, devices: int, state: Any, batch: Any) -> Any:

@@ -7,9 +7,9 @@ import numpy as np
 
 from jaxseg import data
 from jaxseg.commands.train import check_num_classes, count_categories
+from jaxseg.data.batch_shapes import abstract_batch
 from jaxseg.data.transforms.resize import choose_buckets, scaled_size
 from jaxseg.experiment import Experiment
-from jaxseg.model import Model
 from jaxseg.parallel import check_batch_size, lower_step
 from jaxseg.predictor import state_shapes
 from jaxseg.training.optimizer import make_optimizer, make_schedule
@@ -33,33 +33,6 @@ def dry_run(experiment: Experiment) -> None:
     _print_schedule(experiment, len(source))
     _print_data(experiment, source)
     _print_steps(experiment, state)
-
-
-def batch_shapes(
-    model: Model, config: data.DataConfig, batch_size: int, bucket: tuple[int, int]
-) -> Batch:
-    """Return the shapes and dtypes of a global batch, as the pipeline makes it."""
-    objects, targets = config.max_objects, model.targets
-    pixels = np.float32 if config.resize_backend == "torch" else np.uint8
-
-    def array(dtype: type, *shape: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((batch_size, *shape), dtype)
-
-    fields: dict[str, Any] = {
-        "images": array(pixels, *bucket, 3),
-        "image_size": array(np.int32, 2),
-        "boxes": array(np.float32, objects, 4),
-        "labels": array(np.int32, objects),
-        "valid": array(np.bool_, objects),
-        "index": array(np.int32),
-        "centers": array(np.float32, objects, 2) if targets.centers else None,
-    }
-    if targets.masks is not None:
-        height, width = targets.masks.shape(bucket)
-        fields["masks"] = array(np.uint8, objects, height, -(-width // 8))
-    if targets.semantic_stride is not None:
-        fields["semantic"] = array(np.uint8, *ImageMasks(targets.semantic_stride).shape(bucket))
-    return Batch(**fields)
 
 
 def _print_parameters(state: TrainState) -> None:
@@ -118,7 +91,7 @@ def _print_steps(experiment: Experiment, state: TrainState) -> None:
         return lower_step(step, devices, state, batch)
 
     for bucket in experiment.data.buckets:
-        batch = batch_shapes(model, experiment.data, config.batch_size, bucket)
+        batch = abstract_batch(experiment.data, model.targets, config.batch_size, bucket)
         lowered = lower(microbatches, batch)
         memory = lowered.compile().memory_analysis()
         # XLA counts the body of a loop once, however often it runs: the operations are counted in a

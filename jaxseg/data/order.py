@@ -39,6 +39,8 @@ class Order:
     def __init__(self, groups: np.ndarray, *, seed: int, batch_size: int):
         self._groups, self._seed, self._batch_size = np.asarray(groups), seed, batch_size
         self._lock = threading.Lock()
+        self.num_groups = len(np.unique(self._groups))
+        """Number of groups that have images."""
         self._go_to(_FIRST_EPOCH)
 
     def __reduce__(self) -> Any:

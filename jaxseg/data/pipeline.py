@@ -7,6 +7,7 @@ the number of workers and processes, and the whole state of the iterator is its 
 
 import atexit
 import contextlib
+import copy
 import dataclasses
 import functools
 import logging
@@ -24,6 +25,7 @@ import grain
 import numpy as np
 from absl import flags
 
+from jaxseg.data.batch_shapes import abstract_batch
 from jaxseg.data.config import DataConfig
 from jaxseg.data.order import Order
 from jaxseg.data.panoptic import num_semantic_classes
@@ -86,6 +88,23 @@ class TrainPipeline:
     def image_ids(self, step: int) -> list[int]:
         """Return the image ids of a step's global batch."""
         return [int(self.source.image_ids[i]) for i in self.order.batch(step).indices]
+
+    def abstract_batches(self, start_step: int, stop_step: int) -> list[Batch]:
+        """Return the shapes of this shard's batches of some steps, in the order of their first use.
+
+        There is one for each bucket that occurs.
+        """
+        order = copy.copy(self.order)  # the pipeline's own would have to go back to `start_step`
+        groups: dict[int, None] = {}
+        for step in range(start_step, stop_step):
+            groups.setdefault(order.batch(step).group)
+            if len(groups) == order.num_groups:
+                break
+        size = self.batch_size // self.shard_count
+        return [
+            abstract_batch(self.config, self.targets, size, self.config.buckets[group])
+            for group in groups
+        ]
 
     def batches(self, start_step: int = 0) -> Generator[Batch]:
         """Yield this shard's batches from a step on, endlessly, with packed masks.

@@ -13,7 +13,6 @@ from contextlib import ExitStack, closing
 from typing import Any, Literal, NoReturn, Protocol, runtime_checkable
 
 import jax
-import numpy as np
 
 from jaxseg.distributed import allgather_json, process_count, process_index
 from jaxseg.model import Model, Variables
@@ -34,6 +33,7 @@ from jaxseg.training.step import (
     share_notice,
     start_state,
 )
+from jaxseg.training.train_step import TrainStep
 from jaxseg.types import Batch
 
 _LOG = logging.getLogger(__name__)
@@ -92,6 +92,10 @@ class TrainData(Protocol):
         """Return `(1, H, W, 3)` of a padded image, to initialise the model with."""
         ...
 
+    def abstract_batches(self, start_step: int, stop_step: int) -> Sequence[Batch]:
+        """Return the shapes of this process's batches of some steps, one for each bucket."""
+        ...
+
     def batches(self, start_step: int) -> Generator[Batch]:
         """Yield this process's share of the batches from a step on."""
         ...
@@ -147,7 +151,7 @@ def train(
     check_batch_size(config.batch_size, devices, config.grad_accum_steps)
     _check_name(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    train_step = _parallel_step(model, config, devices)
+    train_step = _train_step(model, config, devices)
     with ExitStack() as stack:
         stack.enter_context(workdir_lock(workdir))
         compilations = stack.enter_context(CompilationCounter())
@@ -181,6 +185,7 @@ def train(
         steps = _Steps(
             config=config,
             train_step=train_step,
+            abstract_batches=data.abstract_batches(start, config.steps),
             batches=batches,
             notice=notice,
             nonfinite=nonfinite,
@@ -204,11 +209,6 @@ def _log_end(steps: int, best: str, workdir: pathlib.Path, *, already: bool) -> 
         _LOG.info("%s", f"{verb}: {steps} steps, {best + ', ' if best else ''}in {workdir}{note}")
 
 
-_TrainStep = Callable[[TrainState, Batch, bool], tuple[TrainState, Metrics, jax.Array]]
-"""Takes the state, this process's share of the batch and whether it has a notice to stop; returns
-the new state, the metrics and whether any process has a notice."""
-
-
 def _check_states_agree(state: TrainState) -> None:
     """Raise ValueError unless all processes start from the same arrays."""
     if process_count() > 1 and len(set(allgather_json(checksum(state)))) > 1:
@@ -223,7 +223,8 @@ class _Steps:
     """The steps of a run, and what is due after each: a progress line, a checkpoint, the end."""
 
     config: TrainConfig
-    train_step: _TrainStep
+    train_step: TrainStep
+    abstract_batches: Sequence[Batch]
     batches: Iterator[Batch]
     notice: PreemptionNotice
     nonfinite: NonFiniteSteps
@@ -235,12 +236,13 @@ class _Steps:
 
     def run(self, state: TrainState, start: int) -> TrainState:
         """Return the state after the last step."""
+        started = time.monotonic()
+        self._compile(state)
         pending: Metrics | None = None  # of the previous step, perhaps still being computed
         buckets: set[tuple[int, ...]] = set()
         for step in range(start, self.config.steps):
-            batch, started = self._next_batch(step, state, pending), time.monotonic()
+            batch = self._next_batch(step, state, pending)
             bucket, compiled = batch.images.shape[1:3], self.compilations.count_in_thread()
-            self.progress.show_compilation(bucket)
             state, metrics, noticed = self.train_step(state, batch, bool(self.notice.reason))
             again = self.compilations.count_in_thread().since(compiled)
             if again.programs and bucket in buckets:
@@ -255,6 +257,18 @@ class _Steps:
             checked = self._after_step(step, state, metrics, stopping=self.notice.reached(noticed))
             pending = None if checked else metrics
         return state
+
+    def _compile(self, state: TrainState) -> None:
+        """Compile the step for all buckets, so that it fails now if it does, and stalls no later.
+
+        A single process stops between two buckets after a notice, at its first batch.
+        """
+        for number, batch in enumerate(self.abstract_batches, start=1):
+            if self.notice.reason and process_count() == 1:
+                return
+            bucket = batch.images.shape[1:3]
+            self.progress.show_compilation(bucket, number, len(self.abstract_batches))
+            self.train_step.compile(state, batch)
 
     def _next_batch(self, step: int, state: TrainState, pending: Metrics | None) -> Batch:
         """Return the batch of a step; if a notice aborts the wait for it, save and stop."""
@@ -321,7 +335,7 @@ def _check_name(workdir: pathlib.Path) -> None:
         ) from error
 
 
-def _parallel_step(model: Model, config: TrainConfig, devices: int) -> _TrainStep:
+def _train_step(model: Model, config: TrainConfig, devices: int) -> TrainStep:
     """Return the step of a global batch on all devices."""
     step = make_step(
         model,
@@ -331,14 +345,7 @@ def _parallel_step(model: Model, config: TrainConfig, devices: int) -> _TrainSte
         ema_decay=config.ema_decay,
     )
     transform = pmap_step if config.parallel == "pmap" else shard_map_step
-    parallel_step = transform(share_notice(step), devices)
-
-    def run(state: TrainState, batch: Batch, notice: bool) -> tuple[TrainState, Metrics, jax.Array]:
-        flags = np.full(len(batch.images), notice, np.int32)
-        state, (metrics, noticed) = parallel_step(state, (batch, flags))
-        return state, metrics, noticed
-
-    return run
+    return TrainStep(transform(share_notice(step), devices))
 
 
 def _restore(

@@ -29,14 +29,12 @@ class Progress:
         self._steps_per_second = self._data_wait = 0.0
         self._compiled = False
         self._first_seconds = 0.0
-        self._buckets: set[tuple[int, ...]] = set()
 
-    def show_compilation(self, bucket: tuple[int, ...]) -> None:
-        """Print that a step is compiled, before the first batch of a bucket `(height, width)`."""
-        if self._active and bucket not in self._buckets:
-            size = "x".join(map(str, bucket))
-            print(f"compiling the training step (bucket {size}) ...", flush=True)
-        self._buckets.add(bucket)
+    def show_compilation(self, bucket: Sequence[int], number: int, count: int) -> None:
+        """Print that the step is compiled for `bucket`, `(height, width)`, one of `count`."""
+        if self._active:
+            which = f" ({number} of {count})" if count > 1 else ""
+            print(f"compiling the training step for {bucket[0]}x{bucket[1]}{which} ...", flush=True)
 
     def show_first_step(self, step: int, loss: jax.Array | np.generic, started: float) -> None:
         """Wait for the first step since the start, and print its loss and time.

@@ -227,6 +227,22 @@ def test_images_of_a_batch_share_the_bucket_that_they_fit():
     assert ids.tolist() == [1, 3, 5, 7, 9, 11, 0, 2, 4, 6, 8, 10]
 
 
+@pytest.mark.parametrize("targets", [TARGETS, TargetSpec(ImageMasks(4), centers=True)])
+def test_the_shapes_of_the_batches_are_known_before(targets):
+    buckets = ((64, 64), (48, 64), (32, 32))  # no image fits the last alone
+    config = dataclasses.replace(CONFIG, buckets=buckets)
+    pipeline = TrainPipeline(TwoSizes(), config, targets, 4, seed=0, shard_count=2)
+    stream = pipeline.batches(1)
+    expected = {}
+    for batch in (next(stream) for _ in range(8)):
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
+        expected.setdefault(batch.images.shape, shapes)
+    assert len(expected) == 2
+    assert pipeline.abstract_batches(1, 9) == list(expected.values())
+    assert pipeline.abstract_batches(1, 2) == list(expected.values())[:1]
+    assert pipeline.abstract_batches(9, 9) == []
+
+
 @pytest.mark.parametrize("targets", [TARGETS, TargetSpec(ImageMasks(4)), TargetSpec(BoxCrops(8))])
 def test_masks_are_packed_and_unpacked_without_loss(targets):
     source = SHAPES.open("train")

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from jaxseg.training import loop
+from jaxseg.training.train_step import TrainStep
 from tests.training.toy_run import run
 
 
@@ -26,19 +26,14 @@ def uninterrupted(tmp_path_factory):
 @pytest.fixture
 def signal_in_step(monkeypatch):
     """Return a function by which a run gets a signal while it makes a step."""
-    parallel_step = loop._parallel_step
+    train_step = TrainStep.__call__
 
     def arrange(step, number=signal.SIGTERM):
-        def with_signal(*arguments):
-            train_step = parallel_step(*arguments)
+        def run_step(self, state, *batch_and_flag):
+            if state.step == step:
+                os.kill(os.getpid(), number)
+            return train_step(self, state, *batch_and_flag)
 
-            def run_step(state, *batch_and_flag):
-                if state.step == step:
-                    os.kill(os.getpid(), number)
-                return train_step(state, *batch_and_flag)
-
-            return run_step
-
-        monkeypatch.setattr(loop, "_parallel_step", with_signal)
+        monkeypatch.setattr(TrainStep, "__call__", run_step)
 
     return arrange

@@ -132,7 +132,7 @@ def test_only_process_0_writes(tmp_path, monkeypatch):
 def test_the_run_says_what_it_compiles_and_how_it_ends(tmp_path, capsys, log):
     run(tmp_path, CONFIG, validate=Validate())
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0] == "compiling the training step (bucket 64x64) ..."
+    assert printed[0] == "compiling the training step for 64x64 ..."
     assert printed[1].startswith("step 1/12  loss ")
     assert printed[1].endswith(" s, compilation included")
     assert sum(line.startswith("compiling") for line in printed) == 1

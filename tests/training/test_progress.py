@@ -124,8 +124,8 @@ def test_the_rate_is_that_of_the_steps_after_the_first(tmp_path, monkeypatch, ca
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     progress_log = Progress(tmp_path, start=0, steps=101, batch_size=4)
     progress_log.add_data_wait(50.0)
-    for bucket in ((64, 64), (64, 96), (64, 64)):
-        progress_log.show_compilation(bucket)
+    progress_log.show_compilation((64, 64), 1, 1)
+    progress_log.show_compilation((64, 96), 2, 2)
     now[0] = 60.0
     progress_log.show_first_step(1, np.float32(1.5), started=20.0)
     now[0] = 70.0
@@ -133,8 +133,8 @@ def test_the_rate_is_that_of_the_steps_after_the_first(tmp_path, monkeypatch, ca
     progress_log.close()
     lines = capsys.readouterr().out.splitlines()
     assert lines[:3] == [
-        "compiling the training step (bucket 64x64) ...",
-        "compiling the training step (bucket 64x96) ...",
+        "compiling the training step for 64x64 ...",
+        "compiling the training step for 64x96 (2 of 2) ...",
         "step 1/101  loss 1.500  after 40.0 s, compilation included",
     ]
     assert "4.0 img/s  1:30 left" in lines[3]

@@ -1,6 +1,8 @@
 """Trainings of the toy model by the loop."""
 
 import dataclasses
+from functools import partial
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -26,8 +28,8 @@ SCORES = {3: 0.2, 6: 0.5, 9: 0.4, 12: 0.5}
 METADATA = {"experiment": {"name": "toy"}}
 
 
-def batch_of(step, poisoned=()):
-    batch = make_batch([(64, 64)] * 4, [1, 2, 0, 3], seed=step)
+def batch_of(step, poisoned=(), bucket=(64, 64)):
+    batch = make_batch([(64, 64)] * 4, [1, 2, 0, 3], bucket, seed=step)
     images = batch.images.astype(np.float32)
     if step in poisoned:
         images[0, 0, 0, 0] = np.nan
@@ -42,12 +44,19 @@ class ToyData:
     poisoned: object = ()
     at_step: dict = dataclasses.field(default_factory=dict)
     image_shape = (1, 64, 64, 3)
+    buckets: ClassVar = ((64, 64),)
+    """Those of the steps in turn."""
+
+    def abstract_batches(self, start_step, stop_step):
+        shape = partial(jax.tree.map, lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype))
+        used = self.buckets[: stop_step - start_step]
+        return [shape(batch_of(0, bucket=bucket)) for bucket in used]
 
     def batches(self, start_step):
         for step in range(start_step, self.steps + 1):
             if step in self.at_step:
                 self.at_step[step]()
-            yield batch_of(step, self.poisoned)
+            yield batch_of(step, self.poisoned, self.buckets[step % len(self.buckets)])
 
     def image_ids(self, step):
         return [10 * step, 10 * step + 1]
