@@ -2,8 +2,9 @@
 
 The twelve metrics (https://cocodataset.org/#detection-eval) are AP, AP50, AP75, AP for small,
 medium and large objects, and AR for 1, 10 and 100 detections and by size. Their keys are `segm/AP`,
-`bbox/AP50`, ...; a class's AP is `segm/AP/<name>`, or `segm/AP/<name> (id <id>)` where several have
-the name. A metric without any object to evaluate is None.
+`bbox/AP50`, ...; `boundary/AP`, ... are those of masks whose boundaries must match too
+(`jaxseg.evaluation.boundary`). A class's AP is `segm/AP/<name>`, or `segm/AP/<name> (id <id>)`
+where several have the name. A metric without any object to evaluate is None.
 """
 
 import collections
@@ -16,6 +17,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from jaxseg.evaluation.boundary import boundary_evaluator
 from jaxseg.evaluation.predictions import Prediction
 
 Metrics = dict[str, float | None]
@@ -26,6 +28,8 @@ METRIC_NAMES = (
 )  # fmt: skip
 IOU_TYPES = {"bbox": "bbox", "segm": "segmentation"}
 """pycocotools' IoU types, and the field of a result that each one compares."""
+METRIC_TYPES = (*IOU_TYPES, "boundary")
+"""First part of the metrics' keys."""
 
 
 def coco_results(
@@ -74,10 +78,16 @@ def from_coco_results(
     )
 
 
-def evaluate(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> Metrics:
-    """Compute COCO's metrics for boxes and masks. Neither argument is changed.
+def evaluate(
+    ground_truth: Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    *,
+    boundaries: bool = True,
+) -> Metrics:
+    """Compute COCO's metrics for boxes, masks and, if `boundaries`, boundaries.
 
     Results without `segmentation` (or `bbox`) are evaluated by their boxes (or masks) alone.
+    Neither argument is changed.
     """
     # pycocotools prints tables, and writes into the annotations it is given, so it gets copies.
     # An object with the id 0 would count as unmatched.
@@ -87,19 +97,21 @@ def evaluate(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any
         truth = _indexed({"info": {}, **ground_truth}, annotations)
         for iou_type, field in IOU_TYPES.items():
             if all(field in result for result in results):
-                metrics |= _evaluate_type(truth, results, iou_type)
+                evaluator = COCOeval(truth, _load_results(truth, results, iou_type), iou_type)
+                evaluator.evaluate()
+                metrics |= _summarize(evaluator, iou_type)
+                if iou_type == "segm" and boundaries:
+                    metrics |= _summarize(boundary_evaluator(evaluator), "boundary")
     return metrics
 
 
-def _evaluate_type(truth: COCO, results: Sequence[Mapping[str, Any]], iou_type: str) -> Metrics:
-    """Compute the metrics of one IoU type, then each class's AP."""
-    names = unique_names(truth.dataset["categories"])
-    evaluator = COCOeval(truth, _load_results(truth, results, iou_type), iou_type)
-    evaluator.evaluate()
+def _summarize(evaluator: COCOeval, metric_type: str) -> Metrics:
+    """Return the metrics of an evaluator that has compared all images, then each class's AP."""
+    names = unique_names(evaluator.cocoGt.dataset["categories"])
     evaluator.accumulate()
     evaluator.summarize()
     metrics = {
-        f"{iou_type}/{name}": _none_if_undefined(value)
+        f"{metric_type}/{name}": _none_if_undefined(value)
         for name, value in zip(METRIC_NAMES, evaluator.stats, strict=True)
     }
     # [IoU threshold, recall, class, area range, detections]; here all areas and 100 detections.
@@ -108,7 +120,7 @@ def _evaluate_type(truth: COCO, results: Sequence[Mapping[str, Any]], iou_type: 
         defined = precision[:, :, k]
         defined = defined[defined > -1]
         value = float(np.mean(defined)) if defined.size else -1.0
-        metrics[f"{iou_type}/AP/{names[category_id]}"] = _none_if_undefined(value)
+        metrics[f"{metric_type}/AP/{names[category_id]}"] = _none_if_undefined(value)
     return metrics
 
 

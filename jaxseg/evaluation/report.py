@@ -3,13 +3,13 @@
 import json
 import pathlib
 
-from jaxseg.evaluation.coco import IOU_TYPES, METRIC_NAMES, Metrics
+from jaxseg.evaluation.coco import METRIC_NAMES, METRIC_TYPES, Metrics
 from jaxseg.files import atomic_write
 
 
 def format_table(metrics: Metrics) -> str:
-    """Return the twelve metrics for boxes and masks side by side, then the AP of each class."""
-    lines = [f"{'':<24}" + "".join(f"{iou_type:>8}" for iou_type in IOU_TYPES)]
+    """Return the twelve metrics of boxes, masks and boundaries, then the AP of each class."""
+    lines = [f"{'':<24}" + "".join(f"{name:>10}" for name in METRIC_TYPES)]
     lines += [_row(name, metrics, name) for name in METRIC_NAMES]
     # Boxes and masks have the same classes; models without masks have boxes alone.
     keys = (key.partition("/AP/") for key in metrics)
@@ -20,9 +20,9 @@ def format_table(metrics: Metrics) -> str:
 
 
 def _row(title: str, metrics: Metrics, name: str) -> str:
-    """Return one metric of both IoU types, "-" where it is None or missing."""
-    values = (metrics.get(f"{iou_type}/{name}") for iou_type in IOU_TYPES)
-    return f"{title:<24}" + "".join(f"{'-' if v is None else format(v, '.3f'):>8}" for v in values)
+    """Return one metric of all types, "-" where it is None or missing."""
+    values = (metrics.get(f"{metric_type}/{name}") for metric_type in METRIC_TYPES)
+    return f"{title:<24}" + "".join(f"{'-' if v is None else format(v, '.3f'):>10}" for v in values)
 
 
 def write_metrics(metrics: Metrics, path: pathlib.Path) -> None:
