@@ -13,7 +13,7 @@ from jaxseg.models.mask_rcnn import MaskRCNNConfig
 from jaxseg.models.point_rend import PointRendConfig
 from jaxseg.zoo import mask_rcnn
 from jaxseg.zoo.engine import DENSE, Entry, Layout, layer_entries
-from jaxseg.zoo.record import NameTable, Preprocessing, ZooModel
+from jaxseg.zoo.record import NameTable
 
 DETECTRON2_R50_FPN = PointRendConfig(
     pixels=mask_rcnn.DETECTRON2_R50_FPN.pixels,

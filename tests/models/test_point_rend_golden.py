@@ -10,121 +10,22 @@ import pytest
 from flax import linen as nn
 from pycocotools import mask as mask_api
 
-from jaxseg import ops, zoo
+from jaxseg import ops
 from jaxseg.evaluation import to_predictions
 from jaxseg.heads import rcnn, rpn
-from jaxseg.heads.box_head import BoxHeadConfig
-from jaxseg.heads.roi_pooler import RoIAlignConfig
-from jaxseg.heads.roi_sampling import Proposals, sample_rois
-from jaxseg.heads.rpn import RPNConfig
+from jaxseg.heads.roi_sampling import Proposals, RoIs, sample_rois
 from jaxseg.models import point_rend as module
-from jaxseg.models.point_rend import CoarseMaskConfig, PointHeadConfig, PointRend, PointRendConfig
-from jaxseg.nn.freezing import merge_frozen
 from jaxseg.nn.padding import round_up_size
 from jaxseg.nn.resize import upsample2x
-from jaxseg.nn.resnet import ResNetConfig
-from jaxseg.types import Batch, EvalBatch
+from jaxseg.types import EvalBatch
 from jaxseg.zoo.engine import export_state
 from jaxseg.zoo.point_rend import mmdet_table
-from tests.goldens import difference, load_model, nchw
+from tests.goldens import difference, nchw
+from tests.models.point_rend_golden import Golden, golden_batch, recorded_rois
 
 pytestmark = pytest.mark.golden
 
-
-def golden_config(meta) -> PointRendConfig:
-    """Return the config of a golden's settings."""
-    model = meta["config"]
-    roi_head, train, test = model["roi_head"], model["train_cfg"], model["test_cfg"]
-    anchors, assigner = model["rpn_head"]["anchor_generator"], train["rcnn"]["assigner"]
-    coarse, point = roi_head["mask_head"], roi_head["point_head"]
-    return PointRendConfig(
-        num_classes=coarse["num_classes"],
-        backbone=ResNetConfig(
-            depth=model["backbone"]["depth"],
-            norm="norm_eval",
-            freeze_at=model["backbone"]["frozen_stages"] + 1,
-        ),
-        fpn_channels=model["neck"]["out_channels"],
-        rpn=RPNConfig(
-            anchor_sizes=tuple(float(anchors["scales"][0] * s) for s in anchors["strides"]),
-            min_pos_iou=train["rpn"]["assigner"]["min_pos_iou"],
-            low_quality_overrides=True,
-            batch_size_per_image=train["rpn"]["sampler"]["num"],
-            pre_nms_topk_train=train["rpn_proposal"]["nms_pre"],
-            post_nms_topk_train=train["rpn_proposal"]["max_per_img"],
-            pre_nms_topk_test=test["rpn"]["nms_pre"],
-            post_nms_topk_test=test["rpn"]["max_per_img"],
-            nms_threshold=test["rpn"]["nms"]["iou_threshold"],
-            smooth_l1_beta=0.0,
-        ),
-        roi_align=RoIAlignConfig(
-            aligned=True,
-            sampling_ratio=roi_head["bbox_roi_extractor"]["roi_layer"]["sampling_ratio"],
-            canonical_box_size=4.0 * roi_head["bbox_roi_extractor"]["finest_scale"],
-        ),
-        box=BoxHeadConfig(
-            fc_dim=roi_head["bbox_head"]["fc_out_channels"],
-            low_quality_overrides=assigner["match_low_quality"],
-            positive_iou=assigner["pos_iou_thr"],
-            smooth_l1_beta=0.0,
-            score_threshold=test["rcnn"]["score_thr"],
-            nms_threshold=test["rcnn"]["nms"]["iou_threshold"],
-            detections_per_image=test["rcnn"]["max_per_img"],
-        ),
-        coarse=CoarseMaskConfig(
-            pooler_resolution=roi_head["mask_roi_extractor"]["roi_layer"]["output_size"],
-            conv_dim=coarse["conv_out_channels"],
-            num_fc=coarse["num_fcs"],
-            fc_dim=coarse["fc_out_channels"],
-            mask_targets="binary",
-        ),
-        point=PointHeadConfig(
-            num_fc=point["num_fcs"],
-            fc_dim=point["fc_channels"],
-            train_points=train["rcnn"]["num_points"],
-            oversample_ratio=train["rcnn"]["oversample_ratio"],
-            importance_fraction=train["rcnn"]["importance_sample_ratio"],
-            subdivision_steps=test["rcnn"]["subdivision_steps"],
-            subdivision_points=test["rcnn"]["subdivision_num_points"],
-        ),
-        # MMDetection's padding is that of the whole batch, and its layers see into it.
-        size_divisibility=tuple(meta["batch"]),
-    )
-
-
-class Golden:
-    """A golden with its weights loaded, and what is computed from them once."""
-
-    def __init__(self, shared, name):
-        self.state, self.meta, self.arrays = load_model(shared, name, "models")
-        self.config = golden_config(self.meta)
-        self.variables = zoo.load_mmdet(self.state, self.config)
-        self.net = PointRend(self.config)
-        self.sizes = np.asarray(self.meta["sizes"], np.int32)
-        x = self.arrays["input_batch"].transpose(0, 2, 3, 1)
-        pixels = self.config.pixels
-        self.images = (x * np.asarray(pixels.std) + np.asarray(pixels.mean)).astype(np.float32)
-
-    def __getitem__(self, key):
-        return self.arrays[key]
-
-    def unpacked(self, name):
-        """Return an array of bits with its shape."""
-        shape = self.meta["packed"][name]
-        return np.unpackbits(self.arrays[name])[: np.prod(shape)].reshape(shape)
-
-    def per_image(self, name):
-        """Return the arrays of all images, `name` with their numbers."""
-        return [self.arrays[name.format(i)] for i in range(len(self.sizes))]
-
-    @functools.cached_property
-    def prediction(self):
-        def run(variables, images, sizes):
-            predict = nn.apply(module._predict, self.net, capture_intermediates=True)
-            return predict(merge_frozen(variables), images, sizes)
-
-        found, captured = jax.jit(run)(self.variables, self.images, self.sizes)
-        return found, captured["intermediates"]
+KEY = jax.random.key(0)
 
 
 @pytest.fixture(scope="module", params=["pointrend"])
@@ -168,7 +69,6 @@ def test_refined_masks(golden):
 def test_points_of_every_step(golden):
     """Starting from the recorded masks of each step; the order of the points has no meaning."""
     config = golden.config.point
-    found, _ = golden.prediction
 
     @jax.jit
     def start(logits):
@@ -214,3 +114,173 @@ def test_detections_in_the_same_order(golden):
         differs = (ours != golden.unpacked(f"eval__det{i}_masks")).sum()
         print("pixels that differ", differs, "of", ours.size)
         assert differs <= 12  # in float64, MMDetection's own masks differ in up to 10
+
+
+MODES = ("train", "train_empty1")
+"""The recorded trainings, with all objects and without those of image 1. Their arrays are padded
+to the same shapes, so that one compilation serves both."""
+
+
+def losses_of_samples(net, pad_shape, batch, rois, candidates, others):
+    """Compute the losses with all anchors sampled, on given RoIs and random points."""
+    config = net.config
+    padded_size = round_up_size(batch.image_size, config.size_divisibility)
+    pyramid = net.features(batch.images, batch.image_size, padded_size, train=True)
+    # MMDetection trains on the anchors within each image's own padding.
+    anchors = rpn.make_anchors(config.rpn, pyramid, pad_shape)
+    samples = rpn.sample_anchors(config.rpn, anchors, batch, jax.random.split(KEY, len(pad_shape)))
+    terms = rpn.rpn_losses(config.rpn, net.rpn_head(pyramid), anchors, samples, batch)
+    terms |= rcnn.box_stage_losses(
+        config.box, config.roi_align, net.box_head, pyramid, rois, batch, padded_size
+    )
+    positives = RoIs(*(x[:, : candidates.shape[1]] for x in rois))
+    terms |= module.mask_losses(net, pyramid[4], positives, batch, candidates, others)
+    return terms, samples
+
+
+@pytest.fixture(scope="module")
+def gradient(golden):
+    """The gradient of the sum of all losses, and the losses, compiled once."""
+    divisor = golden.meta["config"]["data_preprocessor"]["pad_size_divisor"]
+    pad_shape = round_up_size(jnp.asarray(golden.sizes), divisor)
+
+    # All arrays are arguments: XLA would compute layers of constants with another rounding.
+    def total(params, batch_stats, batch, rois, candidates, others):
+        variables = {"params": params, "batch_stats": batch_stats}
+        run = nn.apply(losses_of_samples, golden.net)
+        terms, samples = run(variables, pad_shape, batch, rois, candidates, others)
+        means = {name: t.weight * t.total / t.count for name, t in terms.items()}
+        # MMDetection counts one positive anchor for an image that has none.
+        count, without = terms["rpn_class"].count, (~samples.positive.any(1)).sum()
+        share = count / (count + without.astype(count.dtype))
+        means |= {name: means[name] * share for name in ("rpn_class", "rpn_box")}
+        return sum(means.values()), (means, samples)
+
+    function = jax.jit(jax.grad(total, has_aux=True))
+    return lambda *args: function(
+        golden.variables["params"], golden.variables["batch_stats"], *args
+    )
+
+
+LOSSES = {
+    "rpn_class": "loss_rpn_cls",
+    "rpn_box": "loss_rpn_bbox",
+    "box_class": "loss_cls",
+    "box": "loss_bbox",
+    "mask": "loss_mask",
+    "point": "loss_point",
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_losses_and_gradients(golden, gradient, mode):
+    batch, (rois, numbers) = golden_batch(golden, mode), recorded_rois(golden, mode)
+    grads, (means, samples) = gradient(batch, rois, *numbers)
+    if mode == "train":
+        check_anchors(golden, samples)
+    for ours, theirs in LOSSES.items():
+        names = [name for name in golden.arrays if name.startswith(f"{mode}__loss.{theirs}")]
+        expected = sum(golden[name] for name in names)
+        np.testing.assert_allclose(means[ours], expected, rtol=1e-4, err_msg=ours)
+
+    exported = export_state(golden.variables | {"params": grads}, list(mmdet_table(golden.config)))
+    names = golden.meta["grad_names"]
+    norms = np.asarray([np.linalg.norm(exported[name].astype(np.float64)) for name in names])
+    expected = golden[f"{mode}__grad_l2"]
+    np.testing.assert_allclose(norms, expected, rtol=1e-3, atol=1e-3 * expected.max())
+    recorded = [name for name in names if f"{mode}__grad__{name}" in golden.arrays]
+    worst = [difference(exported[name], golden[f"{mode}__grad__{name}"]) for name in recorded]
+    print(
+        mode,
+        "norms",
+        np.abs(norms - expected).max() / expected.max(),
+        "elements",
+        max(worst, default=0),
+    )
+    assert max(worst, default=0) < 1e-3
+
+
+def check_anchors(golden, samples):
+    """Check that the sampled anchors are MMDetection's: all but those that are ignored."""
+    used = golden.unpacked("train__rpn_label_weights_nonzero").astype(bool)
+    for i, labels in enumerate(golden["train__rpn_labels"]):
+        for kind, chosen in (
+            (0, samples.positive[i]),
+            (1, samples.valid[i] & ~samples.positive[i]),
+        ):
+            ours = np.sort(np.asarray(samples.anchor[i])[np.asarray(chosen)])
+            np.testing.assert_array_equal(ours, np.flatnonzero(used[i] & (labels == kind)))
+
+
+def test_rois_are_those_of_mmdetection(golden):
+    """All proposals and ground-truth boxes are sampled, in another order."""
+    batch = golden_batch(golden, "train")
+    proposals = np.stack(golden.per_image("train__roi_input_proposals{}"))
+    slots = proposals.shape[1] + batch.labels.shape[1]
+    sample = functools.partial(
+        sample_rois,
+        batch_size_per_image=2 * slots,
+        positive_fraction=0.5,
+        positive_iou=golden.config.box.positive_iou,
+        low_quality_overrides=golden.config.box.low_quality_overrides,
+    )
+    every = jnp.ones(proposals.shape[:2], bool)
+    keys = jax.random.split(KEY, len(proposals))
+    rois = jax.jit(sample)(Proposals(jnp.asarray(proposals), every), batch, keys)
+    for i in range(len(proposals)):
+        positive, valid = np.asarray(rois.positive[i]), np.asarray(rois.valid[i])
+        ours = np.column_stack([rois.boxes[i], rois.gt_index[i]])
+        expected = np.column_stack(
+            [golden[f"train__sample{i}_pos_priors"], golden[f"train__sample{i}_pos_gt_inds"]]
+        )
+        assert sorted(ours[positive].tolist()) == sorted(expected.tolist())
+        negatives = golden[f"train__sample{i}_neg_priors"]
+        assert sorted(ours[valid & ~positive, :4].tolist()) == sorted(negatives.tolist())
+
+
+def test_points_and_targets_of_training(golden):
+    """The points chosen among the recorded random ones, their features and targets."""
+    (rois, (candidates, others)), batch = (
+        recorded_rois(golden, "train"),
+        golden_batch(golden, "train"),
+    )
+    positives = RoIs(*(x[:, : candidates.shape[1]] for x in rois))
+    is_positive, num_points = positives.positive, golden.config.point.train_points
+
+    @jax.jit
+    def run(variables, batch, coords):
+        def stages(net):
+            size = round_up_size(batch.image_size, golden.config.size_divisibility)
+            pyramid = net.features(batch.images, batch.image_size, size, train=True)
+            coarse = net.coarse_masks(pyramid[4], jnp.asarray(positives.boxes))
+            fine = module.fine_features(pyramid[4], jnp.asarray(positives.boxes), coords)
+            at_coords = jax.vmap(ops.point_sample)(coarse, coords.reshape(-1, num_points, 2))
+            targets = module.point_targets("binary", positives, batch, coords)
+            return coarse, fine, at_coords, targets
+
+        return nn.apply(stages, golden.net)(variables)
+
+    coords = np.zeros((*is_positive.shape, num_points, 2), np.float32)
+    coords[is_positive] = golden["train__point_coords"]
+    coarse, fine, at_coords, targets = run(golden.variables, batch, jnp.asarray(coords))
+    used = is_positive.reshape(-1)
+    labels = np.take_along_axis(np.asarray(batch.labels), positives.gt_index, 1)[is_positive]
+    of_class = np.asarray(coarse)[used][np.arange(len(labels)), ..., labels]
+    assert difference(of_class[:6], golden["train__mask_preds_gtclass_first6"]) < 1e-4
+    assert difference(fine[0, :6].transpose(0, 2, 1), golden["train__point_fine_first6"]) < 1e-4
+    assert difference(at_coords[used].transpose(0, 2, 1), golden["train__point_coarse"]) < 1e-4
+    np.testing.assert_allclose(targets[used], golden["train__point_targets"], atol=1e-4)
+
+    count = num_points - others.shape[2]
+    choose = jax.jit(jax.vmap(lambda logits, points: ops.uncertain_points(logits, points, count)))
+    chosen = np.asarray(choose(of_class, candidates[is_positive]))
+    for ours, theirs in zip(chosen, golden["train__point_coords"], strict=True):
+        assert sorted(ours.round(5).tolist()) == sorted(theirs[:count].round(5).tolist())
+
+
+def test_weights_are_exported_as_they_were_imported(golden):
+    exported = export_state(golden.variables, list(mmdet_table(golden.config)))
+    names = {name for name in golden.state if not name.endswith("num_batches_tracked")}
+    assert exported.keys() == names
+    for name in names:
+        np.testing.assert_array_equal(exported[name], golden.state[name], err_msg=name)
