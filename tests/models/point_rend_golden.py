@@ -38,6 +38,7 @@ def golden_config(meta) -> PointRendConfig:
             anchor_sizes=tuple(float(anchors["scales"][0] * s) for s in anchors["strides"]),
             min_pos_iou=train["rpn"]["assigner"]["min_pos_iou"],
             low_quality_overrides=True,
+            count_empty=True,
             batch_size_per_image=2 * anchors_of_an_image(meta),  # all are sampled
             pre_nms_topk_train=train["rpn_proposal"]["nms_pre"],
             post_nms_topk_train=train["rpn_proposal"]["max_per_img"],

@@ -150,10 +150,6 @@ def gradient(golden):
         run = nn.apply(losses_of_samples, golden.net)
         terms, samples = run(variables, pad_shape, batch, rois, candidates, others)
         means = {name: t.weight * t.total / t.count for name, t in terms.items()}
-        # MMDetection counts one positive anchor for an image that has none.
-        count, without = terms["rpn_class"].count, (~samples.positive.any(1)).sum()
-        share = count / (count + without.astype(count.dtype))
-        means |= {name: means[name] * share for name in ("rpn_class", "rpn_box")}
         return sum(means.values()), (means, samples)
 
     function = jax.jit(jax.grad(total, has_aux=True))
