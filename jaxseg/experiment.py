@@ -24,6 +24,7 @@ from jaxseg.heads.rpn import RPNConfig
 from jaxseg.model import ModelConfig
 from jaxseg.models.mask_rcnn import MaskRCNNConfig
 from jaxseg.models.panoptic_fpn import PanopticFPNConfig, SemanticHeadConfig
+from jaxseg.models.point_rend import CoarseMaskConfig, PointHeadConfig, PointRendConfig
 from jaxseg.models.solov2 import SOLOv2Config
 from jaxseg.nn.pixels import PixelConfig
 from jaxseg.nn.resnet import ResNetConfig
@@ -61,10 +62,13 @@ CONFIG_CLASSES: tuple[type, ...] = (
     data.TfdsFolder,
     MaskRCNNConfig,
     PanopticFPNConfig,
+    PointRendConfig,
     SOLOv2Config,
     RPNConfig,
     BoxHeadConfig,
     MaskHeadConfig,
+    CoarseMaskConfig,
+    PointHeadConfig,
     SemanticHeadConfig,
     HeuristicMerging,
     RoIAlignConfig,

@@ -13,6 +13,7 @@ from jaxseg.heads.rpn import RPNConfig
 from jaxseg.model import Model
 from jaxseg.models.mask_rcnn import MaskRCNNConfig
 from jaxseg.models.panoptic_fpn import PanopticFPNConfig, SemanticHeadConfig
+from jaxseg.models.point_rend import CoarseMaskConfig, PointHeadConfig, PointRendConfig
 from jaxseg.models.solov2 import SOLOv2Config
 from jaxseg.nn.norm import NormKind, make_norm
 from jaxseg.nn.padding import extent_mask, level_extent, zero_outside
@@ -98,6 +99,20 @@ def tiny_panoptic_fpn_config(norm="group") -> PanopticFPNConfig:
         **vars(tiny_config(norm)),
         num_stuff_classes=STUFF,
         semantic=SemanticHeadConfig(conv_dim=16, norm_groups=4),
+    )
+
+
+def tiny_point_rend_config(norm="group") -> PointRendConfig:
+    trunk = vars(tiny_config(norm)).copy()
+    del trunk["mask"], trunk["predict_background"]
+    return PointRendConfig(
+        **trunk,
+        coarse=CoarseMaskConfig(
+            pooler_resolution=6, conv_dim=16, fc_dim=16, gt_mask_size=MASK_SIZE
+        ),
+        point=PointHeadConfig(
+            num_fc=2, fc_dim=16, train_points=12, subdivision_steps=3, subdivision_points=36
+        ),
     )
 
 

@@ -9,14 +9,21 @@ import pytest
 
 from jaxseg.nn.resnet import ResNetConfig
 from jaxseg.types import Batch, MaskFrame
-from tests.tiny import make_batch, tiny_config, tiny_panoptic_fpn_config, tiny_solov2_config
+from tests.tiny import (
+    make_batch,
+    tiny_config,
+    tiny_panoptic_fpn_config,
+    tiny_point_rend_config,
+    tiny_solov2_config,
+)
 
 MODELS = {
     "mask_rcnn": tiny_config,
     "panoptic_fpn": tiny_panoptic_fpn_config,
+    "point_rend": tiny_point_rend_config,
     "solov2": tiny_solov2_config,
 }
-ON_A_TRUNK = ("panoptic_fpn",)
+ON_A_TRUNK = ("panoptic_fpn", "point_rend")
 """Models that add to one which is tested here: they take as long, so they are slow tests, and
 quick tests of their own have what they add."""
 RESNET = ResNetConfig(depth=18, width=8, norm="group")
