@@ -16,6 +16,7 @@ from tests.tiny import (
     make_batch,
     tiny_config,
     tiny_panoptic_fpn_config,
+    tiny_point_rend_config,
     tiny_solov2_config,
     toy_model,
 )
@@ -27,6 +28,7 @@ from tests.tiny import (
         tiny_config,
         tiny_solov2_config,
         pytest.param(tiny_panoptic_fpn_config, marks=pytest.mark.slow),
+        pytest.param(tiny_point_rend_config, marks=pytest.mark.slow),
     ],
 )
 def stepped(request):
