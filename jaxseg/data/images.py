@@ -110,13 +110,14 @@ def image_size(path: pathlib.Path) -> tuple[int, int]:
     return height, width
 
 
-def read_labels(path: pathlib.Path) -> np.ndarray:
+def read_labels(file: pathlib.Path | io.BytesIO, name: str | None = None) -> np.ndarray:
     """Read a label image: the value of each pixel, int32 `[h, w]`, without any conversion.
 
     Of a palette image it is the index, of a colour image `red << 16 | green << 8 | blue`; alpha is
-    dropped. Raises what `read_image` raises, and ValueError for JPEG, which changes values.
+    dropped. Raises what `read_image` raises, and ValueError for JPEG, which changes values; errors
+    call the file `name`.
     """
-    with _image(path, str(path)) as image:
+    with _image(file, name or str(file)) as image:
         if image.format in ("JPEG", "MPO", "JPEG2000"):
             raise ValueError("JPEG changes the values of a mask: save it as PNG")
         image.load()

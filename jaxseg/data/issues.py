@@ -15,6 +15,9 @@ from typing import NamedTuple
 WARNINGS = {
     "box-zero": "a box without width or height; training skips it",
     "annotation-duplicate": "the same image, category and mask as an earlier annotation",
+    "png-extra": "a PNG in the folder of panoptic maps that no annotation names",
+    "segment-stuff-twice": "a second segment of a class of stuff in an image",
+    "category-without-instances": "classes of things without any segment that is not a crowd",
 }
 IGNORABLE = {
     "image-not-object": "an image that is not a JSON object",
@@ -51,6 +54,19 @@ IGNORABLE = {
     "rle-size": "an RLE whose size differs from the image's",
     "rle-text": "RLE counts that are neither whole numbers nor COCO's compressed text",
     "rle-sum": "RLE counts that do not add up to the image's pixels",
+    "image-unannotated": "an image without a panoptic map",
+    "image-annotated-twice": "a second panoptic map of an image",
+    "png-name": "the name of a panoptic map that is not text, or leaves the folder of the maps",
+    "png-missing": "a panoptic map without a file",
+    "segment-list": "segments_info is not a list",
+    "segment-not-object": "a segment that is not a JSON object",
+    "segment-field": "a segment without a required field",
+    "segment-id": "the id of a segment is not a whole number from 1 to 2**24 - 1",
+    "segment-id-duplicate": "the id of an earlier segment of the image",
+    "segment-category": "a category_id that no category has",
+    "segment-crowd": "iscrowd is neither 0 nor 1",
+    "segment-area": "the area of a segment is not a whole number of at least 0",
+    "segment-box": "the bbox of a segment is not four whole numbers",
 } | WARNINGS
 """Kinds that are found when a split is opened and that `ignore_issues` accepts."""
 FATAL = {
@@ -62,11 +78,33 @@ FATAL = {
     "category-id": "a category whose id is not a whole number",
     "category-id-duplicate": "the id of an earlier category",
     "category-name": "a category whose name is not text, or not valid Unicode",
+    "category-isthing": "a category of panoptic maps whose isthing is neither 0 nor 1",
+    "category-count": "more categories than a semantic map can hold, 255",
     "image-unreadable": "an image file that cannot be decoded",
     "image-size-differs": "an image file whose size differs from the annotated one",
     "objects-truncated": "an image with more objects than training keeps (max_objects)",
+    "png-unreadable": "a panoptic map that cannot be decoded",
+    "png-type": "a panoptic map that is no PNG of RGB with 8 bits",
+    "png-size": "a panoptic map whose size differs from the image's",
+    "segment-empty": "a segment without a pixel in its panoptic map",
+    "segment-unknown": "an id in a panoptic map that no segment has",
+    "segment-area-differs": "a segment whose area is not the number of its pixels",
+    "segment-box-differs": "a segment whose bbox is not that of its pixels",
 }
-"""Kinds that `ignore_issues` does not accept. The last three are found when images are read."""
+"""Kinds that `ignore_issues` does not accept."""
+FOUND_ON_READING = (
+    "image-unreadable",
+    "image-size-differs",
+    "objects-truncated",
+    "png-unreadable",
+    "png-type",
+    "png-size",
+    "segment-empty",
+    "segment-unknown",
+    "segment-area-differs",
+    "segment-box-differs",
+)
+"""Kinds that are found when images are read, not when a split is opened."""
 
 
 class Issue(NamedTuple):
@@ -84,6 +122,19 @@ class Issue(NamedTuple):
     def __str__(self) -> str:
         field = f" ({self.field})" if self.field else ""
         return f"{self.where or 'the file'}{field}: {self.message} [{self.kind}]"
+
+
+class IssuesError(ValueError):
+    """Issues of one image that are found when it is read."""
+
+    def __init__(self, issues: Sequence[Issue], advice: str):
+        super().__init__(issues, advice)
+        self.issues, self._advice = issues, advice
+
+    def __str__(self) -> str:
+        more = f"; ... and {len(self.issues) - 5} more" if len(self.issues) > 5 else ""
+        listed = "; ".join(map(str, self.issues[:5]))
+        return f"{self.issues[0].file}: {listed}{more}. {self._advice}"
 
 
 def count_kinds(issues: Iterable[Issue]) -> dict[str, int]:

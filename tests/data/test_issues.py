@@ -6,8 +6,9 @@ import pytest
 
 from jaxseg.data import CocoFolder
 from jaxseg.data.coco.file import check_file
-from jaxseg.data.issues import FATAL, IGNORABLE, WARNINGS
+from jaxseg.data.issues import FATAL, FOUND_ON_READING, IGNORABLE, WARNINGS
 from tests.data.coco.small_folder import SIZE, compressed, content, disc, write
+from tests.data.test_panoptic_issues import INVALID as PANOPTIC
 
 FIELD = r"(?: \([a-z_, ]+\))?: "
 """The field between an entry and its message."""
@@ -191,9 +192,8 @@ def test_annotations_without_any_image_are_refused(tmp_path):
 
 
 def test_all_kinds_found_on_opening_are_tested():
-    tested = {kind for _, kind, _ in INVALID.values()} | WARNINGS.keys()
-    found_on_reading = {"image-unreadable", "image-size-differs", "objects-truncated"}
-    assert tested | found_on_reading == IGNORABLE.keys() | FATAL.keys()
+    tested = {kind for _, kind, _ in (*INVALID.values(), *PANOPTIC.values())} | WARNINGS.keys()
+    assert tested | set(FOUND_ON_READING) == IGNORABLE.keys() | FATAL.keys()
 
 
 def kinds_of(tmp_path, data):

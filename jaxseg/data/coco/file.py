@@ -68,7 +68,7 @@ def check_file(
     path or `..`; a link in that folder may. With `part`, only these images are read; ValueError if
     the file has too few. The tables keep the parsed JSON in memory.
     """
-    with _without_garbage_collection():
+    with without_garbage_collection():
         content, digest = parse(path, part)
         issues = [content] if isinstance(content, Issue) else []
         lists = {name: [] for name in _LISTS} if isinstance(content, Issue) else content
@@ -77,8 +77,8 @@ def check_file(
         names = zip(_LISTS, ("image", "annotation", "category"), strict=True)
         tables = [Table(str(path), name, item, lists[name]) for name, item in names]
         image_table, annotation_table, category_table = tables
-        categories = _check_categories(category_table)
-        image_folder, images = _check_images(image_table, image_folders, allow_outside_files)
+        categories = check_categories(category_table)
+        image_folder, images = check_images(image_table, image_folders, allow_outside_files)
         annotations = check_annotations(annotation_table, images, categories)
         for table in (category_table, image_table, annotation_table):
             issues += table.issues
@@ -98,7 +98,7 @@ def check_file(
 
 
 @contextlib.contextmanager
-def _without_garbage_collection() -> Iterator[None]:
+def without_garbage_collection() -> Iterator[None]:
     """Pause the garbage collector: with millions of new objects it would double the time."""
     enabled = gc.isenabled()
     gc.disable()
@@ -132,7 +132,7 @@ def parse(path: pathlib.Path, part: Part | None = None) -> tuple[dict[str, Any] 
 def _content(path: pathlib.Path, file: io.BufferedReader) -> dict[str, Any] | Issue:
     """Parse a JSON object with lists of images, annotations and categories."""
     try:
-        with _without_garbage_collection():
+        with without_garbage_collection():
             # Without names: the bytes and the text of a large file are freed as soon as possible.
             content = json.loads(file.read().decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
@@ -147,7 +147,7 @@ def _content(path: pathlib.Path, file: io.BufferedReader) -> dict[str, Any] | Is
     return content
 
 
-def _check_categories(table: Table) -> list[Category]:
+def check_categories(table: Table) -> list[Category]:
     """Return the categories without issues, by id."""
     ids, has_id = table.integers("id", "category-id")
     table.check_unique(ids.tolist(), has_id, "id")
@@ -161,7 +161,7 @@ def _check_categories(table: Table) -> list[Category]:
     return sorted(Category(int(ids[row]), names[row]) for row in valid)
 
 
-def _check_images(
+def check_images(
     table: Table, folders: Sequence[pathlib.Path], allow_outside_files: bool
 ) -> tuple[pathlib.Path, Images]:
     """Return the folder that holds the most images, and the columns."""
@@ -181,7 +181,7 @@ def _check_images(
     if not allow_outside_files:
         has_name &= ~_check_inside(table, names)
     rows = np.flatnonzero(has_name)
-    folder, exists = _choose_folder(folders, [names[row] for row in rows.tolist()])
+    folder, exists = choose_folder(folders, [names[row] for row in rows.tolist()])
     for row in rows[~exists].tolist():
         message = f"there is no file {str(folder / names[row])!r}"
         table.add(row, "image-missing", "file_name", message)
@@ -224,22 +224,22 @@ def _check_inside(table: Table, names: Sequence[str]) -> np.ndarray:
     return outside
 
 
-def _choose_folder(
+def choose_folder(
     folders: Sequence[pathlib.Path], names: Sequence[str]
 ) -> tuple[pathlib.Path, np.ndarray]:
     """Return the first folder with the most of the files, and which it has, bool `[names]`."""
     first, *others = folders
-    chosen, exists = first, _files_exist(first, names)
+    chosen, exists = first, files_exist(first, names)
     for folder in others:
         if exists.all():
             break
-        found = _files_exist(folder, names)
+        found = files_exist(folder, names)
         if found.sum() > exists.sum():
             chosen, exists = folder, found
     return chosen, exists
 
 
-def _files_exist(folder: pathlib.Path, names: Sequence[str]) -> np.ndarray:
+def files_exist(folder: pathlib.Path, names: Sequence[str]) -> np.ndarray:
     """Return which files exist, bool `[names]`.
 
     It lists their folders: one request per file would take minutes on a network file system.

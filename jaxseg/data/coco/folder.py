@@ -8,6 +8,10 @@ These layouts are supported (`jaxseg.data.coco.layout`):
     <split>/_annotations.coco.json      and  the images beside it                  Roboflow
     lvis_v1_<split>.json, there or in annotations/, and COCO's image folders      LVIS
 
+and panoptic annotations (`jaxseg.data.coco.panoptic`), by `panoptic` where both are there:
+
+    annotations/panoptic_<split>.json, annotations/panoptic_<split>/ and COCO's image folders
+
 A single file without a split, or the path of a file, is split by a seed (`jaxseg.data.coco.split`).
 
 The JSON is read and checked once, when a split is opened; only arrays stay in memory. Images are
@@ -24,11 +28,13 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_api
 
+from jaxseg.data.coco.annotated_image import read_annotated_image
 from jaxseg.data.coco.file import CocoFile, check_file, parse
-from jaxseg.data.coco.layout import choose_split
+from jaxseg.data.coco.layout import choose_split, is_panoptic
+from jaxseg.data.coco.panoptic import CocoPanopticSource
+from jaxseg.data.coco.panoptic_file import check_panoptic_file
 from jaxseg.data.coco.segmentations import to_rle
 from jaxseg.data.fingerprint import fingerprint
-from jaxseg.data.images import read_image
 from jaxseg.data.issues import Issue, check_kinds, count_kinds, raise_if_any
 from jaxseg.data.ragged import offsets
 from jaxseg.data.shared_arrays import SharedArrays
@@ -60,28 +66,33 @@ class CocoFolder:
     """Fraction of the images for validation, where one file has no splits."""
     split_seed: int = 0
     """Seed that chooses these images."""
+    panoptic: bool = False
+    """Read panoptic annotations. A folder without others is read by them in any case."""
 
-    def open(self, split: str) -> "CocoSource":
+    def open(self, split: str) -> "CocoSource | CocoPanopticSource":
         """Open the split of a role (`train`, `val`) or of the given name.
 
         Raises ValueError if it has errors that are not ignored.
         """
         check_kinds(self.ignore_issues)
+        path = pathlib.Path(self.path).expanduser()
+        panoptic = self.panoptic or is_panoptic(path)
         files = choose_split(
-            pathlib.Path(self.path).expanduser(),
+            path,
             split,
             {"train": self.train, "val": self.val},
             images=None if self.images is None else pathlib.Path(self.images),
             val_fraction=self.val_fraction,
             seed=self.split_seed,
+            panoptic=panoptic,
         )
-        content = check_file(
+        ignored = self.ignore_image_ids if self._is_train(split) else ()
+        content = (check_panoptic_file if panoptic else check_file)(
             files.annotations,
             *files.images,
             allow_outside_files=self.allow_outside_files,
             part=files.part,
         )
-        ignored = self.ignore_image_ids if self._is_train(split) else ()
         raise_if_any(content.issues_without(ignored), self.ignore_issues)
         unknown = sorted(set(ignored) - set(content.images.ids.tolist()))
         if unknown:
@@ -89,13 +100,18 @@ class CocoFolder:
             raise ValueError(
                 f"ignore_image_ids: {content.path} has no image id {unknown[0]}{where}; remove it"
             )
-        source = CocoSource(content, self.ignore_issues, ignored)
+        source: CocoSource | CocoPanopticSource
+        if isinstance(content, CocoFile):
+            source = CocoSource(content, self.ignore_issues, ignored)
+            source.log_skipped(content, self.ignore_issues)
+        else:
+            source = CocoPanopticSource(content, self.ignore_issues, ignored)
+            source.log_skipped(content, self.ignore_issues)
         if not len(source):
             raise ValueError(
                 f"{source.path}: no image is left: ignore_issues={self.ignore_issues} and "
                 f"ignore_image_ids={ignored} skip all"
             )
-        source.log_skipped(content, self.ignore_issues)
         if files.part is not None:
             _LOG.info("%s: %d images for %s, %s", source.path, len(source), split, files.part)
         return source
@@ -174,14 +190,7 @@ class CocoSource:
         index = range(len(self))[index]
         height, width = self.image_sizes[index].tolist()
         image_id = self.image_ids[index]
-        try:
-            image = read_image(self.image_path(index), (height, width))
-        except ValueError as error:
-            raise type(error)(
-                f"{error} (image id {image_id} of {self.path}). Fix the file, or skip the image: "
-                f"in training by --data.source.ignore-image-ids {image_id}, also on resume, in "
-                "other splits by removing it from the annotations"
-            ) from error
+        image = read_annotated_image(self.image_path(index), (height, width), image_id, self.path)
         start, end = self._arrays["row_offsets"][index : index + 2]
         rows = self._arrays["rows"][start:end]
         return Example(

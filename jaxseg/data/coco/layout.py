@@ -12,6 +12,7 @@ ROLES = ("train", "val", "test")
 """What splits are for (`role_of`)."""
 _ALIASES = {"valid": "val", "validation": "val"}
 _ROBOFLOW = "_annotations.coco.json"
+_PANOPTIC = "panoptic_"
 
 
 class Split(NamedTuple):
@@ -41,12 +42,46 @@ def list_splits(path: pathlib.Path, images: pathlib.Path | None = None) -> list[
         splits = _list_folder(path)
     else:
         raise FileNotFoundError(f"no data folder or file {path}: name the data, as by --data DIR")
-    if images is not None:
-        root = images.expanduser()
-        if not root.is_dir():
-            raise FileNotFoundError(f"no image folder {root}")
-        splits = [split._replace(images=(root, root / split.name)) for split in splits]
-    return sorted(splits)
+    return sorted(_with_images(splits, images))
+
+
+def list_panoptic_splits(path: pathlib.Path, images: pathlib.Path | None = None) -> list[Split]:
+    """List the splits with panoptic annotations, as `list_splits` lists those with instances.
+
+    The maps of `panoptic_<split>.json` are in the folder of that name without `.json`.
+    """
+    if path.is_file():
+        files = [path]
+    else:
+        files = [f for folder in (path, path / "annotations") for f in _panoptic_files(folder)]
+    splits = []
+    for file in files:
+        name = file.stem.removeprefix(_PANOPTIC)
+        root = file.parent.parent if file.parent.name == "annotations" else file.parent
+        splits.append(Split(name, file, (root / name, root / "images" / name, root / "images")))
+    return sorted(_with_images(splits, images))
+
+
+def is_panoptic(path: pathlib.Path) -> bool:
+    """Return whether a folder or file has panoptic annotations and no others."""
+    if path.is_file():
+        return path in _panoptic_files(path.parent)
+    return not is_tfds(path) and bool(list_panoptic_splits(path)) and not (list_splits(path))
+
+
+def _panoptic_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Return the panoptic annotations of a folder, which have a folder of maps beside them."""
+    return [p for p in folder.glob(f"{_PANOPTIC}*.json") if p.with_suffix("").is_dir()]
+
+
+def _with_images(splits: list[Split], images: pathlib.Path | None) -> list[Split]:
+    """Return the splits with the folder of the images that the user names, if any."""
+    if images is None:
+        return splits
+    root = images.expanduser()
+    if not root.is_dir():
+        raise FileNotFoundError(f"no image folder {root}")
+    return [split._replace(images=(root, root / split.name)) for split in splits]
 
 
 def _list_folder(folder: pathlib.Path) -> list[Split]:
@@ -57,7 +92,8 @@ def _list_folder(folder: pathlib.Path) -> list[Split]:
     own, images = folder / "annotations", folder / "images"
     lvis = [*folder.glob("lvis_v1_*.json"), *own.glob("lvis_v1_*.json")]
     splits = [Split(path.stem, path, (folder,)) for path in lvis]
-    plain = [path for path in folder.glob("*.json") if path not in lvis and not _is_results(path)]
+    others = {*lvis, *_panoptic_files(folder)}
+    plain = [path for path in folder.glob("*.json") if path not in others and not _is_results(path)]
     splits += [Split(path.stem, path, (images, folder)) for path in plain]
     for path in own.glob("instances_*.json"):
         name = path.stem.removeprefix("instances_")
@@ -75,12 +111,14 @@ def _is_results(path: pathlib.Path) -> bool:
         return file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
 
 
-def find_split(path: pathlib.Path, name: str, images: pathlib.Path | None = None) -> Split:
+def find_split(
+    path: pathlib.Path, name: str, images: pathlib.Path | None = None, *, panoptic: bool = False
+) -> Split:
     """Find the split of that name, or else the only one of that role (`role_of`).
 
     Raises FileNotFoundError with a list of the splits, or ValueError if several match.
     """
-    return _find(path, name, list_splits(path, images))
+    return _find(path, name, (list_panoptic_splits if panoptic else list_splits)(path, images))
 
 
 def choose_split(
@@ -91,6 +129,7 @@ def choose_split(
     images: pathlib.Path | None = None,
     val_fraction: float,
     seed: int,
+    panoptic: bool = False,
 ) -> Split:
     """Find a split by its role or its name.
 
@@ -105,8 +144,9 @@ def choose_split(
         images: the folder of the images, where the layout does not say it.
         val_fraction: the fraction of the only file's images that become the split `val`.
         seed: chooses these images.
+        panoptic: choose among the panoptic annotations.
     """
-    splits = list_splits(path, images)
+    splits = (list_panoptic_splits if panoptic else list_splits)(path, images)
     if split not in names:
         return _find(path, split, splits)
     if path.is_file() or (len(splits) == 1 and _has_no_role(splits[0], names)):
@@ -147,9 +187,10 @@ def _find(path: pathlib.Path, name: str, splits: list[Split]) -> Split:
         listed = ", ".join(split.name for split in splits) or "none"
         raise FileNotFoundError(
             f"{path} has no split {name!r} (found: {listed}); it needs {name}.json and images/, "
-            f"annotations/instances_{name}.json and {name}/ or images/, {name}/{_ROBOFLOW}, or "
-            f"lvis_v1_{name}.json. One file for all is split by a seed: give its path. Other "
-            "formats: `jaxseg data import`"
+            f"annotations/instances_{name}.json and {name}/ or images/, {name}/{_ROBOFLOW}, "
+            f"lvis_v1_{name}.json, or annotations/panoptic_{name}.json and annotations/"
+            f"panoptic_{name}/. One file for all is split by a seed: give its path. Other formats: "
+            "`jaxseg data import`"
         )
     return found[0]
 

@@ -41,11 +41,14 @@ class Table:
     def __len__(self) -> int:
         return len(self.entries)
 
-    def add(self, row: int, kind: str, field: str, message: str) -> None:
-        """Add an issue of one row, named by its id if it has one."""
+    def where(self, row: int) -> str:
+        """Return how issues name a row: by its id if it has one."""
         entry_id = self.entries[row].get("id")
-        where = f"{self.item} id {entry_id}" if type(entry_id) is int else f"{self.name}[{row}]"
-        self.issues.append(Issue(kind, self.file, where, field, message))
+        return f"{self.item} id {entry_id}" if type(entry_id) is int else f"{self.name}[{row}]"
+
+    def add(self, row: int, kind: str, field: str, message: str) -> None:
+        """Add an issue of one row."""
+        self.issues.append(Issue(kind, self.file, self.where(row), field, message))
         self._issue_rows.append(row)
 
     def add_all(self, rows: np.ndarray, kind: str, field: str, template: str) -> None:
@@ -64,6 +67,10 @@ class Table:
         """Return the issues of some rows (bool `[rows]`)."""
         pairs = zip(self._issue_rows, self.issues, strict=True)
         return [issue for row, issue in pairs if rows[row]]
+
+    def issues_by_row(self) -> list[tuple[int, Issue]]:
+        """Return all issues, each behind its row."""
+        return list(zip(self._issue_rows, self.issues, strict=True))
 
     def values(self, field: str) -> list[Any]:
         """Return the field of every row; add an issue for each row without it, which gives None."""

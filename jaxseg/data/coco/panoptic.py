@@ -1,0 +1,163 @@
+"""COCO's panoptic format as a source: `panoptic_<split>.json`, and its PNGs in `panoptic_<split>/`.
+
+The JSON is read and checked once, when a split is opened; only arrays stay in memory. The maps are
+read and compared with the JSON on access, with the images. Things become objects, whose boxes and
+masks are those of their pixels.
+"""
+
+import concurrent.futures
+import logging
+import os
+import pathlib
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxseg.data.coco.annotated_image import read_annotated_image, skip_advice
+from jaxseg.data.coco.panoptic_file import PanopticFile
+from jaxseg.data.coco.segment_ids import PngError, SegmentMap, Segments, map_segments, read_ids
+from jaxseg.data.fingerprint import fingerprint
+from jaxseg.data.issues import Issue, IssuesError, count_kinds
+from jaxseg.data.panoptic import PanopticMap, Segment
+from jaxseg.data.ragged import offsets
+from jaxseg.data.shared_arrays import SharedArrays
+from jaxseg.data.source import Category, Example
+
+_LOG = logging.getLogger(__name__)
+
+
+class CocoPanopticSource:
+    """A checked split of panoptic annotations, as a `PanopticSource`.
+
+    An image with an ignored issue, its own or of its segments, is left out.
+    """
+
+    def __init__(
+        self,
+        content: PanopticFile,
+        ignore_issues: Collection[str] = (),
+        ignore_image_ids: Sequence[int] = (),
+    ):
+        self.path, self.image_folder = content.path, content.image_folder
+        self.map_folder = content.path.with_suffix("")
+        self.categories: Sequence[Category] = content.categories
+        self.num_things = content.num_things
+        images, segments = content.images, content.segments
+        self.fingerprint = fingerprint(
+            images.ids, images.sizes, content.segment_counts, *segments, str(content.num_things)
+        )
+        skipped = np.asarray(
+            [any(i.kind in ignore_issues for i in issues) for issues in content.image_issues], bool
+        )
+        skipped |= np.isin(images.ids, ignore_image_ids)
+        self._skipped = int(skipped.sum())
+        kept = np.flatnonzero(~skipped)
+        rows = np.flatnonzero(np.repeat(~skipped, content.segment_counts))
+        counts = content.segment_counts[kept]
+        self.image_ids = images.ids[kept].tolist()
+        self.image_sizes = images.sizes[kept].astype(np.int32)
+        columns = Segments(*(column[rows] for column in segments))
+        is_object = (columns.labels < self.num_things) & ~columns.iscrowd
+        image_of = np.repeat(np.arange(len(kept)), counts)
+        self.object_counts: np.ndarray | None = np.bincount(
+            image_of[is_object], minlength=len(kept)
+        )
+        self._files = [
+            [names[row] for row in kept.tolist()] for names in (images.names, content.map_names)
+        ]
+        self._arrays = SharedArrays({"offsets": offsets(counts), **columns._asdict()})
+
+    def log_skipped(self, content: PanopticFile, ignore_issues: Collection[str]) -> None:
+        """Log the number of images that training skips, and warnings."""
+        counts = count_kinds(issue for issue in content.issues if issue.kind in ignore_issues)
+        if counts:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+            _LOG.warning("%s: skipped %d images: %s", self.path, self._skipped, kinds)
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def __getitem__(self, index: int, /) -> Example:
+        index = range(len(self))[index]
+        height, width = self.image_sizes[index].tolist()
+        image = read_annotated_image(
+            self.image_path(index), (height, width), self.image_ids[index], self.path
+        )
+        segments, segment_map = self._segment_map(index)
+        things = np.flatnonzero(segments.labels < self.num_things)
+        return Example(
+            image=image,
+            image_id=self.image_ids[index],
+            boxes=segment_map.boxes[things].astype(np.float32),
+            labels=segments.labels[things].astype(np.int32),
+            rles=[segment_map.rle(position) for position in things.tolist()],
+            iscrowd=segments.iscrowd[things],
+            semantic=segment_map.semantic(segments.labels),
+        )
+
+    def image_path(self, index: int) -> pathlib.Path:
+        """Return the file of an image."""
+        return self.image_folder / self._files[0][index]
+
+    def panoptic_map(self, index: int, /) -> PanopticMap:
+        """Return the panoptic map of the image `self[index]`."""
+        segments, segment_map = self._segment_map(range(len(self))[index])
+        columns = (segments.ids, segments.labels, segments.iscrowd)
+        listed = zip(*(column.tolist() for column in columns), strict=True)
+        return PanopticMap(np.ascontiguousarray(segment_map.ids), [Segment(*s) for s in listed])
+
+    def _segment_map(self, index: int) -> tuple[Segments, SegmentMap]:
+        """Read the map of an image; raise IssuesError unless it is that of the JSON."""
+        start, end = self._arrays["offsets"][index : index + 2]
+        segments = Segments(*(self._arrays[name][start:end] for name in Segments._fields))
+        path, image_id = self.map_folder / self._files[1][index], self.image_ids[index]
+        advice = f"Fix the file or {self.path}, or {skip_advice(image_id)}"
+        height, width = self.image_sizes[index].tolist()
+        try:
+            ids = read_ids(path, path.name, (height, width))
+        except PngError as error:
+            issue = Issue(error.kind, str(path), f"image id {image_id}", "file_name", str(error))
+            raise IssuesError([issue], advice) from error
+        segment_map, issues = map_segments(ids, segments, str(path), image_id)
+        if issues:
+            raise IssuesError(issues, advice)
+        return segments, segment_map
+
+    def ground_truth(self) -> dict[str, Any]:
+        """Return the things as COCO JSON, with areas and boxes of their pixels."""
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
+            of_images = list(threads.map(self._annotations, range(len(self))))
+        annotations = [annotation for found in of_images for annotation in found]
+        for number, annotation in enumerate(annotations, start=1):
+            annotation["id"] = number
+        sizes = zip(self.image_ids, self._files[0], self.image_sizes.tolist(), strict=True)
+        return {
+            "images": [
+                {"id": image_id, "file_name": name, "height": height, "width": width}
+                for image_id, name, (height, width) in sizes
+            ],
+            "annotations": annotations,
+            "categories": [c._asdict() for c in self.categories[: self.num_things]],
+        }
+
+    def _annotations(self, index: int) -> list[dict[str, Any]]:
+        """Return the things of an image as annotations of COCO, without their ids."""
+        segments, segment_map = self._segment_map(index)
+        annotations = []
+        for position in np.flatnonzero(segments.labels < self.num_things).tolist():
+            rle = segment_map.rle(position)
+            x1, y1, x2, y2 = segment_map.boxes[position].tolist()
+            annotations.append(
+                {
+                    "id": 0,
+                    "image_id": self.image_ids[index],
+                    "category_id": self.categories[segments.labels[position]].id,
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "area": float(segment_map.areas[position]),
+                    "iscrowd": int(segments.iscrowd[position]),
+                    "segmentation": {"size": rle["size"], "counts": rle["counts"].decode("ascii")},
+                    "segment_id": int(segments.ids[position]),
+                }
+            )
+        return annotations

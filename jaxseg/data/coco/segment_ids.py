@@ -1,0 +1,183 @@
+"""The PNGs of COCO's panoptic format (Kirillov et al. 2019; https://cocodataset.org/#format-data).
+
+Each pixel holds the id of its segment as R + 256 G + 65536 B; 0 is void. The JSON lists the
+segments. As in Detectron2 and MMDetection, the semantic map has the class of every segment, crowds
+included, and is ignored in void alone.
+"""
+
+import io
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+from pycocotools import mask as mask_api
+
+from jaxseg.data.images import read_labels
+from jaxseg.data.issues import Issue
+from jaxseg.data.masks.regions import bitmap_bounds
+from jaxseg.data.source import RLE
+from jaxseg.files import open_regular
+from jaxseg.types import IGNORED
+
+MAX_ID = (1 << 24) - 1
+_RGB_8 = (8, 2)
+"""The bit depth and colour type of a PNG."""
+_COLOR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey and alpha", 6: "RGB and alpha"}
+
+
+class Segments(NamedTuple):
+    """The n segments of an image that the JSON lists."""
+
+    ids: np.ndarray  # int64 [n], 1 to MAX_ID, all different
+    labels: np.ndarray  # int64 [n]
+    iscrowd: np.ndarray  # bool [n]
+    areas: np.ndarray  # int64 [n]; -1 if not given
+    boxes: np.ndarray  # int64 [n, 4], xyxy; -1 if not given
+
+
+class SegmentMap(NamedTuple):
+    """The pixels of an image's n segments."""
+
+    ids: np.ndarray  # int32 [h, w]
+    positions: np.ndarray  # int32 [h, w], indices of `Segments`; -1 for void; in Fortran order
+    areas: np.ndarray  # int64 [n]
+    boxes: np.ndarray  # int64 [n, 4], xyxy
+
+    def rle(self, position: int) -> RLE:
+        """Return the mask of a segment."""
+        rle: RLE = mask_api.encode((self.positions == position).view(np.uint8))
+        return rle
+
+    def semantic(self, labels: np.ndarray) -> np.ndarray:
+        """Return the label of each pixel, uint8 `[h, w]`; void is ignored."""
+        return np.append(labels, IGNORED).astype(np.uint8)[self.positions]
+
+
+class PngError(ValueError):
+    """A file that is no panoptic map, with the kind of the issue."""
+
+    def __init__(self, kind: str, message: str):
+        super().__init__(kind, message)
+        self.kind = kind
+
+    def __str__(self) -> str:
+        return str(self.args[1])
+
+
+def read_ids(file: pathlib.Path | io.BytesIO, name: str, size: tuple[int, int]) -> np.ndarray:
+    """Read the id of each pixel, int32 `[h, w]`.
+
+    Args:
+        file: the file, or its bytes.
+        name: how errors call it.
+        size: the `(height, width)` that it must have.
+
+    Raises:
+        PngError: it cannot be decoded, is not an RGB PNG of 8 bits, or has another size.
+    """
+    try:
+        header = file.getvalue()[:26] if isinstance(file, io.BytesIO) else _read_start(file)
+        if not header.startswith(b"\x89PNG") or len(header) < 26:
+            raise PngError("png-type", f"{name} is not a PNG")
+        depth, color_type = header[24], header[25]
+        if (depth, color_type) != _RGB_8:
+            found = _COLOR_TYPES.get(color_type, "unknown")
+            raise PngError(
+                "png-type",
+                f"{name} is a PNG of {depth} bits, {found}: a panoptic map has 8 bits, RGB, the id "
+                "of a pixel's segment being R + 256 G + 65536 B",
+            )
+        packed = read_labels(file, name)  # R << 16 | G << 8 | B
+    except (ValueError, OSError) as error:
+        if isinstance(error, PngError):
+            raise
+        raise PngError("png-unreadable", str(error)) from error
+    if packed.shape != size:
+        height, width = packed.shape
+        raise PngError("png-size", f"{name} is {width}x{height}, the image {size[1]}x{size[0]}")
+    return packed >> 16 | packed & 0xFF00 | (packed & 0xFF) << 16
+
+
+def _read_start(path: pathlib.Path) -> bytes:
+    with open_regular(path) as file:
+        return file.read(26)
+
+
+def map_segments(
+    ids: np.ndarray, segments: Segments, file: str, image_id: int
+) -> tuple[SegmentMap, list[Issue]]:
+    """Return the pixels of the segments, and the issues of a map and its JSON.
+
+    Args:
+        ids: int32 `[h, w]`.
+        segments: the segments of the JSON.
+        file: the PNG, for the issues.
+        image_id: the image, for the issues.
+    """
+    count = len(segments.ids)
+    order = np.argsort(segments.ids).astype(np.int32)
+    # In Fortran order, in which masks are encoded. MAX_ID + 1 is nowhere in the map.
+    ascending = np.append(segments.ids[order], MAX_ID + 1).astype(np.int32)
+    flat = ids.ravel("F")
+    found = np.searchsorted(ascending, flat)
+    is_known = ascending[found] == flat
+    positions = np.append(order, np.int32(-1))[found]
+    positions[~is_known] = -1
+    areas = np.bincount(positions + 1, minlength=count + 1)[1:]
+    positions = positions.reshape(ids.shape, order="F")
+    boxes = np.zeros((count, 4), np.int64)
+    for position in np.flatnonzero(areas).tolist():
+        top, left, bottom, right = bitmap_bounds(positions == position) or (0, 0, 0, 0)
+        boxes[position] = left, top, right, bottom
+    issues = [
+        *_unknown_ids(flat[~is_known], file, image_id),
+        *_differences(segments, areas, boxes, file, image_id),
+    ]
+    return SegmentMap(ids, positions, areas, boxes), issues
+
+
+def _unknown_ids(ids: np.ndarray, file: str, image_id: int) -> list[Issue]:
+    """Return an issue for each id of the pixels without a segment, `[n]`, but void."""
+    unknown, counts = np.unique(ids[ids > 0], return_counts=True)
+    return [
+        Issue(
+            "segment-unknown",
+            file,
+            f"image id {image_id}, segment id {segment_id}",
+            "segments_info",
+            f"{count} pixels have this id, which is not among the segments of the JSON",
+        )
+        for segment_id, count in zip(unknown.tolist(), counts.tolist(), strict=True)
+    ]
+
+
+def _differences(
+    segments: Segments, areas: np.ndarray, boxes: np.ndarray, file: str, image_id: int
+) -> list[Issue]:
+    """Return an issue for each segment whose pixels are not those that the JSON promises."""
+    issues = []
+
+    def add(position: int, kind: str, field: str, message: str) -> None:
+        where = f"image id {image_id}, segment id {segments.ids[position]}"
+        issues.append(Issue(kind, file, where, field, message))
+
+    has_pixels = areas > 0
+    for i in np.flatnonzero(~has_pixels).tolist():
+        add(i, "segment-empty", "id", "the segment has no pixel in the map")
+    wrong_area = has_pixels & (segments.areas >= 0) & (segments.areas != areas)
+    for i in np.flatnonzero(wrong_area).tolist():
+        message = (
+            f"area {segments.areas[i]}, but {areas[i]} pixels of the map are the segment's: "
+            "each pixel belongs to one segment alone. Correct the area, or leave it out"
+        )
+        add(i, "segment-area-differs", "area", message)
+    given = (segments.boxes >= 0).all(1)
+    wrong_box = has_pixels & given & (segments.boxes != boxes).any(1)
+    for i in np.flatnonzero(wrong_box).tolist():
+        (x1, y1, x2, y2), (a1, b1, a2, b2) = segments.boxes[i].tolist(), boxes[i].tolist()
+        message = (
+            f"bbox {[x1, y1, x2 - x1, y2 - y1]}, but that of the segment's pixels is "
+            f"{[a1, b1, a2 - a1, b2 - b1]} (x, y, width, height). Correct it, or leave it out"
+        )
+        add(i, "segment-box-differs", "bbox", message)
+    return issues
