@@ -1,4 +1,4 @@
-"""TFDS's panoptic COCO as instances, on a tiny dataset with the features of the real one."""
+"""TFDS's panoptic COCO, on a tiny dataset with the features of the real one."""
 
 import io
 
@@ -9,11 +9,12 @@ from PIL import Image
 from pycocotools import mask as mask_api
 
 from jaxseg.data import Source, TfdsFolder
-from jaxseg.data.coco.categories import COCO_CATEGORIES
+from jaxseg.data.coco.categories import COCO_CATEGORIES, COCO_STUFF
+from jaxseg.data.panoptic import PanopticSource, thing_categories
 from jaxseg.evaluation import Prediction, coco_results, evaluate
 
-STUFF = [f"stuff {number}" for number in range(53)]
-NAMES = [category.name for category in COCO_CATEGORIES] + STUFF
+THINGS, STUFF = ([category.name for category in c] for c in (COCO_CATEGORIES, COCO_STUFF))
+NAMES = STUFF[:20] + THINGS + STUFF[20:]
 HEIGHT, WIDTH = 30, 50
 
 
@@ -24,7 +25,7 @@ def scene(image_id):
     parts = (yy > 20) & ((xx < 10) | (xx > 30))
     group = (yy < 8) & (xx > 35)
     return {
-        7: ("stuff 3", False, ~(disc | parts | group)),
+        7: ("sky-other-merged", False, ~(disc | parts | group)),
         300: ("zebra", False, disc),
         70_000 + image_id: ("toothbrush", False, parts),
         16_000_000: ("person", True, group),
@@ -116,10 +117,12 @@ def source(tmp_path_factory):
     return prepare(tmp_path_factory.mktemp("panoptic")).open("val")
 
 
-def test_things_are_instances_and_stuff_is_skipped(source):
+def test_things_are_instances_and_all_segments_are_in_the_map(source):
     assert isinstance(source, Source)
+    assert isinstance(source, PanopticSource)
     assert source.split == "validation"
-    assert source.categories == list(COCO_CATEGORIES)
+    assert source.categories == [*COCO_CATEGORIES, *COCO_STUFF]
+    assert thing_categories(source) == list(COCO_CATEGORIES)
     assert sorted(source.image_ids) == [1, 2, 139]
     assert source.image_sizes.tolist() == [[HEIGHT, WIDTH]] * 3
     for index, image_id in enumerate(source.image_ids):
@@ -136,6 +139,13 @@ def test_things_are_instances_and_stuff_is_skipped(source):
             rows, columns = np.nonzero(mask)
             tight = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
             assert box.tolist() == tight
+        panoptic, names = source.panoptic_map(index), [c.name for c in source.categories]
+        assert [s.id for s in panoptic.segments] == list(segments)
+        for segment in panoptic.segments:
+            name, iscrowd, mask = segments[segment.id]
+            assert (names[segment.label], segment.iscrowd) == (name, iscrowd)
+            np.testing.assert_array_equal(panoptic.ids == segment.id, mask)
+            assert (example.semantic[mask] == segment.label).all()
 
 
 def test_ground_truth_has_ap_1(source):
@@ -165,14 +175,18 @@ def test_a_segment_without_pixels_is_an_error(tmp_path):
         missing_segment_id = 12345
 
     source = prepare(tmp_path, MissingSegment).open("train")
-    message = r"split train: segment id 12345 of image id 5 is not in 000000000005.png"
-    with pytest.raises(ValueError, match=message):
-        source[0]
+    message = (
+        r"split train: 000000000005.png: image id 5, segment id 12345 \(id\): the segment has no "
+        r"pixel in the map \[segment-empty\]. Skip the image .*--data.source.ignore-image-ids 5"
+    )
+    for read in (lambda: source[0], lambda: source.panoptic_map(0), source.ground_truth):
+        with pytest.raises(ValueError, match=message):
+            read()
 
 
 def test_labels_other_than_coco_are_refused(tmp_path):
     class Renamed(TinyPanoptic):
-        names = (*NAMES[:10], "hydrant", *NAMES[11:])
+        names = tuple("lights" if name == "light" else name for name in NAMES)
 
-    with pytest.raises(ValueError, match=r"1 of its 80 things .* the first is 'fire hydrant'"):
+    with pytest.raises(ValueError, match=r"not COCO's 80 things .* 2 differ, the first is 'light'"):
         prepare(tmp_path, Renamed).open("train")

@@ -1,4 +1,7 @@
-"""COCO's 80 categories: ids 1 to 90 with ten gaps (https://cocodataset.org)."""
+"""COCO's categories: 80 of things, ids 1 to 90 with ten gaps, and 53 of stuff.
+
+https://cocodataset.org; the stuff is that of the panoptic annotations.
+"""
 
 from collections.abc import Sequence
 
@@ -23,6 +26,24 @@ COCO_IDS = tuple(
 
 COCO_CATEGORIES = tuple(category for category in COCO_IDS if category.name != "-")
 """The 80 categories without the gaps."""
+
+_STUFF_NAMES = """
+banner, blanket, -, bridge, -, -, -, -, cardboard, -, -, -, -, -, -, counter, -, curtain, -, -,
+door-stuff, -, -, -, -, -, floor-wood, flower, -, -, fruit, -, -, gravel, -, -, house, -, light, -,
+-, mirror-stuff, -, -, -, -, net, -, -, pillow, -, -, platform, playingfield, -, railroad, river,
+road, -, roof, -, -, sand, sea, shelf, -, -, snow, -, stairs, -, -, -, -, tent, -, towel, -, -,
+wall-brick, -, -, -, wall-stone, wall-tile, wall-wood, water-other, -, window-blind, window-other,
+-, -, tree-merged, fence-merged, ceiling-merged, sky-other-merged, cabinet-merged, table-merged,
+floor-other-merged, pavement-merged, mountain-merged, grass-merged, dirt-merged, paper-merged,
+food-other-merged, building-other-merged, rock-merged, wall-other-merged, rug-merged
+"""
+
+COCO_STUFF = tuple(
+    Category(category_id, name.strip())
+    for category_id, name in enumerate(_STUFF_NAMES.split(","), start=92)
+    if name.strip() != "-"
+)
+"""The 53 categories of stuff, ids 92 to 200."""
 
 
 def coco_categories(num_classes: int) -> Sequence[Category]:

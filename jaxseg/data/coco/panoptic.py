@@ -16,10 +16,10 @@ import numpy as np
 
 from jaxseg.data.coco.annotated_image import read_annotated_image, skip_advice
 from jaxseg.data.coco.panoptic_file import PanopticFile
-from jaxseg.data.coco.segment_ids import PngError, SegmentMap, Segments, map_segments, read_ids
+from jaxseg.data.coco.segment_ids import SegmentMap, Segments, read_segments
 from jaxseg.data.fingerprint import fingerprint
-from jaxseg.data.issues import Issue, IssuesError, count_kinds
-from jaxseg.data.panoptic import PanopticMap, Segment
+from jaxseg.data.issues import count_kinds
+from jaxseg.data.panoptic import PanopticMap
 from jaxseg.data.ragged import offsets
 from jaxseg.data.shared_arrays import SharedArrays
 from jaxseg.data.source import Category, Example
@@ -84,17 +84,8 @@ class CocoPanopticSource:
         image = read_annotated_image(
             self.image_path(index), (height, width), self.image_ids[index], self.path
         )
-        segments, segment_map = self._segment_map(index)
-        things = np.flatnonzero(segments.labels < self.num_things)
-        return Example(
-            image=image,
-            image_id=self.image_ids[index],
-            boxes=segment_map.boxes[things].astype(np.float32),
-            labels=segments.labels[things].astype(np.int32),
-            rles=[segment_map.rle(position) for position in things.tolist()],
-            iscrowd=segments.iscrowd[things],
-            semantic=segment_map.semantic(segments.labels),
-        )
+        segment_map = self._segment_map(index)
+        return segment_map.example(image, self.image_ids[index], self.num_things)
 
     def image_path(self, index: int) -> pathlib.Path:
         """Return the file of an image."""
@@ -102,62 +93,33 @@ class CocoPanopticSource:
 
     def panoptic_map(self, index: int, /) -> PanopticMap:
         """Return the panoptic map of the image `self[index]`."""
-        segments, segment_map = self._segment_map(range(len(self))[index])
-        columns = (segments.ids, segments.labels, segments.iscrowd)
-        listed = zip(*(column.tolist() for column in columns), strict=True)
-        return PanopticMap(np.ascontiguousarray(segment_map.ids), [Segment(*s) for s in listed])
+        return self._segment_map(range(len(self))[index]).panoptic_map()
 
-    def _segment_map(self, index: int) -> tuple[Segments, SegmentMap]:
+    def _segment_map(self, index: int) -> SegmentMap:
         """Read the map of an image; raise IssuesError unless it is that of the JSON."""
         start, end = self._arrays["offsets"][index : index + 2]
         segments = Segments(*(self._arrays[name][start:end] for name in Segments._fields))
         path, image_id = self.map_folder / self._files[1][index], self.image_ids[index]
         advice = f"Fix the file or {self.path}, or {skip_advice(image_id)}"
         height, width = self.image_sizes[index].tolist()
-        try:
-            ids = read_ids(path, path.name, (height, width))
-        except PngError as error:
-            issue = Issue(error.kind, str(path), f"image id {image_id}", "file_name", str(error))
-            raise IssuesError([issue], advice) from error
-        segment_map, issues = map_segments(ids, segments, str(path), image_id)
-        if issues:
-            raise IssuesError(issues, advice)
-        return segments, segment_map
+        return read_segments(path, str(path), (height, width), segments, image_id, advice)
 
     def ground_truth(self) -> dict[str, Any]:
         """Return the things as COCO JSON, with areas and boxes of their pixels."""
+        things = self.categories[: self.num_things]
+
+        def annotations(index: int) -> list[dict[str, Any]]:
+            first_id = 1 + int(self._arrays["offsets"][index])
+            return self._segment_map(index).annotations(self.image_ids[index], first_id, things)
+
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
-            of_images = list(threads.map(self._annotations, range(len(self))))
-        annotations = [annotation for found in of_images for annotation in found]
-        for number, annotation in enumerate(annotations, start=1):
-            annotation["id"] = number
+            of_images = list(threads.map(annotations, range(len(self))))
         sizes = zip(self.image_ids, self._files[0], self.image_sizes.tolist(), strict=True)
         return {
             "images": [
                 {"id": image_id, "file_name": name, "height": height, "width": width}
                 for image_id, name, (height, width) in sizes
             ],
-            "annotations": annotations,
-            "categories": [c._asdict() for c in self.categories[: self.num_things]],
+            "annotations": [annotation for found in of_images for annotation in found],
+            "categories": [category._asdict() for category in things],
         }
-
-    def _annotations(self, index: int) -> list[dict[str, Any]]:
-        """Return the things of an image as annotations of COCO, without their ids."""
-        segments, segment_map = self._segment_map(index)
-        annotations = []
-        for position in np.flatnonzero(segments.labels < self.num_things).tolist():
-            rle = segment_map.rle(position)
-            x1, y1, x2, y2 = segment_map.boxes[position].tolist()
-            annotations.append(
-                {
-                    "id": 0,
-                    "image_id": self.image_ids[index],
-                    "category_id": self.categories[segments.labels[position]].id,
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "area": float(segment_map.areas[position]),
-                    "iscrowd": int(segments.iscrowd[position]),
-                    "segmentation": {"size": rle["size"], "counts": rle["counts"].decode("ascii")},
-                    "segment_id": int(segments.ids[position]),
-                }
-            )
-        return annotations

@@ -7,15 +7,17 @@ included, and is ignored in void alone.
 
 import io
 import pathlib
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from pycocotools import mask as mask_api
 
 from jaxseg.data.images import read_labels
-from jaxseg.data.issues import Issue
+from jaxseg.data.issues import Issue, IssuesError
 from jaxseg.data.masks.regions import bitmap_bounds
-from jaxseg.data.source import RLE
+from jaxseg.data.panoptic import PanopticMap, Segment
+from jaxseg.data.source import RLE, Category, Example
 from jaxseg.files import open_regular
 from jaxseg.types import IGNORED
 
@@ -36,21 +38,65 @@ class Segments(NamedTuple):
 
 
 class SegmentMap(NamedTuple):
-    """The pixels of an image's n segments."""
+    """An image's n segments and their pixels."""
 
+    segments: Segments
     ids: np.ndarray  # int32 [h, w]
     positions: np.ndarray  # int32 [h, w], indices of `Segments`; -1 for void; in Fortran order
     areas: np.ndarray  # int64 [n]
     boxes: np.ndarray  # int64 [n, 4], xyxy
 
-    def rle(self, position: int) -> RLE:
-        """Return the mask of a segment."""
+    def example(self, image: np.ndarray, image_id: int, num_things: int) -> Example:
+        """Return the example of an image, with the things as objects."""
+        things = self._things(num_things)
+        return Example(
+            image=image,
+            image_id=image_id,
+            boxes=self.boxes[things].astype(np.float32),
+            labels=self.segments.labels[things].astype(np.int32),
+            rles=[self._rle(position) for position in things.tolist()],
+            iscrowd=self.segments.iscrowd[things],
+            semantic=np.append(self.segments.labels, IGNORED).astype(np.uint8)[self.positions],
+        )
+
+    def panoptic_map(self) -> PanopticMap:
+        """Return the map, with the segments in their order."""
+        columns = (self.segments.ids, self.segments.labels, self.segments.iscrowd)
+        listed = zip(*(column.tolist() for column in columns), strict=True)
+        return PanopticMap(self.ids, [Segment(*segment) for segment in listed])
+
+    def annotations(
+        self, image_id: int, first_id: int, categories: Sequence[Category]
+    ) -> list[dict[str, Any]]:
+        """Return the things as annotations of COCO, with areas and boxes of their pixels.
+
+        `categories` are those of the things. The id of an annotation is `first_id` and the
+        position of its segment.
+        """
+        annotations = []
+        for position in self._things(len(categories)).tolist():
+            rle = self._rle(position)
+            x1, y1, x2, y2 = self.boxes[position].tolist()
+            annotations.append(
+                {
+                    "id": first_id + position,
+                    "image_id": image_id,
+                    "category_id": categories[self.segments.labels[position]].id,
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "area": float(self.areas[position]),
+                    "iscrowd": int(self.segments.iscrowd[position]),
+                    "segmentation": {"size": rle["size"], "counts": rle["counts"].decode("ascii")},
+                    "segment_id": int(self.segments.ids[position]),
+                }
+            )
+        return annotations
+
+    def _things(self, num_things: int) -> np.ndarray:
+        return np.flatnonzero(self.segments.labels < num_things)
+
+    def _rle(self, position: int) -> RLE:
         rle: RLE = mask_api.encode((self.positions == position).view(np.uint8))
         return rle
-
-    def semantic(self, labels: np.ndarray) -> np.ndarray:
-        """Return the label of each pixel, uint8 `[h, w]`; void is ignored."""
-        return np.append(labels, IGNORED).astype(np.uint8)[self.positions]
 
 
 class PngError(ValueError):
@@ -103,6 +149,38 @@ def _read_start(path: pathlib.Path) -> bytes:
         return file.read(26)
 
 
+def read_segments(
+    file: pathlib.Path | io.BytesIO,
+    name: str,
+    size: tuple[int, int],
+    segments: Segments,
+    image_id: int,
+    advice: str,
+) -> SegmentMap:
+    """Read the map of an image, and check that it is that of its segments.
+
+    Args:
+        file: the PNG, or its bytes.
+        name: the path that issues name.
+        size: the `(height, width)` of the image.
+        segments: its segments.
+        image_id: its id.
+        advice: what errors say to do.
+
+    Raises:
+        IssuesError: it is not.
+    """
+    try:
+        ids = read_ids(file, pathlib.Path(name).name, size)
+    except PngError as error:
+        issue = Issue(error.kind, name, f"image id {image_id}", "file_name", str(error))
+        raise IssuesError([issue], advice) from error
+    segment_map, issues = map_segments(ids, segments, name, image_id)
+    if issues:
+        raise IssuesError(issues, advice)
+    return segment_map
+
+
 def map_segments(
     ids: np.ndarray, segments: Segments, file: str, image_id: int
 ) -> tuple[SegmentMap, list[Issue]]:
@@ -133,7 +211,7 @@ def map_segments(
         *_unknown_ids(flat[~is_known], file, image_id),
         *_differences(segments, areas, boxes, file, image_id),
     ]
-    return SegmentMap(ids, positions, areas, boxes), issues
+    return SegmentMap(segments, ids, positions, areas, boxes), issues
 
 
 def _unknown_ids(ids: np.ndarray, file: str, image_id: int) -> list[Issue]:

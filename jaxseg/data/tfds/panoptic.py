@@ -1,8 +1,7 @@
-"""Instances from TFDS's own `coco/2017_panoptic`.
+"""TFDS's own `coco/2017_panoptic`: things as instances, things and stuff as panoptic maps.
 
-Kirillov et al., Panoptic Segmentation, 2019 (https://cocodataset.org/#format-data, panoptic).
-Each pixel of `panoptic_image` stores its segment's id as R + 256 G + 65536 B. The segments of the
-80 things are instances with COCO's category ids; the segments of stuff are skipped.
+Each pixel of `panoptic_image` holds its segment's id (`jaxseg.data.coco.segment_ids`). The
+categories are COCO's, with their ids.
 """
 
 import io
@@ -11,32 +10,35 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from pycocotools import mask as mask_api
 
-from jaxseg.data.coco.categories import COCO_CATEGORIES
+from jaxseg.data.coco.categories import COCO_CATEGORIES, COCO_STUFF
+from jaxseg.data.coco.segment_ids import SegmentMap, Segments, read_segments
 from jaxseg.data.tfds.records import IndexedAnnotation
 
 _IDS_PER_IMAGE = 1_000_000
 """Annotation ids reserved for each image: more than an image has segments."""
 
-_IDS = {category.name: category.id for category in COCO_CATEGORIES}
+_LABELS = {category.name: label for label, category in enumerate(COCO_CATEGORIES + COCO_STUFF)}
 
 
 class PanopticDecoder:
-    """Converts records of `coco/2017_panoptic` to COCO JSON.
+    """Converts records of `coco/2017_panoptic` to COCO JSON and maps.
 
-    `names` are the names of the dataset's labels, things and stuff.
+    `names` are the names of the dataset's labels, things and stuff. `place` is the dataset and the
+    split, for errors.
     """
 
-    def __init__(self, names: Sequence[str]):
-        missing = sorted(_IDS.keys() - set(names))
-        if missing:
+    def __init__(self, names: Sequence[str], place: str):
+        different = sorted(_LABELS.keys() ^ set(names))
+        if different:
             raise ValueError(
-                f"the labels of panoptic_objects are not COCO's: {len(missing)} of its 80 things "
-                f"are missing, the first is {missing[0]!r}"
+                f"{place}: the labels of panoptic_objects are not COCO's 80 things and 53 classes "
+                f"of stuff: {len(different)} differ, the first is {different[0]!r}"
             )
-        self._category_ids = [_IDS.get(name) for name in names]  # by label; None for stuff
-        self.categories = list(COCO_CATEGORIES)
+        self._labels = np.asarray([_LABELS[name] for name in names])  # things first
+        self._place = place
+        self.categories = [*COCO_CATEGORIES, *COCO_STUFF]
+        self.num_things = len(COCO_CATEGORIES)
         self.metadata: dict[str, Any] = {"categories": [c._asdict() for c in COCO_CATEGORIES]}
 
     def image(self, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,37 +52,36 @@ class PanopticDecoder:
             "width": width,
         }
 
+    def segment_map(self, record: Mapping[str, Any]) -> SegmentMap:
+        """Return the segments, in the record's order, and their pixels.
+
+        TFDS's boxes, float32 fractions of the image, are not read. Raises IssuesError if the map
+        is not that of the segments.
+        """
+        image, objects = self.image(record), record["panoptic_objects"]
+        segments = Segments(
+            ids=np.asarray(objects["id"], np.int64),
+            labels=self._labels[objects["label"]],
+            iscrowd=np.asarray(objects["is_crowd"], bool),
+            areas=np.asarray(objects["area"], np.int64),
+            boxes=np.full((len(objects["id"]), 4), -1),
+        )
+        return read_segments(
+            io.BytesIO(record["panoptic_image"]),
+            f"{self._place}: {record['panoptic_image/filename'].decode()}",
+            (image["height"], image["width"]),
+            segments,
+            image["id"],
+            f"Skip the image in training by --data.source.ignore-image-ids {image['id']}",
+        )
+
     def annotations(self, record: Mapping[str, Any]) -> list[IndexedAnnotation]:
         """Return the things, in the record's order, indexed by their ids.
 
-        Boxes and areas are computed from the masks, because TFDS stores boxes as float32 fractions
-        of the image. Segment ids are unique only within an image, so annotation ids are derived
-        from the image's: `image_id * 1,000,000 + position`.
+        Segment ids are unique only within an image, so annotation ids are derived from the image's:
+        `image_id * 1,000,000 + position`.
         """
-        objects = record["panoptic_objects"]
-        with Image.open(io.BytesIO(record["panoptic_image"]), formats=("PNG",)) as panoptic:
-            red, green, blue = np.moveaxis(np.asarray(panoptic.convert("RGB"), np.int32), 2, 0)
-        segments = red + 256 * green + 65536 * blue  # [h, w]
-        image_id = int(record["image/id"])
-        found: list[IndexedAnnotation] = []
-        pairs = zip(objects["id"], objects["label"], strict=True)
-        for position, (segment, label) in enumerate(pairs):
-            category_id = self._category_ids[label]
-            if category_id is None:
-                continue
-            mask = mask_api.encode(np.asfortranarray(segments == segment, np.uint8))
-            if not mask_api.area(mask):
-                name = record["panoptic_image/filename"].decode()
-                raise ValueError(f"segment id {segment} of image id {image_id} is not in {name}")
-            annotation = {
-                "id": image_id * _IDS_PER_IMAGE + position,
-                "image_id": image_id,
-                "category_id": category_id,
-                "bbox": mask_api.toBbox(mask).tolist(),
-                "area": float(mask_api.area(mask)),
-                "iscrowd": int(objects["is_crowd"][position]),
-                "segmentation": {"size": mask["size"], "counts": mask["counts"].decode("ascii")},
-                "segment_id": int(segment),
-            }
-            found.append((annotation["id"], annotation))
-        return found
+        image_id, things = int(record["image/id"]), self.categories[: self.num_things]
+        first_id = image_id * _IDS_PER_IMAGE
+        found = self.segment_map(record).annotations(image_id, first_id, things)
+        return [(annotation["id"], annotation) for annotation in found]

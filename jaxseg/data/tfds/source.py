@@ -1,4 +1,4 @@
-"""TFDS datasets with instance masks as sources: those of our builder, and `coco/2017_panoptic`."""
+"""TFDS datasets as sources: those of our builder, with instance masks, and `coco/2017_panoptic`."""
 
 import dataclasses
 import io
@@ -14,6 +14,8 @@ from jaxseg.data.coco.layout import is_tfds, role_of
 from jaxseg.data.coco.segmentations import to_rle
 from jaxseg.data.fingerprint import fingerprint
 from jaxseg.data.images import decode_image
+from jaxseg.data.issues import IssuesError
+from jaxseg.data.panoptic import PanopticMap
 from jaxseg.data.source import Category, Example, check_category_names
 from jaxseg.data.tfds.feature_classes import check_feature_classes
 from jaxseg.data.tfds.index import make_index, read_index, write_index
@@ -43,17 +45,29 @@ class TfdsFolder:
         """Open the split of a role (`train`, `val`) or of the given name."""
         name = {"train": self.train, "val": self.val}.get(split, split)
         ignored = self.ignore_image_ids if name == self.train else ()
-        return TfdsSource(pathlib.Path(self.path).expanduser(), name, ignored)
+        path = pathlib.Path(self.path).expanduser()
+        builder = _open_builder(path)
+        name = _find_split(builder, path, name)
+        if "panoptic_objects" in builder.info.features:
+            names = builder.info.features["panoptic_objects"]["label"].names
+            decoder = PanopticDecoder(names, f"{path}, split {name}")
+            return TfdsPanopticSource(builder, path, name, decoder, ignored)
+        return TfdsSource(builder, path, name, _make_decoder(builder, path, name), ignored)
 
 
 class TfdsSource:
     """A split of a TFDS dataset, as a `Source`. Records are read through `as_data_source`."""
 
-    def __init__(self, path: pathlib.Path, split: str, ignore_image_ids: Sequence[int] = ()):
-        builder = _open_builder(path)
-        self.path, self.split = path, _find_split(builder, path, split)
-        self._decoder = _make_decoder(builder, path, self.split)
-        self.categories: Sequence[Category] = self._decoder.categories
+    def __init__(
+        self,
+        builder: Any,
+        path: pathlib.Path,
+        split: str,
+        decoder: InstanceDecoder | PanopticDecoder,
+        ignore_image_ids: Sequence[int] = (),
+    ):
+        self.path, self.split, self._decoder = path, split, decoder
+        self.categories: Sequence[Category] = decoder.categories
         try:
             check_category_names(self.categories)
         except ValueError as error:
@@ -92,15 +106,7 @@ class TfdsSource:
         record = self._record(int(self._rows[index]))
         image = self._decoder.image(record)
         height, width = image["height"], image["width"]
-        file_name = image.get("file_name", "image")
-        name = f"{self.path}, split {self.split}: {file_name} (image id {image['id']})"
-        try:
-            pixels = decode_image(io.BytesIO(record["image"]), name, (height, width))
-        except ValueError as error:
-            raise type(error)(
-                f"{error}. Skip the image in training by --data.source.ignore-image-ids "
-                f"{image['id']}, also on resume; other splits must be built without it"
-            ) from error
+        pixels = self._pixels(record, image)
         annotations = [annotation for _, annotation in self._annotations(record)]
         bboxes = np.asarray([a["bbox"] for a in annotations], np.float64).reshape(-1, 4)
         boxes = xywh_to_xyxy(bboxes)
@@ -114,6 +120,20 @@ class TfdsSource:
             rles=[to_rle(a["segmentation"], height, width) for a in annotations],
             iscrowd=np.asarray([bool(a["iscrowd"]) for a in annotations], bool),
         )
+
+    def _pixels(self, record: Mapping[str, Any], image: Mapping[str, Any]) -> np.ndarray:
+        """Return the image as RGB; `image` is its entry of COCO's `images`."""
+        file_name = image.get("file_name", "image")
+        name = f"{self.path}, split {self.split}: {file_name} (image id {image['id']})"
+        try:
+            return decode_image(
+                io.BytesIO(record["image"]), name, (image["height"], image["width"])
+            )
+        except ValueError as error:
+            raise type(error)(
+                f"{error}. Skip the image in training by --data.source.ignore-image-ids "
+                f"{image['id']}, also on resume; other splits must be built without it"
+            ) from error
 
     def ground_truth(self) -> dict[str, Any]:
         """Return the split as COCO JSON: the file's content, if the dataset was built from one."""
@@ -129,6 +149,8 @@ class TfdsSource:
     def _annotations(self, record: Mapping[str, Any]) -> list[IndexedAnnotation]:
         try:
             return self._decoder.annotations(record)
+        except IssuesError:  # which names the dataset and the split
+            raise
         except ValueError as error:
             raise ValueError(f"{self.path}, split {self.split}: {error}") from error
 
@@ -169,6 +191,27 @@ class TfdsSource:
                 error,
             )
         return index
+
+
+class TfdsPanopticSource(TfdsSource):
+    """A split of `coco/2017_panoptic`, as a `PanopticSource`."""
+
+    _decoder: PanopticDecoder
+
+    @property
+    def num_things(self) -> int:
+        """Return the number of thing categories, the first ones of `categories`."""
+        return self._decoder.num_things
+
+    def __getitem__(self, index: int, /) -> Example:
+        record = self._record(int(self._rows[index]))
+        image = self._decoder.image(record)
+        segment_map = self._decoder.segment_map(record)
+        return segment_map.example(self._pixels(record, image), image["id"], self.num_things)
+
+    def panoptic_map(self, index: int, /) -> PanopticMap:
+        """Return the panoptic map of the image `self[index]`."""
+        return self._decoder.segment_map(self._record(int(self._rows[index]))).panoptic_map()
 
 
 def split_names(path: pathlib.Path) -> list[str]:
@@ -219,16 +262,9 @@ def _find_split(builder: Any, path: pathlib.Path, split: str) -> str:
     return name
 
 
-def _make_decoder(
-    builder: Any, path: pathlib.Path, split: str
-) -> InstanceDecoder | PanopticDecoder:
-    """Return the decoder for the dataset's features."""
+def _make_decoder(builder: Any, path: pathlib.Path, split: str) -> InstanceDecoder:
+    """Return the decoder for the features of a dataset of our builder."""
     features = builder.info.features
-    if "panoptic_objects" in features:
-        try:
-            return PanopticDecoder(features["panoptic_objects"]["label"].names)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
     metadata = (builder.info.metadata or {}).get("splits", {}).get(split)
     if metadata is not None and "objects" in features and "index" in features["objects"].feature:
         return InstanceDecoder(metadata)
