@@ -73,6 +73,16 @@ class ModelConfig(Protocol):
         ...
 
 
+@runtime_checkable
+class PanopticModelConfig(ModelConfig, Protocol):
+    """The config of a panoptic model: its `num_classes` are things, and it has stuff beside."""
+
+    @property
+    def num_stuff_classes(self) -> int:
+        """Return the number of stuff classes, which have the labels after those of things."""
+        ...
+
+
 def image_shape(batch_or_shape: Batch | tuple[int, ...]) -> tuple[int, ...]:
     """Return `(B, H, W, 3)` of a batch's images, or the shape itself."""
     if isinstance(batch_or_shape, Batch):

@@ -13,9 +13,11 @@ from jaxseg import data
 from jaxseg.commands.initial import Start, initial_variables, read_start
 from jaxseg.commands.resume import check_resumable, fork_run
 from jaxseg.commands.settings import check_processes_agree, split_identity
+from jaxseg.data.panoptic import label_categories, thing_categories
 from jaxseg.distributed import allgather_json, process_count, process_index
 from jaxseg.experiment import Experiment, config_modules, from_json, to_json
 from jaxseg.files import check_output_folder
+from jaxseg.model import PanopticModelConfig
 from jaxseg.parallel import check_batch_size
 from jaxseg.training import loop
 from jaxseg.training.preemption import PreemptionNotice, run_unless_stopped
@@ -72,6 +74,7 @@ def train(
         shard_index=process_index(),
         shard_count=process_count(),
     )
+    class_names = [category.name for category in label_categories(source, experiment.model)]
     _warn_of_truncated_objects(source, experiment.data.max_objects)
     _LOG.info(
         "training on %d images, %d device(s), in %s", len(source), jax.device_count(), workdir
@@ -83,7 +86,7 @@ def train(
         workdir,
         metadata,
         initial_variables=lambda: initial_variables(
-            experiment, model, start, pipeline.image_shape, [c.name for c in source.categories]
+            experiment, model, start, pipeline.image_shape, class_names
         ),
         validate=validator,
         notice=notice,
@@ -96,29 +99,42 @@ def _open_data(
     """Return the training split, what evaluates on `val` if the run does so, and the metadata."""
     source = experiment.data.source.open("train")
     check_num_classes(experiment, source)
-    metadata = run_metadata(experiment, source.categories) | {
-        "data": {"fingerprint": source.fingerprint}
-    }
+    categories = label_categories(source, experiment.model)
+    metadata = run_metadata(experiment, categories) | {"data": {"fingerprint": source.fingerprint}}
     from_json(metadata["experiment"], modules)  # fail now if it cannot be read back later
     if not experiment.train.eval_every:
         return source, None, metadata
-    return source, Validator(experiment, source.categories, notice), metadata
+    return source, Validator(experiment, categories, notice), metadata
 
 
 def check_num_classes(experiment: Experiment, source: data.Source) -> None:
-    """Raise ValueError unless the model has as many classes as the data has categories."""
-    if experiment.model.num_classes != len(source.categories):
+    """Raise ValueError unless the model has as many classes as the data has categories.
+
+    A panoptic model has classes of things and of stuff; others learn from panoptic data things.
+    """
+    model, things = experiment.model, len(thing_categories(source))
+    stuff = len(source.categories) - things
+    if model.num_classes != things:
         raise ValueError(
             f"the data has {count_categories(source)} and model.num_classes is "
-            f"{experiment.model.num_classes}: set it by --model.num-classes "
-            f"{len(source.categories)}"
+            f"{model.num_classes}: set it by --model.num-classes {things}"
         )
+    if not isinstance(model, PanopticModelConfig) or model.num_stuff_classes == stuff:
+        return
+    if not stuff:
+        raise ValueError("the model is panoptic, but the data has no stuff: use panoptic data")
+    raise ValueError(
+        f"the data has {count_categories(source)} and model.num_stuff_classes is "
+        f"{model.num_stuff_classes}: set it by --model.num-stuff-classes {stuff}"
+    )
 
 
 def count_categories(source: data.Source) -> str:
-    """Return "1 category" or "5 categories"."""
-    number = len(source.categories)
-    return f"{number} {'category' if number == 1 else 'categories'}"
+    """Return "1 category", "5 categories", or "5 categories of things and 3 of stuff"."""
+    things = len(thing_categories(source))
+    number = f"{things} {'category' if things == 1 else 'categories'}"
+    stuff = len(source.categories) - things
+    return f"{number} of things and {stuff} of stuff" if stuff else number
 
 
 def run_metadata(experiment: Experiment, categories: Sequence[data.Category]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from jaxseg.data.source import Category, Source
+from jaxseg.model import ModelConfig, PanopticModelConfig
 
 
 class Segment(NamedTuple):
@@ -69,3 +70,8 @@ def thing_categories(source: Source) -> Sequence[Category]:
     if isinstance(source, PanopticSource):
         return source.categories[: source.num_things]
     return source.categories
+
+
+def label_categories(source: Source, model: ModelConfig) -> Sequence[Category]:
+    """Return the categories that a model can learn from a source: stuff only if it is panoptic."""
+    return source.categories if isinstance(model, PanopticModelConfig) else thing_categories(source)
