@@ -2,14 +2,15 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxseg import data, evaluation, visualize
+from jaxseg.data.panoptic import PanopticMap, PanopticSource, label_categories
 from jaxseg.distributed import allgather_json, process_count, process_index
 from jaxseg.experiment import Experiment
-from jaxseg.model import Model, Variables
+from jaxseg.model import PanopticModelConfig, Variables
 from jaxseg.predictor import Predictor, variables_of
 from jaxseg.terminal import progress_bar
 from jaxseg.training.evaluator import Validation
@@ -18,17 +19,26 @@ from jaxseg.training.step import TrainState
 
 PICTURES = 4
 """Number of images with predictions that a training adds to TensorBoard."""
+_SCORES = ("panoptic/PQ", "segm/AP", "bbox/AP")
+"""The metrics that a training keeps the best checkpoint by, the first that there is."""
 
 _LOG = logging.getLogger(__name__)
+
+
+class Results(NamedTuple):
+    """Predictions on a split as COCO results, in the data's categories."""
+
+    instances: list[dict[str, Any]]
+    panoptic: list[dict[str, Any]] | None
+    """None unless both the model and the data are panoptic."""
 
 
 class SplitEvaluator:
     """Predicts on a split and computes the metrics, over all processes.
 
     Args:
-        model: the model.
+        experiment: the model, the source, and the padding and resizing of images.
         categories: the categories of the model's labels, in their order.
-        config: the source, and the padding and resizing of images.
         split: the split of the source.
         notice: the notice to stop, None for none.
 
@@ -38,41 +48,50 @@ class SplitEvaluator:
 
     def __init__(
         self,
-        model: Model,
+        experiment: Experiment,
         categories: Sequence[data.Category],
-        config: data.DataConfig,
         split: str,
         notice: PreemptionNotice | None = None,
     ):
         self._notice = notice or PreemptionNotice()
-        self.source, self._split = config.source.open(split), split
-        self._label_map = match_categories(self.source.categories, categories, split)
-        self._predictor, self._config = Predictor(model), config
+        self._config, self._split = experiment.data, split
+        self.source = experiment.data.source.open(split)
+        model = experiment.model
+        self._label_map = match_categories(label_categories(self.source, model), categories, split)
+        self._is_panoptic = isinstance(model, PanopticModelConfig) and isinstance(
+            self.source, PanopticSource
+        )
+        self._predictor = Predictor(model.build())
 
-    def predict(self, variables: Variables) -> list[dict[str, Any]]:
-        """Return the predictions of all processes as a COCO result list; a collective.
+    def predict(self, variables: Variables) -> Results:
+        """Return the predictions of all processes; a collective.
 
-        Labels are the data's. Raises Preempted in all processes after a notice to stop.
+        Raises Preempted in all processes after a notice to stop.
         """
         category_ids = [c.id for c in self.source.categories]
 
-        def share() -> list[dict[str, Any]]:
+        def share() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
             predictions = self._predictor.predict(variables, self.source, self._config)
             total = -(-(len(self.source) - process_index()) // process_count())
-            relabelled = []
+            instances, panoptic = [], []
             with progress_bar("images predicted", active=process_index() == 0) as show_progress:
                 for done, prediction in enumerate(predictions, start=1):
-                    relabelled.append(relabel(prediction, self._label_map))
+                    found = relabel(prediction, self._label_map)
+                    instances += evaluation.coco_results([found], category_ids)
+                    if self._is_panoptic and found.panoptic is not None:
+                        panoptic.append(
+                            evaluation.panoptic_result(found.image_id, found.panoptic, category_ids)
+                        )
                     show_progress(done, total)
-            return evaluation.coco_results(relabelled, category_ids)
+            return instances, panoptic
 
         shares = allgather_json(run_unless_stopped(self._notice, share))
-        return [result for share in shares for result in share]
+        instances = [result for share, _ in shares for result in share]
+        panoptic = [result for _, share in shares for result in share]
+        return Results(instances, panoptic if self._is_panoptic else None)
 
-    def evaluate(
-        self, results: Sequence[dict[str, Any]], *, boundaries: bool = True
-    ) -> evaluation.Metrics:
-        """Return the metrics of a COCO result list, computed by process 0; a collective.
+    def evaluate(self, results: Results, *, boundaries: bool = True) -> evaluation.Metrics:
+        """Return the metrics of results, computed by process 0; a collective.
 
         Boundary AP is left out unless `boundaries`.
 
@@ -84,7 +103,10 @@ class SplitEvaluator:
                 return None
             truth = self.source.ground_truth()
             _warn_of_lvis(truth, self._split)
-            return evaluation.evaluate(truth, results, boundaries=boundaries)
+            found = evaluation.evaluate(truth, results.instances, boundaries=boundaries)
+            if results.panoptic is not None and isinstance(self.source, PanopticSource):
+                found |= _panoptic_quality(self.source, results.panoptic)
+            return found
 
         return allgather_json(run_unless_stopped(self._notice, metrics))[0]
 
@@ -93,8 +115,8 @@ class Validator:
     """Evaluates the states of a training on the split `val`, without boundary AP to save time.
 
     Where the run keeps an EMA of the parameters, the metrics and the score are the EMA's, and the
-    metrics of the parameters themselves are returned as `raw_metrics`. The score is the mask AP, or
-    the box AP of a model without masks.
+    metrics of the parameters themselves are returned as `raw_metrics`. The score is the panoptic
+    quality of a panoptic model, else the mask AP, or the box AP of a model without masks.
     """
 
     def __init__(
@@ -103,9 +125,7 @@ class Validator:
         categories: Sequence[data.Category],
         notice: PreemptionNotice | None = None,
     ):
-        self._evaluator = SplitEvaluator(
-            experiment.model.build(), categories, experiment.data, "val", notice
-        )
+        self._evaluator = SplitEvaluator(experiment, categories, "val", notice)
 
     @property
     def source(self) -> data.Source:
@@ -123,10 +143,10 @@ class Validator:
         pictures = []
         if process_index() == 0:
             pictures = [picture for _, picture in draw_first(source, results, PICTURES)]
-        name = "segm/AP" if "segm/AP" in metrics else "bbox/AP"
+        name = next(name for name in _SCORES if name in metrics)
         return Validation(metrics[name] or 0.0, name, metrics, pictures, raw_metrics)
 
-    def _evaluate(self, variables: Variables) -> tuple[list[dict[str, Any]], evaluation.Metrics]:
+    def _evaluate(self, variables: Variables) -> tuple[Results, evaluation.Metrics]:
         results = self._evaluator.predict(variables)
         return results, self._evaluator.evaluate(results, boundaries=False)
 
@@ -141,19 +161,46 @@ def _warn_of_lvis(truth: dict[str, Any], split: str) -> None:
         )
 
 
+def _panoptic_quality(
+    source: PanopticSource, results: Sequence[dict[str, Any]]
+) -> evaluation.Metrics:
+    """Return the panoptic quality of the results of a whole source, of whatever process."""
+    labels = {c.id: label for label, c in enumerate(source.categories)}
+    result_of = {result["image_id"]: result for result in results}
+    pairs = (
+        (source.panoptic_map(i), evaluation.from_panoptic_result(result_of[image_id], labels))
+        for i, image_id in enumerate(source.image_ids)
+    )
+    return evaluation.panoptic_quality(pairs, source.categories, source.num_things)
+
+
 def draw_first(
-    source: data.Source, results: Sequence[dict[str, Any]], count: int
+    source: data.Source, results: Results, count: int
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the ids and comparisons (uint8 `[h, w, 3]`) of a source's first `count` images.
 
-    `results` are COCO results of the whole source, of whatever process.
+    The results are of the whole source, of whatever process. Where they are panoptic, so are the
+    comparisons.
     """
     names = [c.name for c in source.categories]
     labels = {c.id: label for label, c in enumerate(source.categories)}
-    for image_id in source.image_ids[:count]:
-        found = [result for result in results if result["image_id"] == image_id]
-        prediction = evaluation.from_coco_results(image_id, found, labels)
-        yield image_id, visualize.draw_comparison(source, prediction, names)
+    for i, image_id in enumerate(source.image_ids[:count]):
+        if results.panoptic is not None and isinstance(source, PanopticSource):
+            result = next(r for r in results.panoptic if r["image_id"] == image_id)
+            yield (
+                image_id,
+                visualize.draw_panoptic_comparison(
+                    source[i].image,
+                    source.panoptic_map(i),
+                    evaluation.from_panoptic_result(result, labels),
+                    names,
+                    source.num_things,
+                ),
+            )
+        else:
+            found = [result for result in results.instances if result["image_id"] == image_id]
+            prediction = evaluation.from_coco_results(image_id, found, labels)
+            yield image_id, visualize.draw_comparison(source, prediction, names)
 
 
 def match_categories(
@@ -190,6 +237,17 @@ def match_categories(
 
 
 def relabel(prediction: evaluation.Prediction, label_map: np.ndarray) -> evaluation.Prediction:
-    """Return the prediction in the data's labels, without instances of categories it lacks."""
+    """Return the prediction in the data's labels, without what is of categories it lacks."""
     labels = label_map[prediction.labels]
-    return prediction._replace(labels=labels).select(np.flatnonzero(labels >= 0))
+    panoptic = prediction.panoptic and _relabel_map(prediction.panoptic, label_map)
+    relabelled = prediction._replace(labels=labels, panoptic=panoptic)
+    return relabelled.select(np.flatnonzero(labels >= 0))
+
+
+def _relabel_map(panoptic: PanopticMap, label_map: np.ndarray) -> PanopticMap:
+    segments = [s._replace(label=int(label_map[s.label])) for s in panoptic.segments]
+    kept = [segment for segment in segments if segment.label >= 0]
+    if len(kept) == len(segments):
+        return PanopticMap(panoptic.ids, segments)
+    is_kept = np.isin(panoptic.ids, [segment.id for segment in kept])
+    return PanopticMap(np.where(is_kept, panoptic.ids, 0), kept)

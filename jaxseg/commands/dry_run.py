@@ -14,7 +14,7 @@ from jaxseg.parallel import check_batch_size, lower_step
 from jaxseg.predictor import state_shapes
 from jaxseg.training.optimizer import make_optimizer, make_schedule
 from jaxseg.training.step import TrainState, make_step
-from jaxseg.types import Batch, ImageMasks
+from jaxseg.types import Batch
 
 GIB = 2**30
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from jaxseg import data, evaluation, predictor, visualize
 from jaxseg.commands.settings import check_processes_agree, split_identity
+from jaxseg.data.panoptic import PanopticSource
 from jaxseg.distributed import allgather_json, process_count, process_index
 from jaxseg.experiment import to_json
 from jaxseg.files import atomic_write, check_output_folder, prepare_output_folder
@@ -38,7 +39,7 @@ def evaluate(
     """Evaluate a checkpoint on a split; return the metrics.
 
     Writes `predictions.json` (COCO results), `metrics.json` and `overlays/` to `out`, each as soon
-    as it is computed.
+    as it is computed; where model and data are panoptic also `panoptic.json` and `panoptic/`.
 
     Args:
         workdir: the workdir of the run.
@@ -61,10 +62,11 @@ def evaluate(
     # With several processes `restore` is a collective, which must not be aborted.
     with notice.raising() if process_count() == 1 else contextlib.nullcontext():
         trained = predictor.restore(workdir, step, ema=ema, allow_modules=allow_modules)
-        config = trained.experiment.data
+        experiment = trained.experiment
         if data_folder is not None:
-            config = dataclasses.replace(config, source=data.folder_config(data_folder))
-        evaluator = SplitEvaluator(trained.model, trained.categories, config, split, notice)
+            config = dataclasses.replace(experiment.data, source=data.folder_config(data_folder))
+            experiment = dataclasses.replace(experiment, data=config)
+        evaluator = SplitEvaluator(experiment, trained.categories, split, notice)
     source = evaluator.source
     check_processes_agree(allgather_json(_identity(trained, source)))
     if process_index() == 0:
@@ -77,7 +79,11 @@ def evaluate(
 
     if process_index() == 0:
         with atomic_write(out / "predictions.json") as partial:
-            partial.write_text(json.dumps(results))
+            partial.write_text(json.dumps(results.instances))
+        if results.panoptic is not None and isinstance(source, PanopticSource):
+            evaluation.write_panoptic_results(
+                results.panoptic, source.categories, source.num_things, out / "panoptic.json"
+            )
     metrics = evaluator.evaluate(results)
     if process_index() == 0:
         evaluation.write_metrics(metrics, out / "metrics.json")

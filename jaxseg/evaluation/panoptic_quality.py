@@ -20,7 +20,7 @@ from jaxseg.data.panoptic import PanopticMap, Segment
 from jaxseg.data.source import Category
 from jaxseg.evaluation.coco import Metrics, unique_names
 
-NAMES = ("PQ", "SQ", "RQ")
+PQ_NAMES = ("PQ", "SQ", "RQ")
 MIN_IOU = 0.5
 """A match has a larger IoU."""
 
@@ -67,10 +67,10 @@ def panoptic_quality(
     metrics: Metrics = {
         f"panoptic/{name}{suffix}": _mean(by_class[name][group])
         for suffix, group in groups.items()
-        for name in NAMES
+        for name in PQ_NAMES
     }
     for label, category in enumerate(categories):
-        for name in NAMES:
+        for name in PQ_NAMES:
             metrics[f"panoptic/{name}/{titles[category.id]}"] = _mean(by_class[name][[label]])
     return metrics
 

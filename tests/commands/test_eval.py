@@ -15,6 +15,7 @@ from jaxseg.commands.cli import main
 from jaxseg.data import CocoFolder, write_coco
 from jaxseg.training.preemption import Preempted, handle_signals
 from jaxseg.training.step import TrainState
+from jaxseg.validation import Results
 from tests.commands.tiny_run import EXPERIMENT, SHAPES
 
 
@@ -170,9 +171,9 @@ def test_pictures_are_of_the_first_images_whatever_process_predicted_on_them():
     source = SHAPES.open("val")
     box, counts = [8.0, 8.0, 20.0, 20.0], {"score": 0.9, "category_id": 1}
     of_other_processes = [{"image_id": i, "bbox": box, **counts} for i in source.image_ids[::-1]]
-    drawn = list(validation.draw_first(source, of_other_processes, 3))
+    drawn = list(validation.draw_first(source, Results(of_other_processes, None), 3))
     assert [image_id for image_id, _ in drawn] == list(source.image_ids[:3])
-    empty = list(validation.draw_first(source, [], 3))
+    empty = list(validation.draw_first(source, Results([], None), 3))
     for (_, picture), (_, without) in zip(drawn, empty, strict=True):
         assert (picture != without).any()
 

@@ -1,0 +1,128 @@
+"""Panoptic models in `jaxseg eval`, `jaxseg predict`, and the evaluations during a training."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from jaxseg import evaluation, validation
+from jaxseg.commands import eval as eval_command
+from jaxseg.commands import train as train_command
+from jaxseg.data import Shapes, write_coco
+from jaxseg.data.panoptic import PanopticMap, Segment
+from jaxseg.evaluation import Prediction
+from jaxseg.training.preemption import PreemptionNotice
+from jaxseg.training.step import TrainState
+from tests.commands.fake_panoptic import EXPERIMENT, SCENES, trained
+from tests.tiny import tiny_config
+
+SOURCE = SCENES.open("val")
+LABELS = {category.id: label for label, category in enumerate(SOURCE.categories)}
+"""The label of each category id."""
+
+
+@pytest.fixture
+def restored(monkeypatch):
+    """Let `jaxseg eval` restore the model, whatever the workdir."""
+    monkeypatch.setattr(eval_command.predictor, "restore", lambda *_, **__: trained())
+
+
+def read_maps(folder):
+    """Return the written maps by image id."""
+    return {
+        result["image_id"]: evaluation.from_panoptic_result(result, LABELS)
+        for result in evaluation.read_panoptic_results(folder / "panoptic.json")
+    }
+
+
+def test_eval_writes_panoptic_results_and_their_quality(restored, tmp_path, capsys):
+    metrics = eval_command.evaluate(tmp_path, tmp_path / "out")
+    assert metrics == json.loads((tmp_path / "out" / "metrics.json").read_text())
+    found = read_maps(tmp_path / "out")
+    pairs = [(SOURCE.panoptic_map(i), found[SOURCE.image_ids[i]]) for i in range(len(SOURCE))]
+    expected = evaluation.panoptic_quality(pairs, SOURCE.categories, SOURCE.num_things)
+    assert {key: metrics[key] for key in expected} == expected
+    assert 0 < metrics["panoptic/PQ_stuff"] < 1
+    assert "segm/AP" in metrics
+    things = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert {result["category_id"] for result in things} == {1, 2, 5}
+    assert len(list((tmp_path / "out" / "overlays").glob("*.png"))) == len(SOURCE)
+    table = capsys.readouterr().out
+    assert f"all{metrics['panoptic/PQ']:29.3f}" in table
+    assert "\n  dotted " in table
+
+
+def test_the_truth_as_results_has_a_quality_of_1():
+    ids = [category.id for category in SOURCE.categories]
+    results = [
+        evaluation.panoptic_result(image_id, SOURCE.panoptic_map(i), ids)
+        for i, image_id in enumerate(SOURCE.image_ids)
+    ]
+    # Of other processes, in another order.
+    metrics = validation._panoptic_quality(SOURCE, results[::-1])
+    assert metrics["panoptic/PQ"] == metrics["panoptic/SQ_stuff"] == 1
+
+
+def test_a_panoptic_model_on_instance_data_is_evaluated_by_its_instances(tmp_path, monkeypatch):
+    monkeypatch.setattr(eval_command.predictor, "restore", lambda *_, **__: trained())
+    write_coco(Shapes(size=64, val_images=2).open("val"), tmp_path, "val")
+    metrics = eval_command.evaluate(tmp_path, tmp_path / "out", data_folder=tmp_path)
+    assert "segm/AP" in metrics
+    assert not any(key.startswith("panoptic") for key in metrics)
+    assert not (tmp_path / "out" / "panoptic.json").exists()
+
+
+def test_a_training_keeps_the_best_by_panoptic_quality():
+    validator = validation.Validator(EXPERIMENT, SOURCE.categories)
+    state = TrainState(None, {"w": np.ones((), np.float32)}, {}, None, None)
+    result = validator(state, 2)
+    assert result.score_name == "panoptic/PQ"
+    assert result.score == result.metrics["panoptic/PQ"] > 0
+    assert len(result.pictures) == len(SOURCE)
+
+
+def test_an_instance_model_has_the_things_of_panoptic_data():
+    model = dataclasses.replace(tiny_config(), num_classes=5)
+    experiment = dataclasses.replace(EXPERIMENT, model=model)
+    train_command.check_num_classes(experiment, SOURCE)
+    _, validator, metadata = train_command._open_data(
+        dataclasses.replace(experiment, train=dataclasses.replace(experiment.train, eval_every=1)),
+        ["tests.tiny"],
+        PreemptionNotice(),
+    )
+    assert [c["name"] for c in metadata["categories"]] == [
+        category.name for category in SOURCE.categories[:5]
+    ]
+    assert validator.source.num_things == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "source", "message"),
+    [
+        (
+            {"num_classes": 8},
+            SCENES,
+            "5 categories of things and 3 of stuff .*--model.num-classes 5$",
+        ),
+        ({"num_stuff_classes": 2}, SCENES, "3 of stuff .*--model.num-stuff-classes 3$"),
+        ({}, Shapes(), "the data has no stuff"),
+    ],
+)
+def test_a_panoptic_model_needs_the_datas_numbers_of_classes(change, source, message):
+    experiment = dataclasses.replace(
+        EXPERIMENT,
+        model=dataclasses.replace(EXPERIMENT.model, **change),
+        data=dataclasses.replace(EXPERIMENT.data, source=source),
+    )
+    with pytest.raises(ValueError, match=message):
+        train_command.check_num_classes(experiment, source.open("val"))
+
+
+def test_segments_of_categories_that_the_data_lacks_become_void():
+    ids = np.asarray([[1, 2, 3]], np.int32)
+    panoptic = PanopticMap(ids, [Segment(1, 0), Segment(2, 1), Segment(3, 2)])
+    prediction = Prediction(1, np.zeros((1, 4)), np.ones(1), np.asarray([0]), None, panoptic)
+    found = validation.relabel(prediction, np.asarray([1, -1, 0])).panoptic
+    assert found.ids.tolist() == [[1, 0, 3]]
+    assert found.segments == [Segment(1, 1), Segment(3, 0)]
