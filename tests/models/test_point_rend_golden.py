@@ -39,12 +39,15 @@ def test_every_stage(golden):
     for level in range(2, 6):
         x = nchw(stages["backbone"]["__call__"][0][2**level], step)
         differences[f"C{level}"] = difference(x, golden[f"eval__C{level}"])
-    for i, level in enumerate(range(2, 7)):
-        x = nchw(stages["fpn"]["__call__"][0][2**level])
-        differences[f"P{level}"] = difference(x, golden[f"eval__P_l{i}"])
-        for ours, theirs in (("logit", "logits"), ("delta", "deltas")):
-            x = nchw(stages["rpn_head"][ours]["__call__"][i])
-            differences[f"{theirs}_P{level}"] = difference(x, golden[f"eval__rpn_{theirs}_l{i}"])
+    outputs, start = stages["rpn_head"]["__call__"][0], 0  # of all levels: [B, K], [B, K, 4]
+    for i, (stride, x) in enumerate(stages["fpn"]["__call__"][0].items()):
+        differences[f"P at {stride}"] = difference(nchw(x), golden[f"eval__P_l{i}"])
+        end = start + x.shape[1] * x.shape[2] * len(golden.config.rpn.aspect_ratios)
+        for name, output in zip(("logits", "deltas"), outputs, strict=True):
+            of_level = nchw(output[:, start:end].reshape(*x.shape[:3], -1))
+            expected = golden[f"eval__rpn_{name}_l{i}"]
+            differences[f"{name} at {stride}"] = difference(of_level, expected)
+        start = end
     logits, deltas = stages["box_head"]["__call__"][0]
     differences["cls_score"] = difference(logits, golden["eval__cls_score"])
     differences["bbox_pred"] = difference(
