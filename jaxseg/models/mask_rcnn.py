@@ -54,7 +54,7 @@ class MaskRCNNConfig:
     predict_background: bool = False
     """Add an unused box and mask for the background to the heads, as torchvision does; without them
     its checkpoints do not fit."""
-    size_divisibility: int = 32
+    size_divisibility: int | tuple[int, int] = 32
     """Each image's size is rounded up to a multiple of this, as other codebases pad it (torchvision
     `size_divisible`, MMDetection `pad_size_divisor`); see `jaxseg.nn.padding`."""
     compute_dtype: ComputeDtype = "float32"
@@ -111,6 +111,11 @@ class MaskRCNN(nn.Module):
     def init_layers(self, images: Array, image_size: Int[Array, "B 2"]) -> None:
         """Call every layer once, so that `init` makes all parameters."""
         pyramid = self.features(images, image_size, image_size, train=False)
+        self.init_heads(pyramid, image_size)
+
+    def init_heads(self, pyramid: Pyramid, image_size: Int[Array, "B 2"]) -> None:
+        """Call the layers after the pyramid."""
+        del image_size
         self.rpn_head(pyramid)
         channels = self.config.fpn_channels
         box, mask = self.config.box.pooler_resolution, self.config.mask.pooler_resolution
