@@ -21,6 +21,7 @@ from jaxseg.heads.semantic_fpn import SemanticFPNHead
 from jaxseg.model import Model
 from jaxseg.models.mask_rcnn import MaskRCNN, MaskRCNNConfig, detect_instances, instance_losses
 from jaxseg.nn.build import build_model
+from jaxseg.nn.fpn import Pyramid
 from jaxseg.nn.padding import level_extent, round_up_size
 from jaxseg.nn.resize import repeat_border
 from jaxseg.types import (
@@ -47,6 +48,9 @@ class SemanticHeadConfig:
     norm_groups: int = 32
     loss_weight: float = 0.5
     """Weight of its loss beside Mask R-CNN's."""
+    count_ignored: bool = False
+    """Divide the loss by the cells of the whole images, each padded to `size_divisibility`, as
+    MMDetection does, and not by those that have a label."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,10 +94,9 @@ class PanopticFPN(MaskRCNN):
             self.config.num_stuff_classes + 1, semantic.conv_dim, semantic.norm_groups
         )
 
-    def init_layers(self, images: Array, image_size: Int[Array, "B 2"]) -> None:
-        """Call every layer once, so that `init` makes all parameters."""
-        super().init_layers(images, image_size)
-        pyramid = self.features(images, image_size, image_size, train=False)
+    def init_heads(self, pyramid: Pyramid, image_size: Int[Array, "B 2"]) -> None:
+        """Call the layers after the pyramid."""
+        super().init_heads(pyramid, image_size)
         self.semantic_head(pyramid, image_size)
 
 
@@ -110,7 +113,7 @@ def _loss(
 def semantic_loss(
     config: PanopticFPNConfig, logits: Float[Array, "B h w C"], batch: Batch
 ) -> LossTerm:
-    """Compute cross-entropy over the cells that have a label.
+    """Compute cross-entropy, summed over the cells that have a label.
 
     Raises ValueError if the batch has no semantic map.
     """
@@ -118,11 +121,12 @@ def semantic_loss(
         raise ValueError("the semantic head learns from a map of classes: give `batch.semantic`")
     channel, labelled = semantic_targets(config, batch.semantic)
     loss = losses.softmax_cross_entropy(logits, channel)
-    return LossTerm(
-        jnp.where(labelled, loss, 0).sum(),
-        labelled.sum().astype(loss.dtype),
-        config.semantic.loss_weight,
-    )
+    count = labelled.sum()
+    if config.semantic.count_ignored:
+        padded_size = round_up_size(batch.image_size, config.size_divisibility)
+        count = level_extent(padded_size, STRIDE).prod(1).sum()
+    total = jnp.where(labelled, loss, 0).sum()
+    return LossTerm(total, count.astype(loss.dtype), config.semantic.loss_weight)
 
 
 def semantic_targets(
