@@ -57,6 +57,11 @@ def chain(first: Layout, second: Layout) -> Layout:
     )
 
 
+def first_to_last(rows: int) -> Layout:
+    """Return the layout that moves the first class, of `rows` rows, to the end."""
+    return Layout(lambda x: np.roll(x, -rows, 0), lambda x: np.roll(x, rows, 0))
+
+
 def layer_entries(
     name: str, path: Path, layout: Layout, bias: Layout | None = VECTOR
 ) -> Iterator[Entry]:

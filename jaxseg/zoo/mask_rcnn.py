@@ -26,6 +26,7 @@ from jaxseg.zoo.engine import (
     Layout,
     Path,
     chain,
+    first_to_last,
     layer_entries,
 )
 from jaxseg.zoo.record import NameTable, Preprocessing, ZooModel
@@ -173,11 +174,6 @@ def flattened(pool_size: int) -> Layout:
     return Layout(from_source, to_source)
 
 
-def _background_last(per_class: int) -> Layout:
-    """Return the layout that moves the first class, of `per_class` rows, to the end."""
-    return Layout(lambda x: np.roll(x, -per_class, 0), lambda x: np.roll(x, per_class, 0))
-
-
 def _conv_norm(
     config: MaskRCNNConfig, conv: str, norm: str, path: Path, norm_path: Path
 ) -> Iterator[Entry]:
@@ -195,7 +191,7 @@ def _outputs(
     """Yield the heads' last layers."""
 
     def ordered(layout: Layout, per_class: int, shared: bool = False) -> Layout:
-        return chain(_background_last(per_class), layout) if rolled and not shared else layout
+        return chain(first_to_last(per_class), layout) if rolled and not shared else layout
 
     box, mask = ("box_head",), ("mask_head",)
     yield from layer_entries(classes, (*box, "logit"), ordered(DENSE, 1), ordered(VECTOR, 1))
