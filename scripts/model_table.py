@@ -18,10 +18,11 @@ from jaxseg.zoo import MODELS, RESNETS, ZooModel
 HEAD = """\
 # Published models
 
-AP is on COCO val2017, mask / box (SOLOv2: mask alone), as the source states it; it has not been
-measured with jaxseg. Given the same weights and pixels the outputs equal the source's
-([Reproduce a paper](reproduce.md)): `tests/models/test_mask_rcnn_golden.py` compares every stage,
-loss and gradient with torchvision, `test_solov2_golden.py` with MMDetection.
+AP (mask / box; SOLOv2: mask alone) and PQ, panoptic quality, are those on COCO val2017 that the
+source states; they have not been measured with jaxseg. Given the same weights and pixels the
+outputs equal the source's ([Reproduce a paper](reproduce.md)):
+`tests/models/test_mask_rcnn_golden.py` compares every stage, loss and gradient with torchvision,
+`test_solov2_golden.py` and `test_panoptic_fpn_golden.py` with MMDetection.
 Parameters are counted as the source counts them (AdelaiDet counts no scales of frozen batch norms,
 MMDetection trains them) and tested against these numbers. Multiply-adds are those of one padded
 image of 800x1344 pixels (448x768 for light models), with all proposals, candidates and masks that
@@ -33,7 +34,7 @@ masks of the whole image: `MaskHeadConfig(mask_targets="binary")` (Detectron2, M
 
 Deformable convolutions are not supported, so SOLOv2's published DCN variants are not listed.
 
-| `--model` | AP, mask / box | checkpoint | parameters | multiply-adds, 10^9 | experiment |
+| `--model` | AP, mask / box; PQ | checkpoint | parameters | multiply-adds, 10^9 | experiment |
 | --- | --- | --- | --- | --- | --- |
 """
 
@@ -57,6 +58,11 @@ falls on the other side of a ReLU.
 - SOLOv2's cells in the regions of two objects go to the smaller object by default, in any order
   of the objects, and to the last annotation in MMDetection: 3.4 % of the class loss on a case
   with 10 such cells. The configs above have MMDetection's rule, `shared_cells="last"`.
+- Panoptic FPN's semantic loss compares logits and labels at a stride of 4, as in MMDetection;
+  Detectron2 enlarges the logits to the image first. MMDetection divides it by all cells, those
+  without a label included (`SemanticHeadConfig(count_ignored=True)`, as in its configs above).
+- The masks that targets are pooled from end at the image's border, as in Detectron2 and
+  torchvision. MMDetection pads them with the batch, so that targets there depend on other images.
 - Decoded boxes are at most 62.5 times as wide and high as their anchor or proposal, as in all
   sources; MMDetection also makes them at least 1/62.5 of it.
 - Of an image with more objects than `max_objects`, the largest are kept; in the sources, all.
@@ -81,15 +87,16 @@ leaves the classifier out.
 
 def row(record: ZooModel) -> str:
     """Return the row of a model in the table."""
-    aps = (f"{ap:.1f}" for ap in (record.mask_ap, record.box_ap) if ap is not None)
-    ap = " / ".join(aps) or "not stated"
+    aps = " / ".join(f"{ap:.1f}" for ap in (record.mask_ap, record.box_ap) if ap is not None)
+    pq = "" if record.pq is None else f"PQ {record.pq:.1f}"
+    figures = "; ".join(filter(None, (aps, pq))) or "not stated"
     experiment = f"`experiments/{record.experiment}.py`" if record.experiment else "none"
     if record.experiment and ", with " in record.experiment:
         name, _, flags = record.experiment.partition(", with ")
         experiment = f"`experiments/{name}.py`, with `{flags}`"
     cells = (
         f"`{record.name}`",
-        ap,
+        figures,
         record.checkpoint,
         f"{record.parameters:,}",
         str(record.gmacs),

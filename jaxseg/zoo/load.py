@@ -11,12 +11,13 @@ from flax import traverse_util
 
 from jaxseg.model import ModelConfig, Variables
 from jaxseg.models.mask_rcnn import MaskRCNNConfig
+from jaxseg.models.panoptic_fpn import PanopticFPNConfig
 from jaxseg.models.point_rend import PointRendConfig
 from jaxseg.models.solov2 import SOLOv2Config
 from jaxseg.nn.build import split_frozen_backbone
 from jaxseg.nn.freezing import FROZEN, merge_frozen
 from jaxseg.nn.resnet import ResNet, ResNetConfig
-from jaxseg.zoo import mask_rcnn, point_rend, solov2
+from jaxseg.zoo import mask_rcnn, panoptic_fpn, point_rend, solov2
 from jaxseg.zoo.engine import (
     VECTOR,
     Arrays,
@@ -42,12 +43,13 @@ _UNUSED = re.compile(
 """Arrays in published checkpoints that no model has: counters and constants."""
 
 MODELS: dict[str, ZooModel] = {
-    record.name: record for record in (*mask_rcnn.RECORDS, *solov2.RECORDS)
+    record.name: record for record in (*mask_rcnn.RECORDS, *panoptic_fpn.RECORDS, *solov2.RECORDS)
 }
 """The published models by name."""
 
 TABLES: dict[type[ModelConfig], Mapping[str, NameTable]] = {
     MaskRCNNConfig: mask_rcnn.TABLES,
+    PanopticFPNConfig: panoptic_fpn.TABLES,
     PointRendConfig: point_rend.TABLES,
     SOLOv2Config: solov2.TABLES,
 }

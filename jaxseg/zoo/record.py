@@ -48,5 +48,7 @@ class ZooModel:
     """Numbers in its weights, counted as the source counts them."""
     gmacs: int
     """10^9 multiply-adds of one padded image (`python scripts/model_table.py --measure`)."""
+    pq: float | None = None
+    """Panoptic quality on COCO val2017, likewise."""
     experiment: str | None = None
     """The file in experiments/ that trains it."""

@@ -1,5 +1,6 @@
 """The zoo's records: their parameters, names of arrays and documentation."""
 
+import functools
 import importlib.util
 import operator
 
@@ -10,19 +11,21 @@ import pytest
 from jaxseg.data import DataConfig, Shapes
 from jaxseg.models.mask_rcnn import MaskRCNNConfig
 from jaxseg.nn.pixels import PixelConfig
+from jaxseg.types import HeuristicMerging
 from jaxseg.zoo import MODELS
 from jaxseg.zoo.load import TABLES
 from tests.conftest import ROOT
 
 
-def shapes(record):
-    init = record.config.build().init
+@functools.cache
+def shapes(name):
+    init = MODELS[name].config.build().init
     return jax.eval_shape(lambda: init(jax.random.key(0), (1, 64, 64, 3)))
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_parameters_are_as_many_as_recorded(name):
-    variables = shapes(MODELS[name])
+    variables = shapes(name)
     leaves = jax.tree.leaves([variables["params"], variables.get("frozen", {})])
     assert sum(int(np.prod(leaf.shape)) for leaf in leaves) == MODELS[name].parameters
 
@@ -36,7 +39,7 @@ def test_the_codebase_has_a_name_for_every_array(name):
         entry.name.startswith(TABLES[type(record.config)][record.codebase].prefix)
         for entry in entries
     )
-    arrays = jax.tree.leaves(shapes(record))
+    arrays = jax.tree.leaves(shapes(name))
     assert len(entries) == len(arrays)
 
 
@@ -144,6 +147,32 @@ MMDETECTION = DETECTRON2 | {
     "box.low_quality_overrides": True,
     "mask.logit_init_std": None,
 }
+STUFF = {"num_classes": 80, "num_stuff_classes": 53, "semantic.conv_dim": 128}
+DETECTRON2_PANOPTIC = (
+    DETECTRON2
+    | STUFF
+    | {
+        # MODEL.SEM_SEG_HEAD and MODEL.PANOPTIC_FPN.COMBINE.
+        "semantic.loss_weight": 0.5,
+        "semantic.norm_groups": 32,
+        "semantic.count_ignored": False,
+        "merging": HeuristicMerging(score_threshold=0.5, max_overlap=0.5, min_stuff_area=4096),
+        "box.cls_agnostic_nms": False,
+    }
+)
+MMDETECTION_PANOPTIC = (
+    MMDETECTION
+    | STUFF
+    | {
+        # `avg_non_ignore` of its cross-entropy is false; `test_cfg.rcnn` and `test_cfg.panoptic`.
+        "semantic.loss_weight": 0.5,
+        "semantic.norm_groups": 32,
+        "semantic.count_ignored": True,
+        "box.score_threshold": 0.6,
+        "box.cls_agnostic_nms": True,
+        "merging": HeuristicMerging(score_threshold=0.6, max_overlap=0.5, min_stuff_area=4096),
+    }
+)
 MASK_RCNN_SETTINGS = {
     "maskrcnn_resnet50_fpn": TORCHVISION | {"backbone.depth": 50, "backbone.norm": "frozen"},
     # The second version is trained whole, with running statistics: `norm_layer=nn.BatchNorm2d`.
@@ -169,6 +198,10 @@ MASK_RCNN_SETTINGS = {
         "backbone.stride_in_1x1": False,
     },
     "mmdet_mask_rcnn_r50_fpn": MMDETECTION | {"backbone.depth": 50},
+    "detectron2_panoptic_fpn_r50": DETECTRON2_PANOPTIC | {"backbone.depth": 50},
+    "detectron2_panoptic_fpn_r101": DETECTRON2_PANOPTIC | {"backbone.depth": 101},
+    "mmdet_panoptic_fpn_r50_fpn": MMDETECTION_PANOPTIC | {"backbone.depth": 50},
+    "mmdet_panoptic_fpn_r101_fpn": MMDETECTION_PANOPTIC | {"backbone.depth": 101},
 }
 
 
