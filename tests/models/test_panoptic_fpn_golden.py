@@ -1,0 +1,367 @@
+"""Panoptic FPN against MMDetection's: the same weights and pixels give the same numbers."""
+
+import dataclasses
+import functools
+import itertools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from pycocotools import mask as mask_api
+
+from jaxseg import zoo
+from jaxseg.evaluation import to_predictions
+from jaxseg.heads import rpn
+from jaxseg.heads.box_head import BoxHeadConfig
+from jaxseg.heads.mask_head import MaskHeadConfig
+from jaxseg.heads.roi_pooler import RoIAlignConfig
+from jaxseg.heads.roi_sampling import Proposals, sample_rois
+from jaxseg.heads.rpn import RPNConfig
+from jaxseg.models import mask_rcnn
+from jaxseg.models import panoptic_fpn as module
+from jaxseg.models.panoptic_fpn import PanopticFPN, PanopticFPNConfig, SemanticHeadConfig
+from jaxseg.nn.freezing import merge_frozen
+from jaxseg.nn.padding import round_up_size
+from jaxseg.nn.resnet import ResNetConfig
+from jaxseg.types import Batch, EvalBatch, HeuristicMerging, PanopticMerging
+from jaxseg.zoo.engine import export_state
+from jaxseg.zoo.panoptic_fpn import mmdet_table
+from tests.goldens import difference, load_model, nchw
+
+pytestmark = pytest.mark.golden
+
+
+def golden_config(meta) -> PanopticFPNConfig:
+    """Return the config of a golden's settings."""
+    c, train, test = (meta["config"], meta["config"]["train_cfg"], meta["config"]["test_cfg"])
+    anchors, semantic = c["rpn_head"]["anchor_generator"], c["semantic_head"]
+    box, mask = c["roi_head"]["bbox_head"], c["roi_head"]["mask_head"]
+    (scale,) = anchors["scales"]
+    pooler = c["roi_head"]["bbox_roi_extractor"]
+    return PanopticFPNConfig(
+        num_classes=box["num_classes"],
+        backbone=ResNetConfig(
+            depth=c["backbone"]["depth"],
+            norm="norm_eval",
+            freeze_at=c["backbone"]["frozen_stages"] + 1,
+        ),
+        fpn_channels=c["neck"]["out_channels"],
+        rpn=RPNConfig(
+            anchor_sizes=tuple(float(scale * stride) for stride in anchors["strides"]),
+            aspect_ratios=tuple(anchors["ratios"]),
+            min_pos_iou=train["rpn"]["assigner"]["min_pos_iou"],
+            low_quality_overrides=True,
+            count_empty=True,
+            pre_nms_topk_test=test["rpn"]["nms_pre"],
+            post_nms_topk_test=test["rpn"]["max_per_img"],
+            smooth_l1_beta=0.0,
+        ),
+        roi_align=RoIAlignConfig(
+            aligned=True,
+            sampling_ratio=pooler["roi_layer"]["sampling_ratio"],
+            canonical_box_size=float(4 * pooler["finest_scale"]),
+        ),
+        box=BoxHeadConfig(
+            fc_dim=box["fc_out_channels"],
+            low_quality_overrides=True,
+            smooth_l1_beta=0.0,
+            score_threshold=test["rcnn"]["score_thr"],
+            nms_threshold=test["rcnn"]["nms"]["iou_threshold"],
+            cls_agnostic_nms=test["rcnn"]["nms"]["class_agnostic"],
+            detections_per_image=test["rcnn"]["max_per_img"],
+        ),
+        mask=MaskHeadConfig(
+            num_convs=mask["num_convs"],
+            conv_dim=mask["conv_out_channels"],
+            logit_init_std=None,
+            mask_targets="binary",
+        ),
+        # MMDetection's padding is that of the whole batch, and its layers see into it.
+        size_divisibility=tuple(meta["batch"]),
+        num_stuff_classes=semantic["num_stuff_classes"],
+        semantic=SemanticHeadConfig(
+            conv_dim=semantic["inner_channels"],
+            norm_groups=semantic["norm_cfg"]["num_groups"],
+            loss_weight=semantic["loss_seg"]["loss_weight"],
+            count_ignored=True,
+        ),
+        merging=HeuristicMerging(
+            score_threshold=test["rcnn"]["score_thr"],
+            max_overlap=test["panoptic"]["mask_overlap"],
+            min_stuff_area=test["panoptic"]["stuff_area_limit"],
+        ),
+    )
+
+
+class Golden:
+    """A golden with its weights loaded, and what is computed from them once."""
+
+    def __init__(self, shared, name):
+        self.state, self.meta, self.arrays = load_model(shared, name, "models")
+        self.config = golden_config(self.meta)
+        self.variables = zoo.load_mmdet(self.state, self.config)
+        self.net = PanopticFPN(self.config)
+        self.sizes = np.asarray(self.meta["sizes"], np.int32)
+        x = self.arrays["input_batch"].transpose(0, 2, 3, 1)
+        pixels = self.config.pixels
+        self.slots = max(len(self[f"gt_labels{i}"]) for i in range(len(self.sizes)))
+        self.images = (x * np.asarray(pixels.std) + np.asarray(pixels.mean)).astype(np.float32)
+
+    def __getitem__(self, key):
+        return self.arrays[key]
+
+    def unpack(self, name):
+        shape = self.meta["packed"][name]
+        return np.unpackbits(self[name])[: np.prod(shape)].reshape(shape).astype(bool)
+
+    @functools.cached_property
+    def prediction(self):
+        def run(variables, images, sizes):
+            predict = nn.apply(module._predict, self.net, capture_intermediates=True)
+            return predict(merge_frozen(variables), images, sizes)
+
+        found, captured = jax.jit(run)(self.variables, self.images, self.sizes)
+        return found, captured["intermediates"]
+
+    def batch(self, empty=()):
+        """Return the ground truth; the images in `empty` have no objects but keep their stuff."""
+        count, (height, width) = len(self.images), self.meta["batch"]
+        boxes = np.zeros((count, self.slots, 4), np.float32)
+        labels = np.zeros((count, self.slots), np.int32)
+        masks = np.zeros((count, self.slots, height, width), bool)
+        valid = np.zeros((count, self.slots), bool)
+        semantic = np.full((count, height, width), 255, np.uint8)
+        for i, (h, w) in enumerate(self.sizes):
+            semantic[i, :h, :w] = self[f"gt_sem{i}"]
+            if i in empty:
+                continue
+            n = len(self[f"gt_labels{i}"])
+            boxes[i, :n], labels[i, :n] = self[f"gt_boxes{i}"], self[f"gt_labels{i}"]
+            masks[i, :n, :h, :w] = self.unpack(f"gt_masks{i}")
+            valid[i, :n] = True
+        return Batch(
+            self.images,
+            self.sizes,
+            boxes,
+            labels,
+            valid,
+            np.arange(count, dtype=np.int32),
+            masks,
+            semantic=semantic[:, ::4, ::4],
+        )
+
+
+@pytest.fixture(scope="module", params=["panoptic_fpn"])
+def golden(request, shared):
+    return Golden(shared, request.param)
+
+
+def test_every_stage(golden):
+    found, stages = golden.prediction
+    differences = {}
+
+    def compare(name, actual, key):
+        differences[name] = difference(actual, golden[key])
+
+    for level in range(2, 6):
+        step = golden.meta["channel_stride"][f"eval__C{level}"]
+        x = nchw(stages["backbone"]["__call__"][0][2**level], step)
+        compare(f"C{level}", x, f"eval__C{level}")
+    for i, level in enumerate(range(2, 7)):
+        compare(f"P{level}", nchw(stages["fpn"]["__call__"][0][2**level]), f"eval__P_l{i}")
+        for ours, theirs in (("logit", "logits"), ("delta", "deltas")):
+            x = nchw(stages["rpn_head"][ours]["__call__"][i])
+            compare(f"rpn {theirs} of P{level}", x, f"eval__rpn_{theirs}_l{i}")
+    logits, deltas = stages["box_head"]["__call__"][0]
+    compare("class logits", logits, "eval__cls_score")
+    compare("box deltas", deltas.reshape(len(deltas), -1), "eval__bbox_pred")
+    labels = np.concatenate([golden[f"eval__rcnn_labels{i}"] for i in range(len(golden.images))])
+    own_class = golden["eval__mask_logits"][np.arange(len(labels)), labels]
+    used = np.asarray(found.valid).reshape(-1)
+    mask_logits = np.asarray(stages["mask_head"]["__call__"][0])[used]
+    differences["mask logits"] = difference(mask_logits, own_class)
+    differences["semantic logits"] = difference(
+        nchw(stages["semantic_head"]["__call__"][0]), golden["eval__seg_logits"]
+    )
+    compare("semantic logits", nchw(found.semantic), "eval__seg_logits")
+    print(json.dumps(differences, indent=1))
+    assert all(value < 1e-4 for value in differences.values()), differences
+    things = golden.config.num_classes
+    assert found.panoptic_merging == PanopticMerging(things, golden.config.merging)
+
+
+def original_size(golden):
+    """The images as `predict` got them, with the sizes that MMDetection scaled them back to."""
+    count = len(golden.images)
+    return EvalBatch(
+        np.zeros((count, *golden.meta["batch"], 3), np.uint8),
+        golden.sizes,
+        np.asarray([meta["ori_shape"] for meta in golden.meta["metas"]]),
+        np.arange(count),
+        np.ones(count, bool),
+    )
+
+
+def test_instances_in_the_same_order(golden):
+    found, _ = golden.prediction
+    for i, prediction in enumerate(to_predictions(found, original_size(golden))):
+        count = len(golden[f"eval__rcnn_scores{i}"])
+        boxes = np.asarray(found.boxes[i, :count])
+        assert difference(boxes, golden[f"eval__rcnn_boxes{i}"]) < 1e-4
+        np.testing.assert_array_equal(prediction.labels, golden[f"eval__ins{i}_labels"])
+        assert difference(prediction.scores, golden[f"eval__ins{i}_scores"]) < 1e-4
+        assert difference(prediction.boxes, golden[f"eval__ins{i}_boxes"]) < 1e-4
+        masks = np.stack([mask_api.decode(rle) for rle in prediction.rles]).astype(bool)
+        # In float64, MMDetection's own masks differ in up to 10 pixels.
+        assert (masks != golden.unpack(f"eval__ins{i}_masks")).sum() <= 10
+
+
+def test_panoptic_maps(golden):
+    found, _ = golden.prediction
+    things = golden.config.num_classes
+    for i, prediction in enumerate(to_predictions(found, original_size(golden))):
+        ids, segments = prediction.panoptic
+        # MMDetection's ids are the label plus 1000 times the instance's number; the void is last.
+        ours = np.full(ids.shape, things + golden.config.num_stuff_classes, np.int32)
+        instances = itertools.count(1)
+        for segment in segments:
+            number = next(instances) if segment.label < things else 0
+            ours[ids == segment.id] = segment.label + 1000 * number
+        expected = golden[f"eval__panoptic{i}"][0]
+        print("panoptic pixels that differ", (ours != expected).sum(), "segments", len(segments))
+        assert set(np.unique(ours)) == set(np.unique(expected))
+        assert (ours != expected).sum() <= 4  # in float64, MMDetection's own maps differ in 1
+
+
+def test_semantic_targets(golden):
+    channel, labelled = module.semantic_targets(golden.config, jnp.asarray(golden.batch().semantic))
+    np.testing.assert_array_equal(np.where(labelled, channel, 255), golden["train__seg_target"])
+
+
+def everything_sampled(net, batch, proposals):
+    """The losses where all anchors and RoIs are sampled, given the RoIs' proposals."""
+    config = net.config
+    padded_size = round_up_size(batch.image_size, config.size_divisibility)
+    pyramid = net.features(batch.images, batch.image_size, padded_size, train=True)
+    # MMDetection's anchors end at each image's own padding, to a multiple of 32.
+    anchors = rpn.make_anchors(config.rpn, pyramid, round_up_size(batch.image_size, 32))
+    every = dataclasses.replace(
+        config.rpn, batch_size_per_image=anchors.boxes.shape[1], positive_fraction=1.0
+    )
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), batch.index)
+    samples = rpn.sample_anchors(every, anchors, batch, keys)
+    terms = rpn.rpn_losses(every, net.rpn_head(pyramid), anchors, samples, batch)
+    rois = sample_rois(
+        proposals,
+        batch,
+        keys,
+        batch_size_per_image=config.box.batch_size_per_image,
+        positive_fraction=config.box.positive_fraction,
+        positive_iou=config.box.positive_iou,
+        low_quality_overrides=config.box.low_quality_overrides,
+    )
+    # MMDetection pads the masks with the batch, so that RoIs at an image's border pool zeros.
+    padded = batch._replace(image_size=padded_size)
+    terms |= mask_rcnn.roi_losses(net, pyramid, rois, padded)
+    logits = net.semantic_head(pyramid, padded_size)
+    terms["semantic"] = module.semantic_loss(config, logits, batch)
+    return terms, (samples, rois)
+
+
+@pytest.fixture(scope="module")
+def gradient(golden):
+    """The gradient and what was sampled, as a function of batch and proposals; compiled once."""
+    slots = golden.slots + len(golden["train__roi_input_proposals0"])
+    box = dataclasses.replace(golden.config.box, batch_size_per_image=slots, positive_fraction=1.0)
+    net = PanopticFPN(dataclasses.replace(golden.config, box=box))
+
+    # All arrays are arguments: XLA would compute layers of constants with another rounding.
+    def total(params, batch_stats, batch, proposals):
+        variables = {"params": params, "batch_stats": batch_stats}
+        terms, sampled = nn.apply(everything_sampled, net)(variables, batch, proposals)
+        means = {name: t.weight * t.total / t.count for name, t in terms.items()}
+        return sum(means.values()), (means, sampled)
+
+    return jax.jit(jax.grad(total, has_aux=True))
+
+
+def run_training(golden, gradient, mode, empty=()):
+    """Return gradients by MMDetection's names, losses, and what was sampled."""
+    count = len(golden.images)
+    boxes = np.stack([golden[f"{mode}__roi_input_proposals{i}"] for i in range(count)])
+    proposals = Proposals(jnp.asarray(boxes), jnp.ones(boxes.shape[:2], bool))
+    batch = jax.tree.map(jnp.asarray, golden.batch(empty))
+    variables = merge_frozen(golden.variables)
+    grads, (means, sampled) = gradient(
+        variables["params"], variables["batch_stats"], batch, proposals
+    )
+    exported = export_state({**variables, "params": grads}, list(mmdet_table(golden.config)))
+    return exported, means, sampled
+
+
+LOSSES = {
+    "rpn_class": "loss_rpn_cls_",
+    "rpn_box": "loss_rpn_bbox_",
+    "box_class": "loss_cls",
+    "box": "loss_bbox",
+    "mask": "loss_mask",
+    "semantic": "loss_seg",
+}
+"""The names in MMDetection, of which the RPN's are those of each level."""
+
+
+def check_losses_and_norms(golden, mode, exported, means, names):
+    for ours, theirs in LOSSES.items():
+        keys = [key for key in golden.arrays if key.startswith(f"{mode}__loss.{theirs}")]
+        expected = sum(float(golden[key]) for key in keys)
+        print(mode, ours, float(means[ours]) / expected - 1)
+        np.testing.assert_allclose(means[ours], expected, rtol=1e-4, err_msg=ours)
+    norms = np.asarray([np.linalg.norm(exported[name].astype(np.float64)) for name in names])
+    expected = golden[f"{mode}__grad_l2"]
+    print(
+        mode,
+        "norms",
+        (np.abs(norms - expected) / np.maximum(expected, 1e-3 * expected.max())).max(),
+    )
+    np.testing.assert_allclose(norms, expected, rtol=1e-3, atol=1e-3 * expected.max())
+
+
+def test_losses_and_gradients(golden, gradient):
+    exported, means, (samples, rois) = run_training(golden, gradient, "train")
+    learned = golden.unpack("train__rpn_label_weights_nonzero")
+    positive, valid = np.zeros_like(learned), np.zeros_like(learned)
+    for i in range(len(valid)):
+        valid[i, samples.anchor[i][samples.valid[i]]] = True
+        positive[i, samples.anchor[i][samples.positive[i]]] = True
+    np.testing.assert_array_equal(valid, learned)
+    np.testing.assert_array_equal(positive, (golden["train__rpn_labels"] == 0) & learned)
+    for i in range(len(valid)):
+        chosen = np.asarray(rois.positive[i])
+        for ours, theirs in ((chosen, "pos"), (~chosen & np.asarray(rois.valid[i]), "neg")):
+            boxes = np.asarray(rois.boxes[i])[ours]
+            expected = golden[f"train__sample{i}_{theirs}_priors"]
+            assert sorted(map(tuple, boxes)) == sorted(map(tuple, expected))
+
+    names = golden.meta["grad_names"]
+    check_losses_and_norms(golden, "train", exported, means, names)
+    recorded = [name for name in names if f"train__grad__{name}" in golden.arrays]
+    worst = {n: difference(exported[n], golden[f"train__grad__{n}"]) for n in recorded}
+    print("largest difference of an element", max(worst.values()), max(worst, key=worst.get))
+    assert max(worst.values()) < 1e-3
+
+
+def test_an_image_without_objects(golden, gradient):
+    exported, means, _ = run_training(golden, gradient, "train_empty1", empty=(1,))
+    names = golden.meta["grad_names_empty1"]
+    check_losses_and_norms(golden, "train_empty1", exported, means, names)
+
+
+def test_weights_are_exported_as_they_were_imported(golden):
+    exported = export_state(merge_frozen(golden.variables), list(mmdet_table(golden.config)))
+    counters = {name for name in golden.state if name.endswith("num_batches_tracked")}
+    assert exported.keys() == golden.state.keys() - counters
+    for name, array in exported.items():
+        np.testing.assert_array_equal(array, golden.state[name], err_msg=name)
