@@ -141,6 +141,37 @@ class Batch(NamedTuple):
     """The class of each cell; `IGNORED` cells have none."""
 
 
+def batch_shapes(
+    targets: TargetSpec,
+    images: int,
+    bucket: tuple[int, int],
+    slots: int,
+    pixels: type[np.uint8] | type[np.float32] = np.uint8,
+) -> Batch:
+    """Return a batch's shapes and dtypes (`jax.ShapeDtypeStruct`), as the pipeline makes them."""
+
+    def array(dtype: type, *shape: int) -> Any:
+        return jax.ShapeDtypeStruct((images, *shape), dtype)
+
+    masks = semantic = None
+    if targets.masks is not None:
+        height, width = targets.masks.shape(bucket)
+        masks = array(np.uint8, slots, height, -(-width // 8))
+    if targets.semantic_stride is not None:
+        semantic = array(np.uint8, *ImageMasks(targets.semantic_stride).shape(bucket))
+    return Batch(
+        images=array(pixels, *bucket, 3),
+        image_size=array(np.int32, 2),
+        boxes=array(np.float32, slots, 4),
+        labels=array(np.int32, slots),
+        valid=array(np.bool_, slots),
+        index=array(np.int32),
+        masks=masks,
+        centers=array(np.float32, slots, 2) if targets.centers else None,
+        semantic=semantic,
+    )
+
+
 def unpack_masks(batch: Batch, targets: TargetSpec) -> Batch:
     """Return the batch with bool masks, whether they were packed or not."""
     if batch.masks is None or targets.masks is None or batch.masks.dtype == bool:

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxseg import data
 from jaxseg.commands.train import check_num_classes, count_categories
-from jaxseg.data.batch_shapes import abstract_batch
+from jaxseg.data.pipeline import abstract_batch
 from jaxseg.data.transforms.resize import choose_buckets, scaled_size
 from jaxseg.experiment import Experiment
 from jaxseg.parallel import check_batch_size, lower_step

@@ -25,14 +25,13 @@ import grain
 import numpy as np
 from absl import flags
 
-from jaxseg.data.batch_shapes import abstract_batch
 from jaxseg.data.config import DataConfig
 from jaxseg.data.order import Order
 from jaxseg.data.panoptic import num_semantic_classes
 from jaxseg.data.source import Source
 from jaxseg.data.transforms.resize import choose_buckets, fit_image
 from jaxseg.data.transforms.sample import Sample, train_sample
-from jaxseg.types import Batch, EvalBatch, TargetSpec
+from jaxseg.types import Batch, EvalBatch, TargetSpec, batch_shapes
 
 _LOG = logging.getLogger(__name__)
 CLOSE_SECONDS = 5.0
@@ -41,6 +40,17 @@ EXIT_SECONDS = 30.0
 """Longest time to wait for them once more at the end of the program."""
 _ENDLESS = 1 << 40
 """A number of batches that no run reaches."""
+
+
+def abstract_batch(
+    config: DataConfig, targets: TargetSpec, batch_size: int, bucket: tuple[int, int]
+) -> Batch:
+    """Return the shapes and dtypes of a batch as `TrainPipeline` makes it, for `jax.jit(f).lower`.
+
+    Raises ValueError if the bucket does not divide by a stride of the targets.
+    """
+    pixels = np.float32 if config.resize_backend == "torch" else np.uint8
+    return batch_shapes(targets, batch_size, bucket, config.max_objects, pixels)
 
 
 @dataclasses.dataclass(frozen=True)

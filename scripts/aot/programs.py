@@ -19,7 +19,7 @@ from jaxseg.model import BATCH_AXIS, Model
 from jaxseg.nn.conv import convolve
 from jaxseg.training.optimizer import OptimizerConfig, make_optimizer
 from jaxseg.training.step import init_state, make_step
-from jaxseg.types import Batch
+from jaxseg.types import batch_shapes
 from jaxseg.zoo import MODELS
 
 OBJECTS, ROIS, POSITIVES, CHANNELS, BOXES, DETECTIONS = 100, 512, 128, 256, 2000, 100
@@ -99,38 +99,18 @@ def _model(settings: Settings) -> Model:
     return config.build()
 
 
-def _batch(model: Model, images: int, size: tuple[int, int]) -> Batch:
-    def array(dtype: type, *shape: int) -> Any:
-        return Shape((images, *shape), dtype)
-
-    masks: Any = None
-    if model.targets.masks is not None:
-        height, width = model.targets.masks.shape(size)
-        masks = array(np.uint8, OBJECTS, height, -(-width // 8))
-    return Batch(
-        images=array(np.uint8, *size, 3),
-        image_size=array(np.int32, 2),
-        boxes=array(np.float32, OBJECTS, 4),
-        labels=array(np.int32, OBJECTS),
-        valid=array(np.bool_, OBJECTS),
-        index=array(np.int32),
-        masks=masks,
-        centers=array(np.float32, OBJECTS, 2) if model.targets.centers else None,
-    )
-
-
 def _step(settings: Settings) -> Program:
     model = _model(settings)
     optimizer = make_optimizer(OptimizerConfig(grad_clip_norm=None), steps=1000)
     state = jax.eval_shape(lambda: init_state(model, optimizer, (1, 64, 64, 3), 0))
-    batch = _batch(model, settings.images, settings.size)
+    batch = batch_shapes(model.targets, settings.images, settings.size, OBJECTS)
     return Program(make_step(model, optimizer, seed=0), (state,), (batch,), is_step=True)
 
 
 def _predict(settings: Settings) -> Program:
     model = _model(settings)
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), (1, 64, 64, 3)))
-    batch = _batch(model, settings.images, settings.size)
+    batch = batch_shapes(model.targets, settings.images, settings.size, OBJECTS)
     return Program(model.predict, (variables,), (batch.images, batch.image_size))
 
 
