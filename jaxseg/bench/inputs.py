@@ -97,6 +97,9 @@ def random_batch(
         "masks": masks,
         "centers": (boxes[..., :2] + boxes[..., 2:]) / 2 - 0.5 if model.targets.centers else None,
     }
+    if model.targets.semantic_stride is not None:  # the labels of objects are among the map's
+        shape = ImageMasks(model.targets.semantic_stride).shape(size)
+        fields["semantic"] = rng.integers(0, num_classes, (images, *shape), np.uint8)
     return Batch(**fields)
 
 

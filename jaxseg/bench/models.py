@@ -13,8 +13,8 @@ from jaxseg.bench.inputs import random_batch
 from jaxseg.bench.program import Program, compile_lowered, compile_program
 from jaxseg.bench.settings import Settings
 from jaxseg.bench.small import SMALL_MODELS
+from jaxseg.heads.box_head import BoxHeadConfig
 from jaxseg.model import Model, ModelConfig
-from jaxseg.models.mask_rcnn import MaskRCNNConfig
 from jaxseg.models.solov2 import SOLOv2Config
 from jaxseg.parallel import lower_step
 from jaxseg.training.step import TrainState, make_step, start_state
@@ -80,9 +80,10 @@ class BenchModel:
 
     @property
     def mask_slots(self) -> int:
-        """Return the slots of an image for masks that are learned."""
-        if isinstance(self.config, MaskRCNNConfig):
-            return int(self.config.box.batch_size_per_image * self.config.box.positive_fraction)
+        """Return the slots of an image for masks that are learned; of a cascade, each stage's."""
+        box = getattr(self.config, "box", None)
+        if isinstance(box, BoxHeadConfig):
+            return int(box.batch_size_per_image * box.positive_fraction)
         assert isinstance(self.config, SOLOv2Config)
         return self.config.max_positives
 
@@ -131,7 +132,7 @@ def random_variables(shapes: Any) -> Any:
             value = np.full(leaf.shape, kind in ("scale", "var"), np.float32)
         if kind == "scale" and path[1] == "backbone" and layer in ("norm2", "norm3"):
             value *= np.float32(0.3)
-        if layer == "logit" and kind == "bias" and path[1] in ("box_head", "head"):
+        if layer == "logit" and kind == "bias" and ("box_head" in path[1] or path[1] == "head"):
             value = _favour_classes(leaf.shape[0], low=-4.0, high=-1.0)
         variables[path] = value
     return traverse_util.unflatten_dict(variables)
@@ -143,12 +144,14 @@ def _favour_classes(count: int, low: float, high: float) -> np.ndarray:
 
 
 def _count_mask_slots(model: Model) -> Model:
-    """Let the losses of a model also count the slots of the mask term that are in use."""
+    """Let the losses of a model also count the slots of the first mask term that are in use."""
 
     def loss(variables: Any, batch: Batch, key: jax.Array, /) -> Losses:
         losses = model.loss(variables, batch, key)
-        used = losses.terms["mask"].count
-        metric = {USED_SLOTS: Average(used, jax.numpy.ones_like(used))}
+        used = [term.count for name, term in losses.terms.items() if name.endswith("mask")]
+        if not used:
+            return losses
+        metric = {USED_SLOTS: Average(used[0], jax.numpy.ones_like(used[0]))}
         return losses._replace(metrics={**losses.metrics, **metric})
 
     return model._replace(loss=loss)

@@ -11,6 +11,7 @@ from jaxseg.heads.mask_head import MaskHeadConfig
 from jaxseg.heads.rpn import RPNConfig
 from jaxseg.model import ModelConfig
 from jaxseg.models.mask_rcnn import MaskRCNNConfig
+from jaxseg.models.panoptic_fpn import PanopticFPNConfig, SemanticHeadConfig
 from jaxseg.models.solov2 import SOLOv2Config
 
 
@@ -49,20 +50,27 @@ class SmallBackboneLayers(nn.Module):
         return maps
 
 
+_MASK_RCNN = MaskRCNNConfig(
+    num_classes=5,
+    backbone=SmallBackbone(),
+    fpn_channels=16,
+    rpn=RPNConfig(
+        pre_nms_topk_train=24,
+        pre_nms_topk_test=24,
+        post_nms_topk_train=20,
+        post_nms_topk_test=20,
+        batch_size_per_image=32,
+    ),
+    box=BoxHeadConfig(fc_dim=32, batch_size_per_image=16, detections_per_image=8),
+    mask=MaskHeadConfig(num_convs=1, conv_dim=16),
+)
+
 SMALL_MODELS: dict[str, ModelConfig] = {
-    "small_mask_rcnn": MaskRCNNConfig(
-        num_classes=5,
-        backbone=SmallBackbone(),
-        fpn_channels=16,
-        rpn=RPNConfig(
-            pre_nms_topk_train=24,
-            pre_nms_topk_test=24,
-            post_nms_topk_train=20,
-            post_nms_topk_test=20,
-            batch_size_per_image=32,
-        ),
-        box=BoxHeadConfig(fc_dim=32, batch_size_per_image=16, detections_per_image=8),
-        mask=MaskHeadConfig(num_convs=1, conv_dim=16),
+    "small_mask_rcnn": _MASK_RCNN,
+    "small_panoptic_fpn": PanopticFPNConfig(
+        **vars(_MASK_RCNN),
+        num_stuff_classes=3,
+        semantic=SemanticHeadConfig(conv_dim=16, norm_groups=4),
     ),
     "small_solov2": SOLOv2Config(
         num_classes=5,

@@ -42,12 +42,13 @@ def _prepare(context: Context, name: str) -> Prepared:
     peak = host_peak(side) if on_host() else program_peak(program.run)
     held = sum(x.nbytes for x in jax.tree.leaves(state))
     metrics = {key: float(value) for key, value in first["metrics"].items()}
-    used = metrics[USED_SLOTS]
     figures: Figures = {
         **program.figures(),
         "state, GiB": held / 2**30,
-        "mask slots used": f"{used:.0f} of {model.mask_slots * context.settings.batch}",
     }
+    if USED_SLOTS in metrics:
+        slots = model.mask_slots * context.settings.batch
+        figures["mask slots used"] = f"{metrics[USED_SLOTS]:.0f} of {slots}"
     if peak is not None:
         figures["peak, GiB"] = peak
     prepared = Prepared(

@@ -6,15 +6,17 @@ import re
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from jaxseg.bench import plot, report
 from jaxseg.bench.context import Context
-from jaxseg.bench.models import Models
+from jaxseg.bench.models import USED_SLOTS, Models
 from jaxseg.bench.peer import Peer, Variant, add_variants, find_peer
 from jaxseg.bench.results import Case, Comparison, GroupResult, Prepared, Row, Skipped
 from jaxseg.bench.run import bench, run_group
 from jaxseg.bench.settings import SMALL, make_settings
+from jaxseg.bench.small import SMALL_MODELS
 from jaxseg.bench.timing import Sample, Side, time_sides
 from jaxseg.data import Shapes, write_coco
 from tests.conftest import ROOT
@@ -64,6 +66,15 @@ def test_the_json_says_where_and_how_it_was_measured(small_run):
     assert content["speeds"]["copy, GB/s"] > 0
 
 
+@pytest.mark.parametrize("name", SMALL_MODELS)
+def test_models_learn_from_the_batch_that_is_made_for_them(name):
+    model = Models(SMALL)[name]
+    batch, key = model.batch, jax.random.key(0)
+    losses = jax.eval_shape(model.model.loss, model.variables, batch, key)
+    assert USED_SLOTS in losses.metrics
+    assert model.mask_slots > 0
+
+
 @pytest.mark.slow
 def test_a_model_is_measured(tmp_path):
     out, lines = tmp_path / "bench.json", []
@@ -78,10 +89,9 @@ def test_a_model_is_measured(tmp_path):
 
 
 @pytest.mark.slow
-def test_solov2_and_scaling_run(tmp_path):
-    settings = make_settings(
-        ("predict", "train", "scaling"), small=True, models=("small_mask_rcnn", "small_solov2")
-    )
+def test_other_models_and_scaling_run(tmp_path):
+    models = ("small_mask_rcnn", "small_panoptic_fpn", "small_solov2")
+    settings = make_settings(("predict", "train", "scaling"), small=True, models=models)
     lines = []
     assert bench(settings, lines.append) == 0
     assert not any("FAILED" in line for line in lines)
