@@ -91,6 +91,21 @@ def test_the_report_of_a_program():
     assert found["largest"][0]["type"] == "bf16[4,2]"
 
 
+@pytest.mark.parametrize(
+    ("condition", "length"),
+    [
+        ("%n = s32[]{:T(128)} constant(8)\n  ROOT %lt = pred[] compare(%i, %n), direction=LT", 8),
+        ("%n = s32[] constant(8)\n  ROOT %lt = pred[] compare(%i, %other), direction=LT", None),
+        ("%n = s32[] constant(8)\n  ROOT %and = pred[] and(%i, %n)", None),
+    ],
+)
+def test_the_length_of_a_loop_that_counts(condition, length):
+    text = HLO.replace(', backend_config={"known_trip_count":{"n":"3"}}', "")
+    text = text.replace("ROOT %lt = pred[] compare(%c, %c), direction=LT", condition)
+    program = hlo.parse(text)
+    assert [program.trips(loop) for loop in program.loops()] == [length]
+
+
 def test_cycles_of_machine_code():
     assert schedules.count_cycles(BUNDLES) == 1 + 3 * (2 + 5 * 2 + 1) + 1
 

@@ -62,29 +62,23 @@ class Instruction:
     @property
     def op_name(self) -> str:
         """Return JAX's name of the operation, which begins with the transforms and the modules."""
-        return self._find(r'op_name="([^"]*)"') or ""
+        return self.find(r'op_name="([^"]*)"') or ""
 
     @property
     def frame(self) -> int:
         """Return the number of the innermost frame, 0 for none."""
-        return int(self._find(r"stack_frame_id=(\d+)") or 0)
+        return int(self.find(r"stack_frame_id=(\d+)") or 0)
 
     @property
     def cycles(self) -> int | None:
         """Return the estimate for one run."""
-        found = self._find(r'"estimated_cycles":"(\d+)"')
-        return None if found is None else int(found)
-
-    @property
-    def trips(self) -> int | None:
-        """Return a loop's length if the compiler knows it."""
-        found = self._find(r'"known_trip_count":\{"n":"(\d+)"')
+        found = self.find(r'"estimated_cycles":"(\d+)"')
         return None if found is None else int(found)
 
     @property
     def target(self) -> str:
         """Return the name of a custom call's function."""
-        return self._find(r'custom_call_target="([^"]*)"') or ""
+        return self.find(r'custom_call_target="([^"]*)"') or ""
 
     @property
     def bytes_written(self) -> int:
@@ -94,15 +88,16 @@ class Instruction:
     def called(self) -> list[str]:
         """Return the computations that run as a part of this instruction."""
         if self.opcode == "while":
-            return [self._find(r"body=%?([\w.\-]+)") or ""]
-        branches = self._find(r"branch_computations=\{([^}]*)\}")
+            return [self.find(r"body=%?([\w.\-]+)") or ""]
+        branches = self.find(r"branch_computations=\{([^}]*)\}")
         if branches:
             return [name.strip().lstrip("%") for name in branches.split(",")]
         pairs = re.findall(r"(?:true_computation|false_computation)=%?([\w.\-]+)", self.attributes)
-        single = self._find(r"(?:calls|to_apply)=%?([\w.\-]+)")
+        single = self.find(r"(?:calls|to_apply)=%?([\w.\-]+)")
         return pairs or ([single] if single else [])
 
-    def _find(self, pattern: str) -> str | None:
+    def find(self, pattern: str) -> str | None:
+        """Return the first group of the pattern in the attributes."""
         found = re.search(pattern, self.attributes)
         return found and found[1]
 
@@ -137,6 +132,20 @@ class Program:
         """Return the loops that run on the device."""
         executed = self._executed(self.entry, 1, False)
         return [i for i, _, _ in executed if i.opcode == "while"]
+
+    def trips(self, loop: Instruction) -> int | None:
+        """Return a loop's length if the compiler knows it, or its condition is `counter < N`.
+
+        The loops of `jax.lax.scan` and `map` count from 0 by 1; libtpu does not write their length.
+        """
+        known = loop.find(r'"known_trip_count":\{"n":"(\d+)"')
+        condition = self.computations.get(loop.find(r"condition=%?([\w.\-]+)") or "", [])
+        if known is None and condition and "direction=LT" in condition[-1].attributes:
+            limit = re.search(r"\(%?[\w.\-]+, %?([\w.\-]+)\)", condition[-1].attributes)
+            for instruction in condition:
+                if limit and instruction.name == limit[1]:
+                    known = instruction.find(r"^constant\((\d+)\)")
+        return None if known is None else int(known)
 
     def kind(self, instruction: Instruction) -> str:
         """Return the kind of work: of a fusion that of its heaviest part."""
@@ -195,7 +204,7 @@ class Program:
             yield instruction, runs, unknown
             if instruction.opcode not in CONTROL:
                 continue
-            trips = instruction.trips if instruction.opcode == "while" else 1
+            trips = self.trips(instruction) if instruction.opcode == "while" else 1
             for name in instruction.called():
                 yield from self._executed(name, runs * (trips or 1), unknown or trips is None)
 

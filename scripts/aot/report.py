@@ -89,7 +89,7 @@ def analyse(
         "kernels": dict(counts.most_common()),
         "loops": {
             "number": len(loops),
-            "unknown_length": sum(loop.trips is None for loop in loops),
+            "unknown_length": sum(program.trips(loop) is None for loop in loops),
         },
         "collectives": {kind: dict(value) for kind, value in collectives.items()},
         "unestimated": {kind: dict(value) for kind, value in unestimated.items()},
