@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 from jaxseg import ops
 from jaxseg.nn.fpn import Pyramid
 from jaxseg.nn.padding import level_extent
+from jaxseg.ops.batching import Batching
 
 MAX_STRIDE = 32
 """Stride of P5, the coarsest level that RoIs are pooled from (Lin et al. 2017, section 4.2)."""
@@ -30,6 +31,9 @@ class RoIAlignConfig:
     sampling_ratio: int = 2
     canonical_box_size: float = 224.0
     """Side of the box that is pooled from P4."""
+    batching: Batching = "auto"
+    """Pool from all images at once ("vmap") or from one after the other ("map"), which is less
+    work for a TPU and takes less memory; "auto" is "map" on a TPU, "vmap" elsewhere."""
 
 
 def pool_rois(
@@ -55,6 +59,7 @@ def pool_rois(
             aligned=config.aligned,
             canonical_box_size=config.canonical_box_size,
             extent=extents,
+            batching=config.batching,
         )
 
     pooled = jax.vmap(one_image)(levels, boxes, extents)  # [B, R, p, p, C]

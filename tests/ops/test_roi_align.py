@@ -413,3 +413,35 @@ def test_bfloat16_maps_are_pooled_and_summed_in_float32():
     for stride, gradient in vjp(cotangent)[0].items():
         of_float32 = vjp_of_float32(cotangent)[0][stride]
         np.testing.assert_array_equal(gradient, of_float32.astype(jnp.bfloat16))
+
+
+def test_one_image_after_the_other_gives_the_same_as_all_at_once():
+    boxes = jnp.asarray(RNG.uniform(0, 90, (2, 5, 4)), jnp.float32)
+    extents = jnp.asarray([[18, 24], [12, 20]])
+    pyramid = {4: RNG.normal(size=(2, 18, 24, 3)), 8: RNG.normal(size=(2, 9, 12, 3))}
+    pyramid = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), pyramid)
+    gradient = jnp.asarray(RNG.normal(size=(2, 5, 2, 2, 3)), jnp.float32)
+
+    def pool(pyramid, batching):
+        def one_image(pyramid, boxes, extent):
+            return ops.multilevel_roi_align(
+                pyramid,
+                boxes,
+                output_size=(2, 2),
+                sampling_ratio=1,
+                canonical_box_size=32.0,
+                canonical_level=3,
+                extent={4: extent, 8: -(-extent // 2)},
+                batching=batching,
+            )
+
+        return jax.vmap(one_image)(pyramid, boxes, extents)
+
+    @functools.partial(jax.jit, static_argnames="batching")
+    def both(pyramid, batching):
+        pooled, pull = jax.vjp(lambda pyramid: pool(pyramid, batching), pyramid)
+        return pooled, pull(gradient)[0]
+
+    for a, b in zip(*(jax.tree.leaves(both(pyramid, x)) for x in ("map", "vmap")), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+        assert np.asarray(a).any()
