@@ -28,6 +28,7 @@ from absl import flags
 from jaxseg.data.config import DataConfig
 from jaxseg.data.order import Order
 from jaxseg.data.panoptic import num_semantic_classes
+from jaxseg.data.shared_batches import take_array
 from jaxseg.data.source import Source
 from jaxseg.data.transforms.resize import choose_buckets, fit_image
 from jaxseg.data.transforms.sample import Sample, train_sample
@@ -119,7 +120,8 @@ class TrainPipeline:
     def batches(self, start_step: int = 0) -> Generator[Batch]:
         """Yield this shard's batches from a step on, endlessly, with packed masks.
 
-        `Batch.index` is each image's position in the global batch.
+        `Batch.index` is each image's position in the global batch. With workers, large arrays are
+        in shared memory, of which containers may have little: copy them to keep many batches.
         """
         return _read(_TrainBatches(self, start_step), self.config)
 
@@ -313,8 +315,7 @@ def _iterate(batches: Any, config: DataConfig) -> Generator[Any]:
     iterator, done = iter(dataset), 0
     try:
         for batch in iterator:
-            # Workers pass arrays in shared memory; a copy releases it at once.
-            yield type(batch)(*(None if x is None else np.array(x) for x in batch))
+            yield type(batch)(*(None if x is None else take_array(x) for x in batch))
             done += 1
     except RuntimeError as error:
         if "process was terminated" not in str(error):
