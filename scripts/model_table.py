@@ -18,19 +18,20 @@ from jaxseg.zoo import MODELS, RESNETS, ZooModel
 HEAD = """\
 # Published models
 
-AP (mask / box; SOLOv2: mask alone) and PQ, panoptic quality, are those on COCO val2017 that the
+AP (mask / box; one number: mask alone) and PQ, panoptic quality, are those on COCO val2017 that the
 source states; they have not been measured with jaxseg. Given the same weights and pixels the
 outputs equal the source's ([Reproduce a paper](reproduce.md)):
 `tests/models/test_mask_rcnn_golden.py` compares every stage, loss and gradient with torchvision,
-`test_solov2_golden.py` and `test_panoptic_fpn_golden.py` with MMDetection.
-Parameters are counted as the source counts them (AdelaiDet counts no scales of frozen batch norms,
-MMDetection trains them) and tested against these numbers. Multiply-adds are those of one padded
-image of 800x1344 pixels (448x768 for light models), with all proposals, candidates and masks that
-fit.
+`test_solov2_golden.py`, `test_panoptic_fpn_golden.py` and `test_point_rend_golden.py` with
+MMDetection. Parameters are counted as the source counts them, but without the scales of frozen
+batch norms (those of most MMDetection models are trained), and tested against these numbers.
+Multiply-adds are those of one padded image of 800x1344 pixels (448x768 for light models), with all
+proposals, candidates and masks that fit.
 
 The configs use mask targets from box crops, whose cost suits long trainings. The sources pool
 masks of the whole image: `MaskHeadConfig(mask_targets="binary")` (Detectron2, MMDetection) or
-`"soft"` (torchvision) computes exactly theirs.
+`"soft"` (torchvision) computes exactly theirs; so does `CoarseMaskConfig(mask_targets="binary")` of
+PointRend.
 
 Deformable convolutions are not supported, so SOLOv2's published DCN variants are not listed.
 
@@ -65,6 +66,8 @@ falls on the other side of a ReLU.
   torchvision. MMDetection pads them with the batch, so that targets there depend on other images.
 - Decoded boxes are at most 62.5 times as wide and high as their anchor or proposal, as in all
   sources; MMDetection also makes them at least 1/62.5 of it.
+- PointRend in Detectron2 trains the masks in the boxes that the box head predicts
+  (`TRAIN_ON_PRED_BOXES`), here and in MMDetection in the proposals.
 - Of an image with more objects than `max_objects`, the largest are kept; in the sources, all.
 
 ## Import

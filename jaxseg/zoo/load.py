@@ -43,7 +43,9 @@ _UNUSED = re.compile(
 """Arrays in published checkpoints that no model has: counters and constants."""
 
 MODELS: dict[str, ZooModel] = {
-    record.name: record for record in (*mask_rcnn.RECORDS, *panoptic_fpn.RECORDS, *solov2.RECORDS)
+    record.name: record
+    for module in (mask_rcnn, panoptic_fpn, point_rend, solov2)
+    for record in module.RECORDS
 }
 """The published models by name."""
 

@@ -13,7 +13,7 @@ from jaxseg.models.mask_rcnn import MaskRCNNConfig
 from jaxseg.models.point_rend import PointRendConfig
 from jaxseg.zoo import mask_rcnn
 from jaxseg.zoo.engine import DENSE, Entry, Layout, layer_entries
-from jaxseg.zoo.record import NameTable
+from jaxseg.zoo.record import NameTable, Preprocessing, ZooModel
 
 DETECTRON2_R50_FPN = PointRendConfig(
     pixels=mask_rcnn.DETECTRON2_R50_FPN.pixels,
@@ -27,6 +27,32 @@ MMDET_R50_CAFFE_FPN = dataclasses.replace(
     DETECTRON2_R50_FPN, rpn=mask_rcnn.MMDET_R50_FPN.rpn, box=mask_rcnn.MMDET_R50_FPN.box
 )
 """Its backbone is Detectron2's, converted: MMDetection calls these layers and pixels "caffe"."""
+
+RECORDS = (
+    ZooModel(
+        name="mmdet_point_rend_r50_caffe_fpn",
+        config=MMDET_R50_CAFFE_FPN,
+        codebase="mmdet",
+        preprocessing=Preprocessing("cv2"),
+        checkpoint="MMDetection, point-rend_r50-caffe_fpn_ms-3x_coco (ms-1x: 36.3 / 38.4)",
+        mask_ap=38.0,
+        box_ap=41.0,
+        parameters=60_161_792,
+        gmacs=296,
+        experiment="point_rend_r50_fpn_1x",
+    ),
+    ZooModel(
+        name="detectron2_point_rend_r50_fpn",
+        config=DETECTRON2_R50_FPN,
+        codebase="detectron2",
+        preprocessing=Preprocessing("pillow"),
+        checkpoint="Detectron2, PointRend project, pointrend_rcnn_R_50_FPN_3x_coco (1x: 36.2)",
+        mask_ap=38.3,
+        box_ap=None,
+        parameters=60_161_792,
+        gmacs=296,
+    ),
+)
 
 DOWNSAMPLE = Layout(
     lambda x: x.transpose(2, 3, 1, 0).reshape(-1, x.shape[0]),

@@ -205,10 +205,38 @@ MASK_RCNN_SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("name", MASK_RCNN_SETTINGS)
-def test_published_mask_rcnns_have_their_sources_settings(name):
+POINT_REND = {
+    # The defaults of `add_pointrend_config`, and the same in MMDetection's config.
+    "coarse.pooler_resolution": 14,
+    "coarse.conv_dim": 256,
+    "coarse.num_fc": 2,
+    "coarse.fc_dim": 1024,
+    "point.num_fc": 3,
+    "point.fc_dim": 256,
+    "point.train_points": 14 * 14,
+    "point.oversample_ratio": 3,
+    "point.importance_fraction": 0.75,
+    "point.subdivision_steps": 5,
+    "point.subdivision_points": 28 * 28,
+    "backbone.depth": 50,
+}
+CAFFE = {key: DETECTRON2[key] for key in ("pixels", "backbone.norm", "backbone.stride_in_1x1")}
+
+
+def without_mask_head(settings):
+    return {k: v for k, v in settings.items() if k[:5] != "mask." and k != "predict_background"}
+
+
+POINT_REND_SETTINGS = {
+    "detectron2_point_rend_r50_fpn": without_mask_head(DETECTRON2) | POINT_REND,
+    "mmdet_point_rend_r50_caffe_fpn": without_mask_head(MMDETECTION) | CAFFE | POINT_REND,
+}
+
+
+@pytest.mark.parametrize("name", MASK_RCNN_SETTINGS | POINT_REND_SETTINGS)
+def test_published_models_have_their_sources_settings(name):
     config = MODELS[name].config
-    expected = MASK_RCNN_SETTINGS[name]
+    expected = (MASK_RCNN_SETTINGS | POINT_REND_SETTINGS)[name]
     assert {path: operator.attrgetter(path)(config) for path in expected} == expected
 
 

@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from jaxseg.nn.freezing import merge_frozen
 from jaxseg.zoo import MODELS
@@ -14,6 +15,7 @@ from jaxseg.zoo.load import TABLES
 STANDARD = {
     "mmdet_mask_rcnn_r50_fpn": "mask_rcnn",
     "mmdet_panoptic_fpn_r50_fpn": "panoptic_fpn",
+    "mmdet_point_rend_r50_caffe_fpn": "pointrend",
     "mmdet_solov2_r50_fpn": "solov2",
 }
 """Names of MMDetection's models here, and in the list of shapes."""
@@ -35,4 +37,7 @@ def test_names_shapes_and_counts_are_the_codebases(name, shared):
     table = TABLES[type(record.config)][record.codebase]
     exported = export_state(empty, list(table.entries(record.config)))
     assert {key: array.shape for key, array in exported.items()} == expected
-    assert record.parameters == listed[f"{STANDARD[name]}__n_params"]
+    state = traverse_util.flatten_dict(variables["batch_stats"])
+    # The scales and shifts of frozen batch norms are no parameters here.
+    frozen = sum(x.size for path, x in state.items() if path[-1] in ("scale", "bias"))
+    assert record.parameters + frozen == listed[f"{STANDARD[name]}__n_params"]
