@@ -13,9 +13,11 @@ import dataclasses
 
 from mask_rcnn_nuclei_r50 import experiment as mask_rcnn
 
+from jaxseg.models.mask_rcnn import MaskRCNNConfig
 from jaxseg.models.point_rend import CoarseMaskConfig, PointHeadConfig, PointRendConfig
 
 trunk = mask_rcnn.model
+assert isinstance(trunk, MaskRCNNConfig)
 
 experiment = dataclasses.replace(
     mask_rcnn,

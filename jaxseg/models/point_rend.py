@@ -340,6 +340,7 @@ def point_targets(
     kind: Literal["box_crop", "binary"], rois: RoIs, batch: Batch, points: Float[Array, "B F P 2"]
 ) -> Float[Array, "BF P"]:
     """Interpolate the masks of the RoIs' objects at points: targets in [0, 1]."""
+    assert batch.masks is not None  # `mask_targets` has raised
 
     def one_image(
         masks: Array, gt_boxes: Array, boxes: Array, gt_index: Array, points: Array
