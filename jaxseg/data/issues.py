@@ -54,6 +54,7 @@ IGNORABLE = {
     "rle-size": "an RLE whose size differs from the image's",
     "rle-text": "RLE counts that are neither whole numbers nor COCO's compressed text",
     "rle-sum": "RLE counts that do not add up to the image's pixels",
+    "semantic-missing": "an image without a semantic map, where there should be one",
     "image-unannotated": "an image without a panoptic map",
     "image-annotated-twice": "a second panoptic map of an image",
     "png-name": "the name of a panoptic map that is not text, or leaves the folder of the maps",
@@ -90,6 +91,10 @@ FATAL = {
     "segment-unknown": "an id in a panoptic map that no segment has",
     "segment-area-differs": "a segment whose area is not the number of its pixels",
     "segment-box-differs": "a segment whose bbox is not that of its pixels",
+    "semantic-unreadable": "a semantic map that cannot be decoded",
+    "semantic-type": "a semantic map that is no grey or palette PNG with 8 bits",
+    "semantic-size": "a semantic map whose size differs from the image's",
+    "semantic-class": "a value of a semantic map that is neither a class nor 255",
 }
 """Kinds that `ignore_issues` does not accept."""
 FOUND_ON_READING = (
@@ -103,6 +108,10 @@ FOUND_ON_READING = (
     "segment-unknown",
     "segment-area-differs",
     "segment-box-differs",
+    "semantic-unreadable",
+    "semantic-type",
+    "semantic-size",
+    "semantic-class",
 )
 """Kinds that are found when images are read, not when a split is opened."""
 

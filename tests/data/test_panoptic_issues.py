@@ -180,7 +180,7 @@ READ = {
     ),
     "palette": (with_colour("P"), "png-type", "of 8 bits, palette"),
     "one bit": (with_colour("1"), "png-type", "of 1 bits, grey"),
-    "alpha": (with_colour("RGBA"), "png-type", "of 8 bits, RGB and alpha"),
+    "alpha": (with_colour("RGBA"), "png-type", "of 8 bits, RGBA"),
     "RGB of 16 bits": (save_16_bits, "png-type", "of 16 bits, RGB"),
     "cut": (
         lambda path: path.write_bytes(path.read_bytes()[:60]),

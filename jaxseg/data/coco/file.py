@@ -43,6 +43,7 @@ class CocoFile(NamedTuple):
     image_folder: pathlib.Path
     part: Part | None
     category_entries: Sequence[dict[str, Any]]
+    semantic_folder: pathlib.Path | None = None
 
     def issues_without(self, image_ids: Collection[int]) -> list[Issue]:
         """Return the issues, except those of some images and of their annotations."""
@@ -60,13 +61,15 @@ def check_file(
     *image_folders: pathlib.Path,
     allow_outside_files: bool = False,
     part: Part | None = None,
+    semantic_folders: Sequence[pathlib.Path] = (),
 ) -> CocoFile:
     """Read and check a COCO file. All problems are returned as issues; none raises.
 
     Image files must exist, but are not opened. Of several `image_folders`, the one that holds the
     most images is taken. Unless `allow_outside_files`, the names must not leave it by an absolute
     path or `..`; a link in that folder may. With `part`, only these images are read; ValueError if
-    the file has too few. The tables keep the parsed JSON in memory.
+    the file has too few. Each image must have a semantic map in the one of `semantic_folders` with
+    the most, if there are any. The tables keep the parsed JSON in memory.
     """
     with without_garbage_collection():
         content, digest = parse(path, part)
@@ -79,6 +82,7 @@ def check_file(
         image_table, annotation_table, category_table = tables
         categories = check_categories(category_table)
         image_folder, images = check_images(image_table, image_folders, allow_outside_files)
+        semantic_folder = _check_semantic_maps(image_table, images.names, semantic_folders)
         annotations = check_annotations(annotation_table, images, categories)
         for table in (category_table, image_table, annotation_table):
             issues += table.issues
@@ -94,6 +98,7 @@ def check_file(
             image_folder,
             part,
             category_table.entries,
+            semantic_folder,
         )
 
 
@@ -222,6 +227,27 @@ def _check_inside(table: Table, names: Sequence[str]) -> np.ndarray:
         )
         table.add(row, "image-outside", "file_name", message)
     return outside
+
+
+def semantic_map_name(image_name: str) -> str:
+    """Return the name of an image's semantic map."""
+    return os.path.splitext(image_name)[0] + ".png"
+
+
+def _check_semantic_maps(
+    table: Table, image_names: Sequence[str], folders: Sequence[pathlib.Path]
+) -> pathlib.Path | None:
+    """Return the folder of the semantic maps, None if there are none to look for."""
+    if not folders:
+        return None
+    rows = [row for row, name in enumerate(image_names) if name]
+    names = [semantic_map_name(image_names[row]) for row in rows]
+    folder, exists = choose_folder(folders, names)
+    for row, name, found in zip(rows, names, exists.tolist(), strict=True):
+        if not found:
+            message = f"there is no semantic map {str(folder / name)!r}"
+            table.add(row, "semantic-missing", "file_name", message)
+    return folder
 
 
 def choose_folder(

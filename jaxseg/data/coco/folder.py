@@ -13,34 +13,40 @@ and panoptic annotations (`jaxseg.data.coco.panoptic`), by `panoptic` where both
     annotations/panoptic_<split>.json, annotations/panoptic_<split>/ and COCO's image folders
 
 A single file without a split, or the path of a file, is split by a seed (`jaxseg.data.coco.split`).
-
-The JSON is read and checked once, when a split is opened; only arrays stay in memory. Images are
-read on access. Masks are polygons, compressed RLE or uncompressed RLE.
 """
 
 import dataclasses
-import itertools
 import logging
 import pathlib
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Sequence
+from typing import NamedTuple
 
-import numpy as np
-from pycocotools import mask as mask_api
-
-from jaxseg.data.coco.annotated_image import read_annotated_image
-from jaxseg.data.coco.file import CocoFile, check_file, parse
-from jaxseg.data.coco.layout import choose_split, is_panoptic
+from jaxseg.data.coco.file import CocoFile, check_file
+from jaxseg.data.coco.instances import CocoSource
+from jaxseg.data.coco.layout import (
+    Split,
+    choose_split,
+    find_split,
+    is_panoptic,
+    list_panoptic_splits,
+    list_splits,
+)
 from jaxseg.data.coco.panoptic import CocoPanopticSource
-from jaxseg.data.coco.panoptic_file import check_panoptic_file
-from jaxseg.data.coco.segmentations import to_rle
-from jaxseg.data.fingerprint import fingerprint
-from jaxseg.data.issues import Issue, check_kinds, count_kinds, raise_if_any
-from jaxseg.data.ragged import offsets
-from jaxseg.data.shared_arrays import SharedArrays
-from jaxseg.data.source import RLE, Category, Example
+from jaxseg.data.coco.panoptic_file import PanopticFile, check_panoptic_file
+from jaxseg.data.coco.semantic_maps import CocoSemanticSource
+from jaxseg.data.issues import IGNORABLE, WARNINGS, Issue, check_kinds, raise_if_any
+from jaxseg.types import IGNORED
 
 _LOG = logging.getLogger(__name__)
+
+
+class CheckedSplit(NamedTuple):
+    """The readable part of a split, and all issues of its annotations."""
+
+    name: str
+    file: str
+    source: CocoSource | CocoPanopticSource
+    issues: Sequence[Issue]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,30 +75,29 @@ class CocoFolder:
     panoptic: bool = False
     """Read panoptic annotations. A folder without others is read by them in any case."""
 
-    def open(self, split: str) -> "CocoSource | CocoPanopticSource":
+    semantic_maps: str | None = None
+    """Folder of semantic maps, in `path` or elsewhere, such as COCO-Stuff's `stuffthingmaps`: PNGs
+    under the images' names, whose values are classes, 255 where there is none."""
+    num_semantic_classes: int | None = None
+    """Number of classes of the semantic maps."""
+
+    def open(self, split: str) -> CocoSource | CocoPanopticSource:
         """Open the split of a role (`train`, `val`) or of the given name.
 
         Raises ValueError if it has errors that are not ignored.
         """
         check_kinds(self.ignore_issues)
-        path = pathlib.Path(self.path).expanduser()
-        panoptic = self.panoptic or is_panoptic(path)
         files = choose_split(
-            path,
+            self._path,
             split,
             {"train": self.train, "val": self.val},
-            images=None if self.images is None else pathlib.Path(self.images),
+            images=self._images,
             val_fraction=self.val_fraction,
             seed=self.split_seed,
-            panoptic=panoptic,
+            panoptic=self._is_panoptic(),
         )
         ignored = self.ignore_image_ids if self._is_train(split) else ()
-        content = (check_panoptic_file if panoptic else check_file)(
-            files.annotations,
-            *files.images,
-            allow_outside_files=self.allow_outside_files,
-            part=files.part,
-        )
+        content = self._read(files)
         raise_if_any(content.issues_without(ignored), self.ignore_issues)
         unknown = sorted(set(ignored) - set(content.images.ids.tolist()))
         if unknown:
@@ -100,158 +105,92 @@ class CocoFolder:
             raise ValueError(
                 f"ignore_image_ids: {content.path} has no image id {unknown[0]}{where}; remove it"
             )
-        source: CocoSource | CocoPanopticSource
-        if isinstance(content, CocoFile):
-            source = CocoSource(content, self.ignore_issues, ignored)
-            source.log_skipped(content, self.ignore_issues)
-        else:
-            source = CocoPanopticSource(content, self.ignore_issues, ignored)
-            source.log_skipped(content, self.ignore_issues)
+        source = self._source(content, self.ignore_issues, ignored)
         if not len(source):
             raise ValueError(
                 f"{source.path}: no image is left: ignore_issues={self.ignore_issues} and "
                 f"ignore_image_ids={ignored} skip all"
             )
+        source.log_skipped(content.issues, self.ignore_issues)
         if files.part is not None:
             _LOG.info("%s: %d images for %s, %s", source.path, len(source), split, files.part)
         return source
 
+    def check(self, split: str | None = None) -> Iterator[CheckedSplit]:
+        """Open the readable part of the split of that name, or of all, with all issues.
+
+        Raises FileNotFoundError or ValueError if there is no such split.
+        """
+        panoptic = self._is_panoptic()
+        listed = (list_panoptic_splits if panoptic else list_splits)(self._path, self._images)
+        if split is not None or not listed:  # without any split it raises
+            listed = [find_split(self._path, split or "train", self._images, panoptic=panoptic)]
+        for files in listed:
+            content = self._read(files)
+            source = self._source(content, IGNORABLE.keys() - WARNINGS.keys(), ())
+            yield CheckedSplit(files.name, str(files.annotations), source, content.issues)
+
+    @property
+    def _path(self) -> pathlib.Path:
+        return pathlib.Path(self.path).expanduser()
+
+    @property
+    def _images(self) -> pathlib.Path | None:
+        return None if self.images is None else pathlib.Path(self.images)
+
+    def _is_panoptic(self) -> bool:
+        """Return whether panoptic annotations are read."""
+        panoptic = self.panoptic or is_panoptic(self._path)
+        if panoptic and self.semantic_maps is not None:
+            raise ValueError(
+                "panoptic annotations have semantic maps of their own: set panoptic or "
+                "semantic_maps, not both"
+            )
+        return panoptic
+
+    def _read(self, files: Split) -> CocoFile | PanopticFile:
+        """Read and check the annotations of a split."""
+        outside = self.allow_outside_files
+        if self._is_panoptic():
+            return check_panoptic_file(
+                files.annotations, *files.images, allow_outside_files=outside, part=files.part
+            )
+        return check_file(
+            files.annotations,
+            *files.images,
+            allow_outside_files=outside,
+            part=files.part,
+            semantic_folders=self._semantic_folders(files),
+        )
+
+    def _semantic_folders(self, files: Split) -> tuple[pathlib.Path, ...]:
+        """Return the folders that may hold the semantic maps of a split."""
+        if self.semantic_maps is None:
+            return ()
+        if self.num_semantic_classes is None or not 1 <= self.num_semantic_classes <= IGNORED:
+            raise ValueError(
+                f"num_semantic_classes {self.num_semantic_classes} must be the number of classes "
+                f"of the semantic maps, 1 to {IGNORED}"
+            )
+        folder = self._path if self._path.is_dir() else self._path.parent
+        root = folder / pathlib.Path(self.semantic_maps).expanduser()
+        if not root.is_dir():
+            raise FileNotFoundError(f"no folder of semantic maps {root}")
+        return root / files.name, root / files.images[0].name, root
+
+    def _source(
+        self,
+        content: CocoFile | PanopticFile,
+        ignore_issues: Collection[str],
+        ignore_image_ids: Sequence[int],
+    ) -> CocoSource | CocoPanopticSource:
+        if isinstance(content, PanopticFile):
+            return CocoPanopticSource(content, ignore_issues, ignore_image_ids)
+        if self.num_semantic_classes is not None and content.semantic_folder is not None:
+            classes = self.num_semantic_classes
+            return CocoSemanticSource(content, classes, ignore_issues, ignore_image_ids)
+        return CocoSource(content, ignore_issues, ignore_image_ids)
+
     def _is_train(self, split: str) -> bool:
         """Return whether a split, by its role or its name, is that of training."""
         return {"train": self.train, "val": self.val}.get(split, split) == self.train
-
-
-class CocoSource:
-    """A checked split of a COCO-format folder, as a `Source`."""
-
-    def __init__(
-        self,
-        content: CocoFile,
-        ignore_issues: Collection[str] = (),
-        ignore_image_ids: Sequence[int] = (),
-    ):
-        self.path, self.image_folder = content.path, content.image_folder
-        self._part = content.part
-        self.digest, self.fingerprint = content.digest, _fingerprint(content)
-        self.categories: Sequence[Category] = content.categories
-        images, annotations = content.images, content.annotations
-        skipped_image = content.image_table.has_issue(ignore_issues)
-        skipped_image |= np.isin(images.ids, ignore_image_ids)
-        skipped = content.annotation_table.has_issue(ignore_issues)
-        skipped |= (annotations.image_rows < 0) | (annotations.labels < 0)
-        skipped[~skipped] = skipped_image[annotations.image_rows[~skipped]]
-        # Annotations without area stay in the ground truth, but have no object.
-        no_area = content.annotation_table.has_issue({"box-zero"}) & ~skipped
-        self._skipped_rows = np.flatnonzero(skipped_image), np.flatnonzero(skipped)
-
-        kept = np.flatnonzero(~skipped_image)
-        self.image_ids = images.ids[kept].tolist()
-        self.image_sizes = images.sizes[kept].astype(np.int32)
-        names = [images.names[row].encode() for row in kept.tolist()]
-        rows = np.flatnonzero(~skipped & ~no_area)
-        rows = rows[np.argsort(annotations.image_rows[rows], kind="stable")]
-        row_counts = np.bincount(annotations.image_rows[rows], minlength=len(skipped_image))
-        objects = rows[~annotations.iscrowd[rows]]
-        object_counts = np.bincount(annotations.image_rows[objects], minlength=len(skipped_image))
-        self.object_counts: np.ndarray | None = object_counts[kept]
-        self._arrays = SharedArrays(
-            {
-                # Ragged arrays: those of image i are [offsets[i] : offsets[i + 1]].
-                "names": np.frombuffer(b"".join(names), np.uint8),
-                "name_offsets": offsets(np.asarray([len(name) for name in names], np.int64)),
-                "rows": rows,  # of the annotations, by image
-                "row_offsets": offsets(row_counts[kept]),
-                "boxes": annotations.boxes,
-                "labels": annotations.labels.astype(np.int32),
-                "iscrowd": annotations.iscrowd,
-                **annotations.masks._asdict(),
-            }
-        )
-
-    def log_skipped(self, content: CocoFile, ignore_issues: Collection[str]) -> None:
-        """Log the number of images and annotations of a file that training skips."""
-        kinds = {*ignore_issues, "box-zero"}
-        counts = count_kinds(issue for issue in content.issues if issue.kind in kinds)
-        no_area = counts.pop("box-zero", 0)
-        if no_area:
-            _LOG.warning("%s: skipped %d annotations with boxes without area", self.path, no_area)
-        if counts:
-            _LOG.warning(
-                "%s: skipped %d images and %d annotations with these issues: %s",
-                self.path,
-                *map(len, self._skipped_rows),
-                ", ".join(f"{count} {kind}" for kind, count in counts.items()),
-            )
-
-    def __len__(self) -> int:
-        return len(self.image_ids)
-
-    def __getitem__(self, index: int, /) -> Example:
-        index = range(len(self))[index]
-        height, width = self.image_sizes[index].tolist()
-        image_id = self.image_ids[index]
-        image = read_annotated_image(self.image_path(index), (height, width), image_id, self.path)
-        start, end = self._arrays["row_offsets"][index : index + 2]
-        rows = self._arrays["rows"][start:end]
-        return Example(
-            image=image,
-            image_id=image_id,
-            boxes=self._arrays["boxes"][rows],
-            labels=self._arrays["labels"][rows],
-            rles=[self._rle(row, height, width) for row in rows.tolist()],
-            iscrowd=self._arrays["iscrowd"][rows],
-        )
-
-    def image_path(self, index: int) -> pathlib.Path:
-        """Return the file of an image."""
-        start, end = self._arrays["name_offsets"][index : index + 2]
-        name = self._arrays["names"][start:end].tobytes()
-        return self.image_folder / name.decode()
-
-    def _rle(self, row: int, height: int, width: int) -> RLE:
-        """Return the mask of an annotation, rasterising polygons."""
-        arrays = self._arrays
-        start, end = arrays["rle_offsets"][row : row + 2].tolist()
-        if end > start:
-            return {"size": [height, width], "counts": arrays["rle_text"][start:end].tobytes()}
-        first, last = arrays["polygon_offsets"][row : row + 2].tolist()
-        bounds = arrays["point_offsets"][first : last + 1].tolist()
-        polygons = [arrays["coordinates"][a:b] for a, b in itertools.pairwise(bounds)]
-        return to_rle(polygons, height, width)
-
-    def ground_truth(self) -> dict[str, Any]:
-        """Read the file again, without the skipped images and annotations.
-
-        Annotations without area stay, as COCO evaluates them. `iscrowd` and `area` are added to
-        annotations without them.
-        """
-        content, digest = parse(self.path, self._part)
-        if isinstance(content, Issue) or digest != self.digest:
-            raise ValueError(f"{self.path} was changed since it was opened: open it again")
-        skipped_images, skipped_annotations = (set(rows.tolist()) for rows in self._skipped_rows)
-        images = [e for row, e in enumerate(content["images"]) if row not in skipped_images]
-        size_of = dict(zip(self.image_ids, self.image_sizes.tolist(), strict=True))
-        complete = []
-        for row, annotation in enumerate(content["annotations"]):
-            if row in skipped_annotations:
-                continue
-            added: dict[str, Any] = {} if "iscrowd" in annotation else {"iscrowd": 0}
-            if "area" not in annotation:
-                rle = to_rle(annotation["segmentation"], *size_of[annotation["image_id"]])
-                added["area"] = float(mask_api.area(rle))
-            complete.append({**annotation, **added})
-        return {**content, "images": images, "annotations": complete}
-
-
-def _fingerprint(content: CocoFile) -> str:
-    """Return the identity of all images and annotations, before any is left out."""
-    images, annotations = content.images, content.annotations
-    return fingerprint(
-        images.ids,
-        images.sizes,
-        annotations.image_rows,
-        annotations.labels,
-        annotations.boxes,
-        annotations.iscrowd,
-        *annotations.masks,
-    )

@@ -18,7 +18,7 @@ from jaxseg.data.coco.annotated_image import read_annotated_image, skip_advice
 from jaxseg.data.coco.panoptic_file import PanopticFile
 from jaxseg.data.coco.segment_ids import SegmentMap, Segments, read_segments
 from jaxseg.data.fingerprint import fingerprint
-from jaxseg.data.issues import count_kinds
+from jaxseg.data.issues import Issue, count_kinds
 from jaxseg.data.panoptic import PanopticMap
 from jaxseg.data.ragged import offsets
 from jaxseg.data.shared_arrays import SharedArrays
@@ -68,9 +68,9 @@ class CocoPanopticSource:
         ]
         self._arrays = SharedArrays({"offsets": offsets(counts), **columns._asdict()})
 
-    def log_skipped(self, content: PanopticFile, ignore_issues: Collection[str]) -> None:
+    def log_skipped(self, issues: Sequence[Issue], ignore_issues: Collection[str]) -> None:
         """Log the number of images that training skips, and warnings."""
-        counts = count_kinds(issue for issue in content.issues if issue.kind in ignore_issues)
+        counts = count_kinds(issue for issue in issues if issue.kind in ignore_issues)
         if counts:
             kinds = ", ".join(f"{count} {kind}" for kind, count in counts.items())
             _LOG.warning("%s: skipped %d images: %s", self.path, self._skipped, kinds)

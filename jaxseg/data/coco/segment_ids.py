@@ -13,18 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from pycocotools import mask as mask_api
 
-from jaxseg.data.images import read_labels
+from jaxseg.data.coco.map_png import RGB, PngError, read_map
 from jaxseg.data.issues import Issue, IssuesError
 from jaxseg.data.masks.regions import bitmap_bounds
 from jaxseg.data.panoptic import PanopticMap, Segment
 from jaxseg.data.source import RLE, Category, Example
-from jaxseg.files import open_regular
 from jaxseg.types import IGNORED
 
 MAX_ID = (1 << 24) - 1
-_RGB_8 = (8, 2)
-"""The bit depth and colour type of a PNG."""
-_COLOR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey and alpha", 6: "RGB and alpha"}
 
 
 class Segments(NamedTuple):
@@ -99,17 +95,6 @@ class SegmentMap(NamedTuple):
         return rle
 
 
-class PngError(ValueError):
-    """A file that is no panoptic map, with the kind of the issue."""
-
-    def __init__(self, kind: str, message: str):
-        super().__init__(kind, message)
-        self.kind = kind
-
-    def __str__(self) -> str:
-        return str(self.args[1])
-
-
 def read_ids(file: pathlib.Path | io.BytesIO, name: str, size: tuple[int, int]) -> np.ndarray:
     """Read the id of each pixel, int32 `[h, w]`.
 
@@ -121,32 +106,16 @@ def read_ids(file: pathlib.Path | io.BytesIO, name: str, size: tuple[int, int]) 
     Raises:
         PngError: it cannot be decoded, is not an RGB PNG of 8 bits, or has another size.
     """
-    try:
-        header = file.getvalue()[:26] if isinstance(file, io.BytesIO) else _read_start(file)
-        if not header.startswith(b"\x89PNG") or len(header) < 26:
-            raise PngError("png-type", f"{name} is not a PNG")
-        depth, color_type = header[24], header[25]
-        if (depth, color_type) != _RGB_8:
-            found = _COLOR_TYPES.get(color_type, "unknown")
-            raise PngError(
-                "png-type",
-                f"{name} is a PNG of {depth} bits, {found}: a panoptic map has 8 bits, RGB, the id "
-                "of a pixel's segment being R + 256 G + 65536 B",
-            )
-        packed = read_labels(file, name)  # R << 16 | G << 8 | B
-    except (ValueError, OSError) as error:
-        if isinstance(error, PngError):
-            raise
-        raise PngError("png-unreadable", str(error)) from error
-    if packed.shape != size:
-        height, width = packed.shape
-        raise PngError("png-size", f"{name} is {width}x{height}, the image {size[1]}x{size[0]}")
+    packed = read_map(  # R << 16 | G << 8 | B
+        file,
+        name,
+        size,
+        color_types=(RGB,),
+        kinds="png",
+        expected="a panoptic map has 8 bits, RGB, the id of a pixel's segment being R + 256 G + "
+        "65536 B",
+    )
     return packed >> 16 | packed & 0xFF00 | (packed & 0xFF) << 16
-
-
-def _read_start(path: pathlib.Path) -> bytes:
-    with open_regular(path) as file:
-        return file.read(26)
 
 
 def read_segments(

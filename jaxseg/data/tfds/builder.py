@@ -19,7 +19,8 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from jaxseg.data.coco.folder import CocoFolder, CocoSource
+from jaxseg.data.coco.folder import CocoFolder
+from jaxseg.data.coco.instances import CocoSource
 from jaxseg.data.coco.layout import list_splits
 from jaxseg.data.tfds.records import IMAGES_PER_SHARD, IndexedAnnotation, features, to_record
 from jaxseg.files import open_regular
@@ -136,7 +137,12 @@ def open_splits(
         allow_outside_files=allow_outside_files,
         images=None if images is None else str(images),
     )
-    sources = {name: config.open(name) for name in names}
+    sources: dict[str, CocoSource] = {}
+    for name in names:
+        source = config.open(name)
+        if not isinstance(source, CocoSource):
+            raise ValueError(f"{folder} has panoptic annotations, from which no dataset is built")
+        sources[name] = source
     first = names[0]
     for name in names[1:]:
         if sources[name].categories != sources[first].categories:

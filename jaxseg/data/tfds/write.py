@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxseg import files
-from jaxseg.data.coco.folder import CocoSource
+from jaxseg.data.coco.instances import CocoSource
 from jaxseg.data.tfds.index import make_index, write_index
 from jaxseg.data.tfds.records import IMAGES_PER_SHARD
 
