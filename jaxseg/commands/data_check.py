@@ -9,38 +9,36 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from jaxseg.data import CocoFolder, folder_config
+from jaxseg.data import CocoFolder, SourceConfig, TfdsFolder
 from jaxseg.data.issues import Issue, check_kinds, errors
+from jaxseg.data.panoptic import PanopticSource
 from jaxseg.data.proposal import Proposal, propose
-from jaxseg.data.stats import DatasetStats, scan_folder
+from jaxseg.data.stats import DatasetStats, SemanticStats, scan_folder
 from jaxseg.files import prepare_output_file
 from jaxseg.terminal import progress_bar
+from jaxseg.types import IGNORED
 
 _MAX_SHOWN = 20
 """Issues of each kind, and groups of identical images, that are printed."""
 
 
 def report(
-    folder: pathlib.Path,
+    config: CocoFolder | TfdsFolder,
     *,
     split: str | None = None,
     max_objects: int = 100,
     bucket: tuple[int, int] | None = None,
     ignore_issues: Collection[str] = (),
-    images: pathlib.Path | None = None,
-    allow_outside_files: bool = False,
     out: pathlib.Path | None = None,
 ) -> bool:
     """Print the statistics and issues of a folder, and return whether it has no errors.
 
     Args:
-        folder: a COCO-format folder or file, or a TFDS dataset.
+        config: a COCO-format folder or file, or a TFDS dataset.
         split: the only split to check; all by default.
         max_objects: the objects of an image that training keeps.
         bucket: `(height, width)`, where objects below a pixel are counted.
         ignore_issues: kinds of issues that count as no error, as training ignores them.
-        images: the folder of the images, where the layout does not say it.
-        allow_outside_files: accept file names that leave the image folder.
         out: a file for all issues, one JSON object per line.
     """
     check_kinds(ignore_issues)
@@ -50,12 +48,10 @@ def report(
         prepare_output_file(out)
     with progress_bar("images read") as show_progress:
         splits = scan_folder(
-            folder,
+            config,
             split=split,
             max_objects=max_objects,
             bucket=bucket,
-            images=images,
-            allow_outside_files=allow_outside_files,
             progress=show_progress,
         )
     issues = [issue for stats in splits for issue in stats.issues]
@@ -73,31 +69,24 @@ def report(
     print("\n" + "\n".join(lines))
     # The proposal keeps all objects, so images with more than max_objects do not prevent it.
     if all(issue.kind == "objects-truncated" for issue in found):
-        print_proposal(folder, images, ignore_issues, allow_outside_files)
+        print_proposal(config, ignore_issues)
     return not found
 
 
-def print_proposal(
-    folder: pathlib.Path,
-    images: pathlib.Path | None,
-    ignore_issues: Collection[str],
-    allow_outside_files: bool,
-) -> None:
+def print_proposal(config: CocoFolder | TfdsFolder, ignore_issues: Collection[str]) -> None:
     """Print the flags of settings that fit the training split, if the dataset has one."""
-    source = folder_config(folder)
-    if isinstance(source, CocoFolder):
-        source = dataclasses.replace(
-            source,
-            images=None if images is None else str(images),
-            ignore_issues=tuple(ignore_issues),
-            allow_outside_files=allow_outside_files,
-        )
+    source: SourceConfig = config
+    if isinstance(config, CocoFolder):
+        source = dataclasses.replace(config, ignore_issues=tuple(ignore_issues))
     try:
         train = source.open("train")
     except (FileNotFoundError, ValueError):  # no split for training, or several
         return
-    print(f"\nsettings that fit (`jaxseg train own_data --data {folder}` has them):")
+    print(f"\nsettings that fit (`jaxseg train own_data --data {config.path}` has them):")
     print("\n".join(f"  {flag}" for flag in flags_of(propose(train))))
+    if isinstance(train, PanopticSource):
+        stuff = len(train.categories) - train.num_things
+        print(f"  --model.num-stuff-classes {stuff}  (of a panoptic model)")
 
 
 def flags_of(proposal: Proposal) -> list[str]:
@@ -139,7 +128,28 @@ def format_stats(stats: DatasetStats, max_objects: int, bucket: tuple[int, int] 
     lines.append(f"{'class':<34}{'small':>8}{'medium':>8}{'large':>8}")
     for name, counts in stats.class_counts.items():
         lines.append(f"  {name:<32}" + "".join(f"{count:>8}" for count in counts))
+    if stats.semantic is not None:
+        lines += _format_semantic(stats.semantic)
     return "\n".join(lines + _format_issues(stats.issues))
+
+
+def _format_semantic(stats: SemanticStats) -> list[str]:
+    """Format the share of the pixels that is ignored, and the classes of stuff."""
+    total = max(int(stats.pixels.sum()), 1)
+    ignored = f"{stats.pixels[IGNORED] / total:.1%}"
+    if not stats.num_things:
+        used = int((stats.images[: len(stats.names)] > 0).sum())
+        return [
+            _row("semantic classes", len(stats.names)),
+            _row("  with pixels", used),
+            _row("  pixels without a class", ignored),
+        ]
+    lines = [_row("pixels in no segment (void)", ignored)]
+    lines.append(f"{'stuff':<34}{'images':>8}{'pixels':>8}")
+    for label in range(stats.num_things, len(stats.names)):
+        share = f"{stats.pixels[label] / total:.1%}"
+        lines.append(f"  {stats.names[label]:<32}{stats.images[label]:>8}{share:>8}")
+    return lines
 
 
 def _row(name: str, value: object) -> str:
@@ -172,9 +182,12 @@ def _format_issues(issues: Sequence[Issue]) -> list[str]:
     lines = ["issues: none"] if not issues else []
     for kind, found in by_kind.items():
         severity = "errors" if errors(found, ()) else "warnings"
-        lines.append(f"{severity} {kind}: {len(found)} in {found[0].file}")
+        files = {pathlib.Path(issue.file) for issue in found}
+        shared = found[0].file if len(files) == 1 else str(next(iter(files)).parent)
+        lines.append(f"{severity} {kind}: {len(found)} in {shared}")
         for issue in found[:_MAX_SHOWN]:
-            lines += _wrap(str(issue), indent="  ")
+            name = f"{pathlib.Path(issue.file).name}: " if len(files) > 1 else ""
+            lines += _wrap(name + str(issue), indent="  ")
         if len(found) > _MAX_SHOWN:
             lines.append(f"  ... and {len(found) - _MAX_SHOWN} more; --out FILE lists them all")
     return lines

@@ -7,11 +7,19 @@ import numpy as np
 from pycocotools import mask as mask_api
 
 from jaxseg import data, visualize
+from jaxseg.data.panoptic import (
+    PanopticMap,
+    PanopticSource,
+    Segment,
+    num_semantic_classes,
+    thing_categories,
+)
 from jaxseg.data.proposal import data_config, propose
+from jaxseg.data.source import Example
 from jaxseg.data.transforms.resize import choose_buckets
 from jaxseg.data.transforms.sample import train_sample
 from jaxseg.files import prepare_output_file
-from jaxseg.types import ImageMasks, TargetSpec
+from jaxseg.types import IGNORED, ImageMasks, TargetSpec
 
 PANEL = 480
 """Height and width of a picture on the page."""
@@ -32,7 +40,8 @@ def show(
     """Write a picture with a row for each of some images, and return the images' ids.
 
     A row has the image with its annotations, then two random draws of it as a training sample:
-    resized, augmented and padded, with the masks that training targets are made of.
+    resized, augmented and padded, with the masks that training targets are made of, and with the
+    panoptic or semantic map if there is one.
 
     Args:
         config: the data, for which settings are proposed.
@@ -64,13 +73,11 @@ def _row(
     source: data.Source, index: int, config: data.DataConfig, bucket: tuple[int, int], seed: int
 ) -> np.ndarray:
     """Return the pictures of one image beside each other, uint8 `[PANEL + title, w, 3]`."""
-    names = [category.name for category in source.categories]
     example = source[index]
-    truth = visualize.draw_instances(
-        example.image, example.boxes, example.labels, names, example.rles
-    )
     title = f"image id {example.image_id}: {len(example.boxes)} annotations"
-    panels = [visualize.with_title(_fit(truth), title)]
+    panels = [visualize.with_title(_fit(_draw_example(source, index, example)), title)]
+    has_maps = num_semantic_classes(source) is not None
+    targets = TargetSpec(ImageMasks(1), semantic_stride=1 if has_maps else None)
     for draw in range(DRAWS):
         sample = train_sample(
             source,
@@ -78,19 +85,56 @@ def _row(
             np.random.default_rng([seed, index, draw]),
             config=config,
             bucket=bucket,
-            targets=TargetSpec(ImageMasks(1)),
+            targets=targets,
         )
         assert sample.masks is not None
         kept = sample.valid
-        rles = [mask_api.encode(np.asfortranarray(m.astype(np.uint8))) for m in sample.masks[kept]]
         image = np.clip(sample.images, 0, 255).astype(np.uint8)
-        drawn = visualize.draw_instances(
-            image, sample.boxes[kept], sample.labels[kept], names, rles
+        objects = Example(
+            image=image,
+            image_id=example.image_id,
+            boxes=sample.boxes[kept],
+            labels=sample.labels[kept],
+            rles=[mask_api.encode(np.asfortranarray(m, np.uint8)) for m in sample.masks[kept]],
+            iscrowd=np.zeros(int(kept.sum()), bool),
+            semantic=sample.semantic,
         )
         height, width = sample.image_size.tolist()
         title = f"sample {height}x{width} in {bucket[0]}x{bucket[1]}: {int(kept.sum())} objects"
-        panels.append(visualize.with_title(_fit(drawn), title))
+        panels.append(visualize.with_title(_fit(_draw(source, objects)), title))
     return np.concatenate(panels, axis=1)
+
+
+def _draw_example(source: data.Source, index: int, example: Example) -> np.ndarray:
+    """Draw an image as it is annotated, uint8 RGB."""
+    if not isinstance(source, PanopticSource):
+        return _draw(source, example)
+    names = [category.name for category in source.categories]
+    panoptic = source.panoptic_map(index)
+    return visualize.draw_panoptic(example.image, panoptic, names, source.num_things)
+
+
+def _draw(source: data.Source, example: Example) -> np.ndarray:
+    """Draw the objects, and the classes of the semantic map around them, uint8 RGB."""
+    names = [category.name for category in source.categories]
+    if example.semantic is None:
+        return visualize.draw_instances(
+            example.image, example.boxes, example.labels, names, example.rles
+        )
+    first = 0  # the label of the map's first class
+    if not isinstance(source, PanopticSource):  # whose classes have no names
+        first = len(names)
+        names += [f"class {number}" for number in range(num_semantic_classes(source) or 0)]
+    ids = np.zeros(example.semantic.shape, np.int32)
+    segments = [Segment(number, label) for number, label in enumerate(example.labels.tolist(), 1)]
+    for label in np.unique(example.semantic[example.semantic != IGNORED]).tolist():
+        segments.append(Segment(len(segments) + 1, first + label))
+        ids[example.semantic == label] = len(segments)
+    for number, rle in enumerate(example.rles, start=1):  # over the classes
+        ids[mask_api.decode(rle) > 0] = number
+    visible = [segment for segment in segments if (ids == segment.id).any()]
+    num_things = len(thing_categories(source))
+    return visualize.draw_panoptic(example.image, PanopticMap(ids, visible), names, num_things)
 
 
 def _fit(picture: np.ndarray) -> np.ndarray:

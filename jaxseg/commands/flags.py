@@ -146,39 +146,49 @@ class Predict:
 
 
 @dataclasses.dataclass(frozen=True)
-class DataCheck:
-    """Print the statistics and issues of a dataset.
-
-    The exit status is 1 if there are errors: training would refuse or lose data.
-    """
+class DataFolder:
+    """The flags of a command that reads data as training does."""
 
     path: Annotated[Positional[pathlib.Path], arg(metavar="DIR", help_behavior_hint="")]
     """COCO folder or file, or TFDS dataset."""
     images: OptionalFolder = None
     """Folder of the images, if it is elsewhere."""
+    allow_outside_files: Switch = False
+    """Accept image files outside the image folder."""
+    panoptic: Switch = False
+    """Read panoptic annotations, not instances."""
+    semantic_maps: OptionalFolder = None
+    """Folder of semantic maps beside instances."""
+    num_semantic_classes: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
+    """Number of classes of the semantic maps."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataCheck(DataFolder):
+    """Print the statistics and issues of a dataset.
+
+    The exit status is 1 if there are errors: training would refuse or lose data.
+    """
+
     split: Annotated[str | None, arg(metavar="SPLIT", help_behavior_hint="")] = None
     """Split of the data (default: all)."""
     max_objects: Annotated[int, arg(metavar="N")] = 100
-    """Objects per image that training keeps."""
+    """Objects an image that training keeps."""
     bucket: Annotated[tuple[int, int] | None, arg(metavar="H W", help_behavior_hint="")] = None
-    """Count the objects that become smaller than a pixel at this size."""
+    """Count objects below a pixel at this size."""
     ignore_issues: IssueKinds = ()
-    """Kinds of issues that are not errors, as training leaves them out."""
-    allow_outside_files: Switch = False
-    """Accept image files outside the image folder."""
+    """Kinds of issues that training leaves out."""
     out: Annotated[pathlib.Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """File for all issues, one JSON object a line."""
 
 
 @dataclasses.dataclass(frozen=True)
-class DataShow:
+class DataShow(DataFolder):
     """Draw a page of samples, as they are annotated and as they reach the model.
 
     Sizes are those that data check proposes.
     """
 
-    path: Annotated[Positional[pathlib.Path], arg(metavar="DIR", help_behavior_hint="")]
-    """COCO folder or file, or TFDS dataset."""
     out: Annotated[pathlib.Path, arg(metavar="FILE")] = pathlib.Path("samples.png")
     """The picture, a PNG or JPEG."""
     split: Annotated[str, arg(metavar="SPLIT")] = "train"

@@ -120,18 +120,33 @@ def _predict(command: flags.Predict, _: Sequence[str]) -> Run:
     )
 
 
+def _data_config(command: flags.DataFolder) -> Any:
+    """Return the config of the data that a command reads."""
+    from jaxseg.data import CocoFolder, folder_config
+
+    config = folder_config(command.path)
+    if not isinstance(config, CocoFolder):
+        return config
+    return dataclasses.replace(
+        config,
+        images=None if command.images is None else str(command.images),
+        allow_outside_files=command.allow_outside_files,
+        panoptic=command.panoptic,
+        semantic_maps=None if command.semantic_maps is None else str(command.semantic_maps),
+        num_semantic_classes=command.num_semantic_classes,
+    )
+
+
 def _data_check(command: flags.DataCheck, _: Sequence[str]) -> Run:
     from jaxseg.commands.data_check import report
 
     def run(_: "PreemptionNotice") -> int:
         passed = report(
-            command.path,
+            _data_config(command),
             split=command.split,
             max_objects=command.max_objects,
             bucket=command.bucket,
             ignore_issues=command.ignore_issues,
-            images=command.images,
-            allow_outside_files=command.allow_outside_files,
             out=command.out,
         )
         return 0 if passed else 1
@@ -155,11 +170,10 @@ def _data_import(command: flags.DataImport, _: Sequence[str]) -> Run:
 
 def _data_show(command: flags.DataShow, _: Sequence[str]) -> Run:
     from jaxseg.commands.data_show import show
-    from jaxseg.data import folder_config
 
     def run(_: "PreemptionNotice") -> None:
         ids = show(
-            folder_config(command.path),
+            _data_config(command),
             command.out,
             split=command.split,
             count=command.count,

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxseg.data.config import DataConfig
+from jaxseg.data.panoptic import thing_categories
 from jaxseg.data.source import Source, SourceConfig
 
 _MAX_IMAGES = 200
@@ -50,7 +51,7 @@ def propose(source: Source) -> Proposal:
     first = float(np.quantile(sides, 0.05)) * scale if len(sides) else 32.0
     first = min(max(2.0 ** round(math.log2(max(first, 1.0))), 8.0), 32.0)
     return Proposal(
-        num_classes=len(source.categories),
+        num_classes=len(thing_categories(source)),
         min_size=min_size,
         max_size=max_size,
         buckets=_buckets(sizes, min_size, max_size),

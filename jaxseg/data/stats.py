@@ -1,9 +1,9 @@
 """Statistics of a dataset, and the issues that affect training.
 
-`scan` reads every image of any `Source` once. `scan_folder` scans the splits of a COCO-format
-folder, with the issues of its annotations (`jaxseg.data.issues`), or of a TFDS dataset. Object
-sizes are COCO's, by the pixels of the mask: small is below 32x32, large is 96x96 and more. Crowds
-are counted separately.
+`scan` reads every image of any `Source` once, with its panoptic or semantic map if there is one.
+`scan_folder` scans the splits of a COCO-format folder, with the issues of its annotations
+(`jaxseg.data.issues`), or of a TFDS dataset. Object sizes are COCO's, by the pixels of the mask:
+small is below 32x32, large is 96x96 and more. Crowds are counted separately.
 """
 
 import collections
@@ -17,11 +17,10 @@ from typing import NamedTuple
 import numpy as np
 from pycocotools import mask as mask_api
 
-from jaxseg.data.coco.file import check_file
-from jaxseg.data.coco.folder import CocoSource
-from jaxseg.data.coco.layout import find_split, is_tfds, list_splits
+from jaxseg.data.coco.folder import CocoFolder
 from jaxseg.data.images import ImageSizeError
-from jaxseg.data.issues import IGNORABLE, WARNINGS, Issue
+from jaxseg.data.issues import Issue, IssuesError
+from jaxseg.data.panoptic import PanopticSource, num_semantic_classes, thing_categories
 from jaxseg.data.source import Source
 from jaxseg.data.tfds import TfdsFolder, split_names
 from jaxseg.data.transforms.resize import scaled_size
@@ -38,7 +37,7 @@ class DatasetStats(NamedTuple):
     images: int
     """All images of the split, readable or not."""
     class_counts: dict[str, np.ndarray]
-    """int64 `[3]` for each category: small, medium and large objects."""
+    """int64 `[3]` for each category of objects: small, medium and large ones."""
     crowds: int
     empty_images: int
     """Images without objects or crowds."""
@@ -52,7 +51,22 @@ class DatasetStats(NamedTuple):
     """Objects beyond `max_objects` in their images."""
     subpixel_objects: int | None
     """Objects with a side of less than a pixel once their image fits the bucket."""
+    semantic: "SemanticStats | None"
+    """None without semantic maps."""
     issues: list[Issue]
+
+
+class SemanticStats(NamedTuple):
+    """Statistics of the semantic maps of a split."""
+
+    names: list[str]
+    """The name of each class; its number if the maps have classes of their own."""
+    num_things: int
+    """The number of things, the first ones, of panoptic maps; 0 otherwise."""
+    images: np.ndarray
+    """int64 `[256]`: the images with each value."""
+    pixels: np.ndarray
+    """int64 `[256]`: the pixels of each value."""
 
 
 class ImageStats(NamedTuple):
@@ -64,6 +78,7 @@ class ImageStats(NamedTuple):
     areas: np.ndarray  # int64 [n], pixels of the masks
     sides: np.ndarray  # float32 [n, 2], width and height of the boxes
     iscrowd: np.ndarray  # bool [n]
+    semantic: np.ndarray | None  # int64 [256], pixels of each value of the semantic map
 
 
 def scan(
@@ -77,7 +92,8 @@ def scan(
 ) -> DatasetStats:
     """Read all examples of a source, in several threads, and collect statistics and issues.
 
-    The issues are images that cannot be read and images with more than `max_objects` objects.
+    The issues are images and maps that cannot be read, panoptic maps that are not those of their
+    segments, and images with more than `max_objects` objects.
 
     Args:
         source: the split to read.
@@ -94,10 +110,10 @@ def scan(
         results = threads.map(lambda index: _scan_image(source, index, file), range(len(source)))
         for done, result in enumerate(results, start=1):
             progress(done, len(source))
-            if isinstance(result, Issue):
-                issues.append(result)
-            else:
+            if isinstance(result, ImageStats):
                 scanned.append(result)
+            else:
+                issues += result
     issues += [issue for image in scanned for issue in _truncation(image, max_objects, file)]
     sizes = dict(zip(source.image_ids, source.image_sizes.tolist(), strict=True))
     return DatasetStats(
@@ -113,31 +129,56 @@ def scan(
         subpixel_objects=None
         if bucket is None
         else sum(_subpixel_objects(image, sizes[image.image_id], bucket) for image in scanned),
+        semantic=_sum_semantic(source, scanned),
         issues=issues,
     )
 
 
-def _scan_image(source: Source, index: int, file: str) -> ImageStats | Issue:
+def _scan_image(source: Source, index: int, file: str) -> ImageStats | Sequence[Issue]:
     image_id = source.image_ids[index]
     try:
         example = source[index]
+    except IssuesError as error:
+        return error.issues
     except (ValueError, OSError) as error:
         kind = "image-size-differs" if isinstance(error, ImageSizeError) else "image-unreadable"
-        return Issue(kind, file, f"image id {image_id}", "file_name", str(error))
+        return [Issue(kind, file, f"image id {image_id}", "file_name", str(error))]
     digest = hashlib.blake2b(np.ascontiguousarray(example.image).data, digest_size=16)
     digest.update(str(example.image.shape).encode())
     areas = np.asarray([int(mask_api.area(rle)) for rle in example.rles], np.int64)
     sides = example.boxes[:, 2:] - example.boxes[:, :2]
-    return ImageStats(image_id, digest.digest(), example.labels, areas, sides, example.iscrowd)
+    semantic = example.semantic
+    return ImageStats(
+        image_id=image_id,
+        digest=digest.digest(),
+        labels=example.labels,
+        areas=areas,
+        sides=sides,
+        iscrowd=example.iscrowd,
+        semantic=None if semantic is None else np.bincount(semantic.ravel(), minlength=256),
+    )
+
+
+def _sum_semantic(source: Source, images: Sequence[ImageStats]) -> SemanticStats | None:
+    classes = num_semantic_classes(source)
+    if classes is None:
+        return None
+    is_panoptic = isinstance(source, PanopticSource)
+    names = [c.name for c in source.categories] if is_panoptic else list(map(str, range(classes)))
+    found = [image.semantic for image in images if image.semantic is not None]
+    pixels = np.reshape(found, (-1, 256)).astype(np.int64)
+    num_things = source.num_things if isinstance(source, PanopticSource) else 0
+    return SemanticStats(names, num_things, (pixels > 0).sum(0), pixels.sum(0))
 
 
 def _count_classes(source: Source, images: Sequence[ImageStats]) -> dict[str, np.ndarray]:
-    counts = np.zeros((len(source.categories), 3), np.int64)
+    categories = thing_categories(source)
+    counts = np.zeros((len(categories), 3), np.int64)
     for image in images:
         size_class = np.digitize(image.areas, _AREA_LIMITS)  # [n], 0 to 2
         is_object = ~image.iscrowd
         np.add.at(counts, (image.labels[is_object], size_class[is_object]), 1)
-    return {c.name: row for c, row in zip(source.categories, counts, strict=True)}
+    return {c.name: row for c, row in zip(categories, counts, strict=True)}
 
 
 def _group_by_digest(images: Sequence[ImageStats]) -> dict[bytes, list[int]]:
@@ -171,28 +212,21 @@ def _subpixel_objects(image: ImageStats, size: Sequence[int], bucket: tuple[int,
 
 
 def scan_folder(
-    folder: pathlib.Path,
+    config: CocoFolder | TfdsFolder,
     *,
     split: str | None = None,
     max_objects: int = 100,
     bucket: tuple[int, int] | None = None,
-    images: pathlib.Path | None = None,
-    allow_outside_files: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> list[DatasetStats]:
     """Scan one split, or all, of a COCO-format folder or a TFDS dataset.
 
-    Invalid annotations are among the issues; so are file names that leave the image folder, unless
-    `allow_outside_files`. `images` is the folder of the images, where the layout of a COCO folder
-    does not say it. Raises FileNotFoundError or ValueError if there is no such split.
+    Invalid annotations are among the issues. Raises FileNotFoundError or ValueError if there is no
+    such split.
     """
-    opened = (
-        _open_tfds(folder, split)
-        if is_tfds(folder)
-        else _open_coco(folder, split, images, allow_outside_files)
-    )
+    checked = config.check(split) if isinstance(config, CocoFolder) else _open_tfds(config, split)
     found = []
-    for name, file, source, issues in opened:
+    for name, file, source, issues in checked:
         stats = scan(
             source,
             split=name,
@@ -205,29 +239,9 @@ def scan_folder(
     return found
 
 
-class _OpenedSplit(NamedTuple):
-    """The readable part of a split, and the issues of the rest."""
-
-    name: str
-    file: str
-    source: Source
-    issues: Sequence[Issue]
-
-
-def _open_coco(
-    folder: pathlib.Path, split: str | None, images: pathlib.Path | None, allow_outside_files: bool
-) -> Iterator[_OpenedSplit]:
-    splits = (
-        [find_split(folder, split, images)] if split is not None else list_splits(folder, images)
-    )
-    if not splits:
-        find_split(folder, "train")  # raises an error that names the files it needs
-    for name, path, image_folders, _ in splits:
-        content = check_file(path, *image_folders, allow_outside_files=allow_outside_files)
-        source = CocoSource(content, IGNORABLE.keys() - WARNINGS.keys())
-        yield _OpenedSplit(name, str(path), source, content.issues)
-
-
-def _open_tfds(path: pathlib.Path, split: str | None) -> Iterator[_OpenedSplit]:
+def _open_tfds(
+    config: TfdsFolder, split: str | None
+) -> Iterator[tuple[str, str, Source, Sequence[Issue]]]:
+    path = pathlib.Path(config.path)
     for name in [split] if split is not None else split_names(path):
-        yield _OpenedSplit(name, f"{path}, split {name}", TfdsFolder(str(path)).open(name), ())
+        yield name, f"{path}, split {name}", config.open(name), ()

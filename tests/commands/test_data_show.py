@@ -9,6 +9,7 @@ from jaxseg.commands.data_show import PANEL, show
 from jaxseg.commands.demo import MASK_RCNN
 from jaxseg.commands.override import override
 from jaxseg.data import Shapes, write_coco
+from tests.data.coco.test_semantic_maps import CLASSES, write_maps
 
 SHAPES = Shapes(size=64, train_images=12, val_images=5)
 
@@ -72,3 +73,27 @@ def test_a_page_is_of_the_format_that_its_name_says(tmp_path):
     for name, start in (("a.png", b"\x89PNG"), ("b.JPG", b"\xff\xd8"), ("c.jpeg", b"\xff\xd8")):
         show(SHAPES, tmp_path / name, count=1)
         assert (tmp_path / name).read_bytes().startswith(start)
+
+
+def test_maps_are_drawn_around_the_objects(tmp_path):
+    for name, stuff in (("plain.png", False), ("stuff.png", True)):
+        config = Shapes(size=64, train_images=4, stuff=stuff)
+        show(config, tmp_path / name, count=2)
+    plain, stuff = (cv2.imread(str(tmp_path / name)) for name in ("plain.png", "stuff.png"))
+    assert plain.shape == stuff.shape
+    for panel in range(3):  # more than half of each picture is background
+        columns = slice(panel * (PANEL + 4), (panel + 1) * (PANEL + 4))
+        assert (plain[:, columns] != stuff[:, columns]).any(-1).mean() > 0.5
+
+
+def test_semantic_maps_are_drawn_and_counted(tmp_path, capsys):
+    write_maps(tmp_path)
+    out = tmp_path / "page.png"
+    maps = ["--semantic-maps", "stuffthingmaps", "--num-semantic-classes", str(CLASSES)]
+    assert main(["data", "show", str(tmp_path), "--out", str(out), "--count", "1", *maps]) == 0
+    with_maps = cv2.imread(str(out))
+    assert main(["data", "show", str(tmp_path), "--out", str(out), "--count", "1"]) == 0
+    assert (cv2.imread(str(out)) != with_maps).any(-1).mean() > 0.1
+    assert main(["data", "check", str(tmp_path), *maps]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "semantic classes 12 with pixels 12 pixels without a class 15.0%" in printed

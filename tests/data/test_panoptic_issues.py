@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxseg.commands.cli import main
 from jaxseg.data import CocoFolder
 from jaxseg.data.coco.panoptic_file import check_panoptic_file
 from jaxseg.data.issues import FOUND_ON_READING, IGNORABLE, WARNINGS
@@ -290,3 +291,35 @@ def test_real_data_have_no_issue_but_things_without_instances(shared):
         assert [issue.kind for issue in issues] == ["category-without-instances"]
         things = sum(c["isthing"] for c in json.loads(file.read_text())["categories"])
         assert f"of {things} classes of things" in issues[0].message
+
+
+def test_the_check_lists_the_issues_of_all_maps_by_file_and_id(tmp_path, capsys):
+    write(tmp_path, content())
+    maps = tmp_path / "annotations" / "panoptic_train"
+    (tmp_path / "annotations" / "instances_train.json").write_text("{}")
+    for name in ("a.png", "b.png"):
+        with_ids(np.full(SIZE, 90_000))(maps / name)
+    out = tmp_path / "issues.txt"
+    assert main(["data", "check", str(tmp_path), "--panoptic", "--out", str(out)]) == 1
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"errors segment-unknown: 2 in {maps} " in printed
+    assert "a.png: image id 5, segment id 90000 (segments_info): 600 pixels have" in printed
+    assert "b.png: image id 3, segment id 7 (id): the segment has no pixel" in printed
+    assert "errors: 8" in printed
+    listed = [json.loads(line) for line in out.read_text().splitlines()]
+    assert {issue["file"] for issue in listed} == {str(maps / "a.png"), str(maps / "b.png")}
+
+
+def test_the_check_counts_stuff_and_void(tmp_path, capsys):
+    write(tmp_path, content())
+    assert main(["data", "check", str(tmp_path)]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    void = (pixels() == 0).sum() / (2 * pixels().size)
+    assert ["pixels", "in", "no", "segment", "(void)", f"{void:.1%}"] in lines
+    sky = ((pixels() == 7).sum() + pixels().size) / (2 * pixels().size)
+    assert ["sky", "2", f"{sky:.1%}"] in lines
+    assert ["grass", "1"] in [line[:2] for line in lines]
+    assert ["person", "1", "0", "0"] in lines
+    assert ["crowds", "1"] in lines
+    assert ["--model.num-classes", "2"] in lines
+    assert ["--model.num-stuff-classes", "2", "(of", "a", "panoptic", "model)"] in lines

@@ -9,7 +9,7 @@ import pytest
 
 from jaxseg.commands.cli import main
 from jaxseg.commands.data_check import format_shared_images, format_stats
-from jaxseg.data import Shapes, write_coco
+from jaxseg.data import Shapes, folder_config, write_coco
 from jaxseg.data.issues import WARNINGS
 from jaxseg.data.stats import scan, scan_folder
 from tests.data.coco.small_folder import SIZE, content, write
@@ -45,7 +45,7 @@ def decode(rle):
 def test_identical_images_are_found(tmp_path):
     write(tmp_path, content())  # both images have the same colour
     (tmp_path / "val.json").write_text((tmp_path / "train.json").read_text())
-    splits = scan_folder(tmp_path)
+    splits = scan_folder(folder_config(tmp_path))
     assert [stats.split for stats in splits] == ["train", "val"]
     assert list(splits[0].ids_by_digest.values()) == [[7, 8]]
     text = format_stats(splits[0], 100, None)

@@ -15,6 +15,7 @@ from jaxseg.data import (
     Shapes,
     Source,
     TfdsFolder,
+    folder_config,
     train_batches,
     write_coco,
 )
@@ -71,12 +72,14 @@ def test_batches_of_real_data_match_the_folder(shared, tmp_path, name, split):
 
 
 def test_the_statistics_match_the_folder(pair):
-    for folder, built in zip(scan_folder(pair[0]), scan_folder(pair[1]), strict=True):
+    for folder, built in zip(
+        scan_folder(folder_config(pair[0])), scan_folder(folder_config(pair[1])), strict=True
+    ):
         assert built.split == folder.split
         assert built.ids_by_digest == folder.ids_by_digest
         for name, counts in folder.class_counts.items():
             np.testing.assert_array_equal(built.class_counts[name], counts)
-    (val_stats,) = scan_folder(pair[1], split="val", max_objects=1)
+    (val_stats,) = scan_folder(folder_config(pair[1]), split="val", max_objects=1)
     assert val_stats.truncated_objects > 0
     assert {issue.kind for issue in val_stats.issues} == {"objects-truncated"}
 

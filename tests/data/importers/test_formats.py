@@ -6,6 +6,7 @@ import os
 import numpy as np
 import pytest
 
+from jaxseg.data import folder_config
 from jaxseg.data.importers import READERS
 from jaxseg.data.stats import scan_folder
 from tests.data.importers import exports, formats
@@ -34,7 +35,9 @@ def test_the_same_scene_gives_the_same_masks(tmp_path, name, capsys):
             np.testing.assert_array_equal(best, bitmap)
         else:
             assert exports.near(bitmap, best)
-    assert not [issue for stats in scan_folder(tmp_path / "coco") for issue in stats.issues]
+    assert not [
+        issue for stats in scan_folder(folder_config(tmp_path / "coco")) for issue in stats.issues
+    ]
 
 
 @pytest.mark.parametrize("name", FORMATS)
