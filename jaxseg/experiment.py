@@ -21,7 +21,7 @@ from jaxseg.heads.box_head import BoxHeadConfig
 from jaxseg.heads.mask_head import MaskHeadConfig
 from jaxseg.heads.roi_pooler import RoIAlignConfig
 from jaxseg.heads.rpn import RPNConfig
-from jaxseg.model import ModelConfig
+from jaxseg.model import ModelConfig, PanopticModelConfig
 from jaxseg.models.mask_rcnn import MaskRCNNConfig
 from jaxseg.models.panoptic_fpn import PanopticFPNConfig, SemanticHeadConfig
 from jaxseg.models.point_rend import CoarseMaskConfig, PointHeadConfig, PointRendConfig
@@ -110,9 +110,27 @@ def load_experiment(path: pathlib.Path, source: data.SourceConfig | None = None)
         raise ValueError(
             f"{path} must define `experiment = Experiment(...)`, or `make_experiment(source)`"
         )
-    if source is not None:
-        return dataclasses.replace(found, data=dataclasses.replace(found.data, source=source))
-    return found
+    return found if source is None else replace_source(found, source)
+
+
+def replace_source(experiment: Experiment, source: data.SourceConfig) -> Experiment:
+    """Return the experiment with another dataset.
+
+    Of a COCO-format folder the annotations are read that the model learns from: the panoptic ones
+    for a panoptic model, if there are any, and semantic maps where the experiment's own folder has
+    them.
+    """
+    own = experiment.data.source
+    if isinstance(source, data.CocoFolder):
+        if isinstance(experiment.model, PanopticModelConfig):
+            source = dataclasses.replace(source, panoptic=source.has_panoptic())
+        elif isinstance(own, data.CocoFolder) and source.semantic_maps is None:
+            source = dataclasses.replace(
+                source,
+                semantic_maps=own.semantic_maps,
+                num_semantic_classes=own.num_semantic_classes,
+            )
+    return dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, source=source))
 
 
 def _line(error: Exception, path: pathlib.Path) -> str:

@@ -55,7 +55,7 @@ class SplitEvaluator:
     ):
         self._notice = notice or PreemptionNotice()
         self._config, self._split = experiment.data, split
-        self.source = experiment.data.source.open(split)
+        self.source = data.without_semantic_maps(experiment.data.source).open(split)
         model = experiment.model
         self._label_map = match_categories(label_categories(self.source, model), categories, split)
         self._is_panoptic = isinstance(model, PanopticModelConfig) and isinstance(

@@ -1,7 +1,6 @@
 """`jaxseg eval`: metrics, predictions and overlays of a checkpoint on a split."""
 
 import contextlib
-import dataclasses
 import json
 import logging
 import pathlib
@@ -13,7 +12,7 @@ from jaxseg import data, evaluation, predictor, visualize
 from jaxseg.commands.settings import check_processes_agree, split_identity
 from jaxseg.data.panoptic import PanopticSource
 from jaxseg.distributed import allgather_json, process_count, process_index
-from jaxseg.experiment import to_json
+from jaxseg.experiment import replace_source, to_json
 from jaxseg.files import atomic_write, check_output_folder, prepare_output_folder
 from jaxseg.training.checkpoint import checksum
 from jaxseg.training.preemption import PreemptionNotice
@@ -64,8 +63,7 @@ def evaluate(
         trained = predictor.restore(workdir, step, ema=ema, allow_modules=allow_modules)
         experiment = trained.experiment
         if data_folder is not None:
-            config = dataclasses.replace(experiment.data, source=data.folder_config(data_folder))
-            experiment = dataclasses.replace(experiment, data=config)
+            experiment = replace_source(experiment, data.folder_config(data_folder))
         evaluator = SplitEvaluator(experiment, trained.categories, split, notice)
     source = evaluator.source
     check_processes_agree(allgather_json(_identity(trained, source)))

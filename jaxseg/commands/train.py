@@ -13,7 +13,12 @@ from jaxseg import data
 from jaxseg.commands.initial import Start, initial_variables, read_start
 from jaxseg.commands.resume import check_resumable, fork_run
 from jaxseg.commands.settings import check_processes_agree, split_identity
-from jaxseg.data.panoptic import label_categories, thing_categories
+from jaxseg.data.panoptic import (
+    check_semantic_maps,
+    label_categories,
+    num_semantic_classes,
+    thing_categories,
+)
 from jaxseg.distributed import allgather_json, process_count, process_index
 from jaxseg.experiment import Experiment, config_modules, from_json, to_json
 from jaxseg.files import check_output_folder
@@ -111,6 +116,7 @@ def check_num_classes(experiment: Experiment, source: data.Source) -> None:
     """Raise ValueError unless the model has as many classes as the data has categories.
 
     A panoptic model has classes of things and of stuff; others learn from panoptic data things.
+    A model with a semantic branch has `num_semantic_classes`, those of the semantic maps.
     """
     model, things = experiment.model, len(thing_categories(source))
     stuff = len(source.categories) - things
@@ -119,14 +125,24 @@ def check_num_classes(experiment: Experiment, source: data.Source) -> None:
             f"the data has {count_categories(source)} and model.num_classes is "
             f"{model.num_classes}: set it by --model.num-classes {things}"
         )
-    if not isinstance(model, PanopticModelConfig) or model.num_stuff_classes == stuff:
-        return
-    if not stuff:
-        raise ValueError("the model is panoptic, but the data has no stuff: use panoptic data")
-    raise ValueError(
-        f"the data has {count_categories(source)} and model.num_stuff_classes is "
-        f"{model.num_stuff_classes}: set it by --model.num-stuff-classes {stuff}"
-    )
+    if isinstance(model, PanopticModelConfig) and model.num_stuff_classes != stuff:
+        if not stuff:
+            raise ValueError(
+                "the model is panoptic, but the data has no stuff: use panoptic data, such as a "
+                "folder with annotations/panoptic_train.json and the maps in "
+                "annotations/panoptic_train/"
+            )
+        raise ValueError(
+            f"the data has {count_categories(source)} and model.num_stuff_classes is "
+            f"{model.num_stuff_classes}: set it by --model.num-stuff-classes {stuff}"
+        )
+    check_semantic_maps(source, model.build().targets)
+    classes, of_model = num_semantic_classes(source), getattr(model, "num_semantic_classes", None)
+    if of_model and classes is not None and of_model != classes:
+        raise ValueError(
+            f"the semantic maps of the data have {classes} classes and model.num_semantic_classes "
+            f"is {of_model}: set it by --model.num-semantic-classes {classes}"
+        )
 
 
 def count_categories(source: data.Source) -> str:

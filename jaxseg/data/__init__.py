@@ -1,6 +1,7 @@
 """Data on the host: sources of annotated images, and batches of static shape from them."""
 
 import pathlib
+from dataclasses import replace
 
 from jaxseg.data.coco.folder import CocoFolder
 from jaxseg.data.coco.layout import is_tfds
@@ -58,6 +59,7 @@ __all__ = [
     "read_image",
     "read_inputs",
     "train_batches",
+    "without_semantic_maps",
     "write_coco",
 ]
 
@@ -66,3 +68,8 @@ def folder_config(path: pathlib.Path) -> CocoFolder | TfdsFolder:
     """Return the config of a folder: TFDS if it is a prepared dataset, else COCO format."""
     found = TfdsFolder if is_tfds(path) else CocoFolder
     return found(str(path))
+
+
+def without_semantic_maps(config: SourceConfig) -> SourceConfig:
+    """Return the config without maps beside instances, which evaluation does not need."""
+    return replace(config, semantic_maps=None) if isinstance(config, CocoFolder) else config

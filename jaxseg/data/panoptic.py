@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxseg.data.source import Category, Source
 from jaxseg.model import ModelConfig, PanopticModelConfig
+from jaxseg.types import TargetSpec
 
 
 class Segment(NamedTuple):
@@ -63,6 +64,16 @@ def num_semantic_classes(source: Source) -> int | None:
     if isinstance(source, PanopticSource):
         return len(source.categories)
     return source.num_semantic_classes if isinstance(source, SemanticSource) else None
+
+
+def check_semantic_maps(source: Source, targets: TargetSpec) -> None:
+    """Raise ValueError if the targets have semantic maps and the source has none."""
+    if targets.semantic_stride is not None and num_semantic_classes(source) is None:
+        raise ValueError(
+            "the model learns from semantic maps, which the data do not have: give panoptic "
+            "annotations (--data.source.panoptic True) or a folder of maps "
+            "(--data.source.semantic-maps DIR)"
+        )
 
 
 def thing_categories(source: Source) -> Sequence[Category]:

@@ -27,7 +27,7 @@ from absl import flags
 
 from jaxseg.data.config import DataConfig
 from jaxseg.data.order import Order
-from jaxseg.data.panoptic import num_semantic_classes
+from jaxseg.data.panoptic import check_semantic_maps
 from jaxseg.data.shared_batches import take_array
 from jaxseg.data.source import Source
 from jaxseg.data.transforms.resize import choose_buckets, fit_image
@@ -76,12 +76,7 @@ class TrainPipeline:
             raise ValueError(
                 f"batch_size {self.batch_size} does not divide over {self.shard_count} shards"
             )
-        if self.targets.semantic_stride is not None and num_semantic_classes(self.source) is None:
-            raise ValueError(
-                "the model learns from semantic maps, which the data do not have: give panoptic "
-                "annotations (--data.source.panoptic True) or a folder of maps "
-                "(--data.source.semantic-maps DIR)"
-            )
+        check_semantic_maps(self.source, self.targets)
 
     @property
     def image_shape(self) -> tuple[int, ...]:

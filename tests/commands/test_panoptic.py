@@ -2,19 +2,23 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import numpy as np
 import pytest
 
-from jaxseg import evaluation, validation
+from jaxseg import data, evaluation, validation
 from jaxseg.commands import eval as eval_command
 from jaxseg.commands import train as train_command
-from jaxseg.data import Shapes, write_coco
+from jaxseg.data import CocoFolder, Shapes, write_coco
 from jaxseg.data.panoptic import PanopticMap, Segment
 from jaxseg.evaluation import Prediction
+from jaxseg.experiment import replace_source
 from jaxseg.training.preemption import PreemptionNotice
 from jaxseg.training.step import TrainState
 from tests.commands.fake_panoptic import EXPERIMENT, SCENES, trained
+from tests.data.coco import small_panoptic
+from tests.data.coco.test_semantic_maps import write_maps
 from tests.tiny import tiny_config
 
 SOURCE = SCENES.open("val")
@@ -117,6 +121,53 @@ def test_a_panoptic_model_needs_the_datas_numbers_of_classes(change, source, mes
     )
     with pytest.raises(ValueError, match=message):
         train_command.check_num_classes(experiment, source.open("val"))
+
+
+@dataclasses.dataclass(frozen=True)
+class FakeSemanticConfig:
+    """A model with a semantic branch beside instances, such as HTC."""
+
+    num_classes: int = 2
+    num_semantic_classes: int = 12
+    backbone: Any = EXPERIMENT.model.backbone
+
+    def build(self):
+        return EXPERIMENT.model.build()
+
+
+def test_a_semantic_branch_needs_the_maps_number_of_classes(tmp_path):
+    write_maps(tmp_path)
+    folder = CocoFolder(str(tmp_path), semantic_maps="stuffthingmaps", num_semantic_classes=12)
+    model = FakeSemanticConfig()
+    experiment = dataclasses.replace(EXPERIMENT, model=model)
+    train_command.check_num_classes(experiment, folder.open("train"))
+    other = dataclasses.replace(
+        experiment, model=dataclasses.replace(model, num_semantic_classes=9)
+    )
+    message = "maps of the data have 12 classes .*--model.num-semantic-classes 12$"
+    with pytest.raises(ValueError, match=message):
+        train_command.check_num_classes(other, folder.open("train"))
+    plain = data.without_semantic_maps(folder).open("train")
+    with pytest.raises(ValueError, match="learns from semantic maps, which the data do not have"):
+        train_command.check_num_classes(experiment, plain)
+    scenes = dataclasses.replace(model, num_classes=5, num_semantic_classes=8)
+    train_command.check_num_classes(dataclasses.replace(experiment, model=scenes), SOURCE)
+
+
+def test_another_folder_is_read_by_the_annotations_that_the_model_needs(tmp_path):
+    folder = small_panoptic.write(tmp_path, small_panoptic.content())
+    assert replace_source(EXPERIMENT, folder).data.source.panoptic
+    assert replace_source(EXPERIMENT, CocoFolder("other")).data.source == CocoFolder("other")
+    instances = dataclasses.replace(EXPERIMENT, model=tiny_config())
+    assert replace_source(instances, CocoFolder("other")).data.source == CocoFolder("other")
+    own = CocoFolder("own", semantic_maps="maps", num_semantic_classes=12)
+    semantic = replace_source(dataclasses.replace(instances), own)
+    source = replace_source(semantic, CocoFolder("other")).data.source
+    assert source == dataclasses.replace(own, path="other")
+    named = CocoFolder("other", semantic_maps="stuff", num_semantic_classes=3)
+    assert replace_source(semantic, named).data.source == named
+    assert data.without_semantic_maps(named).semantic_maps is None
+    assert replace_source(EXPERIMENT, Shapes()).data.source == Shapes()
 
 
 def test_segments_of_categories_that_the_data_lacks_become_void():

@@ -130,6 +130,10 @@ class CocoFolder:
             source = self._source(content, IGNORABLE.keys() - WARNINGS.keys(), ())
             yield CheckedSplit(files.name, str(files.annotations), source, content.issues)
 
+    def has_panoptic(self) -> bool:
+        """Return whether there are panoptic annotations."""
+        return self._path.exists() and bool(list_panoptic_splits(self._path))
+
     @property
     def _path(self) -> pathlib.Path:
         return pathlib.Path(self.path).expanduser()

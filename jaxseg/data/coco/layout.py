@@ -50,10 +50,10 @@ def list_panoptic_splits(path: pathlib.Path, images: pathlib.Path | None = None)
 
     The maps of `panoptic_<split>.json` are in the folder of that name without `.json`.
     """
+    folders = [path.parent] if path.is_file() else [path, path / "annotations"]
+    files = [file for folder in folders for file in _panoptic_files(folder)]
     if path.is_file():
-        files = [path]
-    else:
-        files = [f for folder in (path, path / "annotations") for f in _panoptic_files(folder)]
+        files = [file for file in files if file == path]
     splits = []
     for file in files:
         name = file.stem.removeprefix(_PANOPTIC)
