@@ -20,6 +20,7 @@ from jaxseg import data, evaluation, predictor, weights_file
 from jaxseg.instances import Instances
 from jaxseg.model import ModelConfig
 from jaxseg.predictor import Predictor, TrainedModel
+from jaxseg.types import HeuristicMerging
 
 _LOG = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ class Detector:
             images: one image: a path, a Pillow image, or RGB pixels, uint8 `[h, w, 3]` (OpenCV
                 reads BGR: `image[..., ::-1]`); or several: a list of these, a folder, or a glob
                 pattern such as `photos/**/*.jpg`. Files are rotated as their EXIF orientation says.
-            threshold: lowest score; None for the model's own.
+            threshold: lowest score; None for the model's own. Panoptic maps do not depend on it.
             max_detections: largest number of instances in an image; None for the model's own.
             batch_size: the images that each device predicts on at once. It changes results by
                 rounding alone.
@@ -141,7 +142,11 @@ class Detector:
             height, width = source.image_sizes[position].tolist()
             limited = _limit(prediction, threshold, max_detections)
             return Instances(
-                limited, self.trained.categories, (height, width), source.images[position]
+                limited,
+                self.trained.categories,
+                (height, width),
+                source.images[position],
+                self.trained.experiment.model.num_classes,
             )
 
         return map(instances, predictions)
@@ -164,7 +169,8 @@ def widen_limits(config: Any, threshold: float | None, max_detections: int | Non
     """Return a model's config whose own limits leave out nothing that the arguments ask for.
 
     The limits are the fields `score_threshold`, `post_nms_score_threshold` and
-    `detections_per_image` of the config and of its parts, such as the box head. Beside more
+    `detections_per_image` of the config and of its parts, such as the box head, but not those of
+    the panoptic map. Beside more
     `detections_per_image` there are at least twice as many candidates, `pre_nms_topk`: of fewer,
     NMS could not keep so many.
     """
@@ -173,6 +179,8 @@ def widen_limits(config: Any, threshold: float | None, max_detections: int | Non
     is_more = wanted > getattr(config, "detections_per_image", wanted)
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
+        if isinstance(value, HeuristicMerging):
+            continue
         if dataclasses.is_dataclass(value):
             changes[field.name] = widen_limits(value, threshold, max_detections)
         elif field.name in ("score_threshold", "post_nms_score_threshold"):

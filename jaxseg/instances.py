@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from pycocotools import mask as mask_api
 
 from jaxseg import data, evaluation, visualize
+from jaxseg.data.panoptic import PanopticMap
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -28,6 +29,8 @@ class Instances:
     """`(height, width)` of the image."""
     source: data.ImageOrPath
     """The image, or the file that it is in."""
+    num_things: int | None = None
+    """The number of thing categories, the first ones; None if there is no stuff."""
 
     @property
     def boxes(self) -> Float[np.ndarray, "n 4"]:
@@ -66,6 +69,16 @@ class Instances:
         for mask, rle in zip(masks, self.rles, strict=True):
             mask[:] = mask_api.decode(rle)
         return masks
+
+    @property
+    def panoptic(self) -> PanopticMap | None:
+        """Return the panoptic map of the whole image; None from a model that is not panoptic.
+
+        `panoptic.ids` (int32 `[h, w]`) has a segment's id in each pixel, 0 for none;
+        `panoptic.segments` have an `id`, a `label` (index in `categories`) and, of things, a
+        `score`. A selection of instances has the map of all.
+        """
+        return self.prediction.panoptic
 
     @property
     def image_id(self) -> int:
@@ -107,14 +120,38 @@ class Instances:
         `image` is what they are drawn over, the image itself by default. To draw only the certain
         ones, select them: `instances[instances.scores >= 0.5].draw()`.
         """
+        return visualize.draw_prediction(
+            self._canvas(image), self.prediction, self._class_names, threshold=0.0
+        )
+
+    def draw_panoptic(
+        self, image: UInt8[np.ndarray, "h w 3"] | None = None
+    ) -> UInt8[np.ndarray, "H W 3"]:
+        """Return a picture of the panoptic map, RGB; small images are enlarged.
+
+        `image` is what it is drawn over, the image itself by default. Raises ValueError for a model
+        that is not panoptic.
+        """
+        if self.panoptic is None:
+            raise ValueError("the model is not panoptic: use draw()")
+        things = len(self.categories) if self.num_things is None else self.num_things
+        return visualize.draw_panoptic(
+            self._canvas(image), self.panoptic, self._class_names, things
+        )
+
+    @property
+    def _class_names(self) -> list[str]:
+        return [category.name for category in self.categories]
+
+    def _canvas(self, image: np.ndarray | None) -> np.ndarray:
+        """Return what to draw over: an image that fits, by default the one predicted on."""
         picture = self.image if image is None else np.asarray(image)
         if picture.dtype != np.uint8 or picture.shape != (*self.size, 3):
             raise ValueError(
                 f"the image to draw over is {picture.dtype} {list(picture.shape)}; it must be "
                 f"uint8 {[*self.size, 3]}, as the image that was predicted on"
             )
-        names = [category.name for category in self.categories]
-        return visualize.draw_prediction(picture, self.prediction, names, threshold=0.0)
+        return picture
 
     def to_coco(self, image_id: int | None = None) -> list[dict[str, Any]]:
         """Return a COCO result list, ready for `json.dump`.

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 from jaxseg import data
 from jaxseg.commands.prediction_files import PredictionFiles
@@ -34,6 +35,8 @@ def predict(
 ) -> None:
     """Predict on images and videos; write overlays, COCO results and a COCO dataset to `out`.
 
+    A panoptic model's overlays show its panoptic maps, which are written as well.
+
     An image's id is its position in the list, counted from 1; frames of videos are counted on after
     the images. Each result also holds its file's name, and its frame's number from 0. Images are
     decoded batch by batch. Overlays are written as they are predicted, and so are the results
@@ -45,7 +48,7 @@ def predict(
         inputs: image files, folders, glob patterns, videos.
         out: the folder for results.
         threshold: lowest score of the instances that are drawn, and in the dataset and masks; of
-            all results, if it is below the model's own.
+            all results, if it is below the model's own. Panoptic maps do not depend on it.
         masks: write label PNGs.
         every: predict on every `every`-th frame of a video.
         batch_size: images that each device predicts on at once.
@@ -61,7 +64,10 @@ def predict(
     source = data.ImageFiles(images)
     detector = load(workdir, allow_modules=allow_modules)
     prepare_output_folder(out)
-    with PredictionFiles(out, detector.trained.categories, masks=masks) as files:
+    trained = detector.trained
+    with PredictionFiles(
+        out, trained.categories, trained.experiment.model.num_classes, masks=masks
+    ) as files:
         run = _Run(detector, files, out, threshold, batch_size)
         run.predict_images(source)
         next_id = len(images) + 1
@@ -105,6 +111,10 @@ class _Run(NamedTuple):
         """Return the instances that are drawn."""
         return found[found.scores >= self.threshold]
 
+    def draw(self, certain: Instances) -> np.ndarray:
+        """Return the picture (uint8 RGB) of an image: a panoptic model's map, else instances."""
+        return certain.draw() if certain.panoptic is None else certain.draw_panoptic()
+
     def predict_images(self, source: data.ImageFiles) -> None:
         """Predict on image files, and print a line for each."""
         predictions = self.find(source)
@@ -113,7 +123,7 @@ class _Run(NamedTuple):
                 certain, stem = self.certain(found), _stem(found.image_id, found.file)
                 overlay = self.out / f"{stem}.png"
                 self.files.written.add(overlay)
-                save_picture(overlay, certain.draw())
+                save_picture(overlay, self.draw(certain))
                 self.files.add(found, certain, stem, {"file_name": str(found.file)})
                 self._report(str(found.file), len(certain))
                 show_progress(done, len(source))
@@ -129,7 +139,7 @@ class _Run(NamedTuple):
                 for found in self.find(source):
                     number = some[found.image_id - next_id][0]
                     certain = self.certain(found)
-                    writer.write(certain.draw())
+                    writer.write(self.draw(certain))
                     reference = {"file_name": str(video.path), "frame": number}
                     self.files.add(found, certain, f"{stem}_frame{number:06}", reference)
                     total += len(certain)

@@ -1,4 +1,4 @@
-"""The files that `jaxseg predict` writes: COCO results, a COCO dataset, label PNGs."""
+"""The files that `jaxseg predict` writes: COCO results, a COCO dataset, masks, panoptic maps."""
 
 import json
 import os
@@ -11,9 +11,10 @@ import cv2
 import numpy as np
 from pycocotools import mask as mask_api
 
-from jaxseg import data
+from jaxseg import data, evaluation
 from jaxseg.commands.written_files import WrittenFiles
 from jaxseg.data.masks.regions import mask_bounds
+from jaxseg.data.panoptic import PanopticMap
 from jaxseg.files import atomic_write
 from jaxseg.instances import Instances
 
@@ -25,24 +26,35 @@ class PredictionFiles:
 
     Results are appended to `predictions.incomplete.jsonl`, one in each line, which becomes
     `predictions.json` at the end. `dataset.json` is a COCO dataset of the images, which are linked
-    or written in `images/`: the folder `out` is a `CocoFolder` with the split "dataset".
+    or written in `images/`: the folder `out` is a `CocoFolder` with the split "dataset". A panoptic
+    model's maps are written as `panoptic/*.png`, and at the end `panoptic.json`.
     `finish` removes the files that earlier runs listed in `written` and this one has not written.
 
     Args:
         out: the folder, which exists.
-        categories: the model's categories.
+        categories: the model's categories, those of things first.
+        num_things: number of thing categories.
         masks: write `masks/*.png` and `masks/*.json`.
     """
 
-    def __init__(self, out: pathlib.Path, categories: Sequence[data.Category], *, masks: bool):
+    def __init__(
+        self,
+        out: pathlib.Path,
+        categories: Sequence[data.Category],
+        num_things: int,
+        *,
+        masks: bool,
+    ):
         self._out, self._categories, self._masks = out, categories, masks
+        self._num_things = num_things
         self._results: list[dict[str, Any]] = []
+        self._panoptic: list[dict[str, Any]] = []
         self._images: list[dict[str, Any]] = []
         self._annotations: list[dict[str, Any]] = []
         self._incomplete = out / "predictions.incomplete.jsonl"
         self._lines: TextIO | None = None
         (out / "images").mkdir(exist_ok=True)
-        self.written = WrittenFiles(out, ("images", "masks"))
+        self.written = WrittenFiles(out, ("images", "masks", "panoptic"))
 
     def __enter__(self) -> "PredictionFiles":
         self._lines = self._incomplete.open("w")
@@ -79,6 +91,15 @@ class PredictionFiles:
             {"id": found.image_id, "file_name": name, "height": height, "width": width} | source
         )
         self._annotations += dataset_annotations(certain, len(self._annotations) + 1)
+        if found.panoptic is not None:
+            self._write_panoptic(found.image_id, found.panoptic, _as_text(stem))
+
+    def _write_panoptic(self, image_id: int, panoptic: PanopticMap, name: str) -> None:
+        category_ids = [category.id for category in self._categories]
+        result = evaluation.panoptic_result(image_id, panoptic, category_ids, name)
+        self.written.add(self._out / "panoptic" / result["file_name"])
+        evaluation.write_panoptic_png(result, self._out / "panoptic")
+        self._panoptic.append({key: value for key, value in result.items() if key != "png"})
 
     def _write_labels(self, instances: Instances, stem: str) -> None:
         folder = self._out / "masks"
@@ -96,19 +117,28 @@ class PredictionFiles:
             partial.write_text(json.dumps(entries))
 
     def finish(self, inputs: Collection[pathlib.Path]) -> None:
-        """Write `predictions.json` and `dataset.json`; remove what is incomplete or outdated.
+        """Write the JSON files; remove what is incomplete or outdated.
 
         The command's `inputs` are kept, even if an earlier run wrote them.
         """
         dataset = {
             "images": sorted(self._images, key=lambda image: image["id"]),
             "annotations": self._annotations,
-            "categories": [category._asdict() for category in self._categories],
+            "categories": [c._asdict() for c in self._categories[: self._num_things]],
         }
         results = sorted(self._results, key=lambda result: result["image_id"])
         for name, content in (("dataset.json", dataset), ("predictions.json", results)):
             with atomic_write(self._out / name) as partial:
                 partial.write_text(json.dumps(content))
+        if self._panoptic:
+            self.written.add(self._out / "panoptic.json")
+            evaluation.write_panoptic_json(
+                sorted(self._panoptic, key=lambda result: result["image_id"]),
+                self._categories,
+                self._num_things,
+                self._out / "panoptic.json",
+                dataset["images"],
+            )
         self._incomplete.unlink()
         self.written.remove_outdated(inputs)
 
@@ -162,9 +192,13 @@ def label_map(instances: Instances) -> np.ndarray:
 
 
 def _image_name(instances: Instances, stem: str) -> str:
-    """Return the name of an image in `images/`; a dataset's file names are text."""
-    suffix = ".jpg" if instances.file is None else instances.file.suffix
-    return os.fsencode(stem + suffix).decode("utf-8", errors="replace")
+    """Return the name of an image in `images/`."""
+    return _as_text(stem + (".jpg" if instances.file is None else instances.file.suffix))
+
+
+def _as_text(name: str) -> str:
+    """Return a file's name as text, as a dataset must have it."""
+    return os.fsencode(name).decode("utf-8", errors="replace")
 
 
 def _write_image(instances: Instances, path: pathlib.Path) -> None:

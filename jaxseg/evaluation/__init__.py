@@ -7,6 +7,8 @@ from jaxseg.evaluation.panoptic_results import (
     from_panoptic_result,
     panoptic_result,
     read_panoptic_results,
+    write_panoptic_json,
+    write_panoptic_png,
     write_panoptic_results,
 )
 from jaxseg.evaluation.predictions import Prediction, to_predictions
@@ -25,5 +27,7 @@ __all__ = [
     "read_panoptic_results",
     "to_predictions",
     "write_metrics",
+    "write_panoptic_json",
+    "write_panoptic_png",
     "write_panoptic_results",
 ]

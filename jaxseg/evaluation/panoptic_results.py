@@ -76,17 +76,31 @@ def write_panoptic_results(
     categories: Sequence[Category],
     num_things: int,
     path: pathlib.Path,
+) -> None:
+    """Write results to a JSON file and a folder beside it, all atomically and the JSON at last."""
+    for result in results:
+        write_panoptic_png(result, path.with_suffix(""))
+    write_panoptic_json(results, categories, num_things, path)
+
+
+def write_panoptic_png(result: Mapping[str, Any], folder: pathlib.Path) -> None:
+    """Write the PNG of a result, atomically; the folder is made if it is missing."""
+    folder.mkdir(exist_ok=True)
+    with atomic_write(folder / result["file_name"]) as partial:
+        partial.write_bytes(base64.b64decode(result["png"]))
+
+
+def write_panoptic_json(
+    results: Sequence[Mapping[str, Any]],
+    categories: Sequence[Category],
+    num_things: int,
+    path: pathlib.Path,
     images: Sequence[Mapping[str, Any]] = (),
 ) -> None:
-    """Write results to a JSON file and a folder beside it, all atomically and the JSON at last.
+    """Write the JSON of results, atomically.
 
     With `images`, COCO's entries of them, the file is also a ground truth.
     """
-    folder = path.with_suffix("")
-    folder.mkdir(exist_ok=True)
-    for result in results:
-        with atomic_write(folder / result["file_name"]) as partial:
-            partial.write_bytes(base64.b64decode(result["png"]))
     content = {
         "images": list(images),
         "annotations": [{k: v for k, v in r.items() if k != "png"} for r in results],

@@ -4,18 +4,24 @@ import dataclasses
 import json
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 from jaxseg import data, evaluation, validation
 from jaxseg.commands import eval as eval_command
+from jaxseg.commands import predict as predict_command
 from jaxseg.commands import train as train_command
 from jaxseg.data import CocoFolder, Shapes, write_coco
 from jaxseg.data.panoptic import PanopticMap, Segment
+from jaxseg.detector import Detector, widen_limits
 from jaxseg.evaluation import Prediction
 from jaxseg.experiment import replace_source
+from jaxseg.instances import Instances
+from jaxseg.models.panoptic_fpn import PanopticFPNConfig
 from jaxseg.training.preemption import PreemptionNotice
 from jaxseg.training.step import TrainState
+from jaxseg.visualize import save_picture
 from tests.commands.fake_panoptic import EXPERIMENT, SCENES, trained
 from tests.data.coco import small_panoptic
 from tests.data.coco.test_semantic_maps import write_maps
@@ -168,6 +174,65 @@ def test_another_folder_is_read_by_the_annotations_that_the_model_needs(tmp_path
     assert replace_source(semantic, named).data.source == named
     assert data.without_semantic_maps(named).semantic_maps is None
     assert replace_source(EXPERIMENT, Shapes()).data.source == Shapes()
+
+
+@pytest.fixture
+def detector():
+    return Detector(trained())
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "photo.png"
+    save_picture(path, SOURCE[1].image)
+    return path
+
+
+def test_instances_have_the_panoptic_map_of_the_image(detector, photo):
+    found = detector.predict(photo)
+    assert found.names == ["ring", "disc", "square"]
+    assert found.panoptic.ids.shape == found.size == (64, 64)
+    names = [found.categories[segment.label].name for segment in found.panoptic.segments]
+    assert names == ["ring", "disc", "striped", "dotted"]
+    # The map has a threshold of its own, and is that of the image whatever instances are chosen.
+    for other in (detector.predict(photo, threshold=0.85), found[:1]):
+        assert len(other) == 1
+        np.testing.assert_array_equal(other.panoptic.ids, found.panoptic.ids)
+    assert found.draw_panoptic().shape == found.draw().shape
+    assert (found.draw_panoptic() != found.draw()).any()
+
+
+def test_other_instances_have_no_panoptic_map():
+    prediction = Prediction(1, np.zeros((0, 4), np.float32), np.zeros(0), np.zeros(0, int), None)
+    found = Instances(prediction, SOURCE.categories, (64, 64), SOURCE[0].image)
+    assert found.panoptic is None
+    with pytest.raises(ValueError, match="the model is not panoptic"):
+        found.draw_panoptic()
+
+
+def test_a_lower_threshold_leaves_the_merging_as_it_is():
+    config = PanopticFPNConfig()
+    widened = widen_limits(config, 0.01, None)
+    assert widened.box.score_threshold == 0.01
+    assert widened.merging == config.merging
+
+
+def test_predict_draws_and_writes_panoptic_maps(detector, photo, tmp_path, monkeypatch):
+    monkeypatch.setattr(predict_command, "load", lambda *_, **__: detector)
+    out = tmp_path / "out"
+    predict_command.predict(tmp_path, [photo], out, 0.5)
+    found = detector.predict(photo)
+    (written,) = read_maps(out).values()
+    np.testing.assert_array_equal(written.ids, found.panoptic.ids)
+    assert [s.label for s in written.segments] == [s.label for s in found.panoptic.segments]
+    content = json.loads((out / "panoptic.json").read_text())
+    assert content["annotations"][0]["file_name"] == "001_photo.png"
+    assert content["images"][0]["file_name"] == "001_photo.png"
+    assert [category["isthing"] for category in content["categories"]] == [1] * 5 + [0] * 3
+    overlay = cv2.imread(str(out / "001_photo.png"))[..., ::-1]
+    np.testing.assert_array_equal(overlay, found.draw_panoptic())
+    dataset = json.loads((out / "dataset.json").read_text())
+    assert len(dataset["categories"]) == 5  # objects are of things
 
 
 def test_segments_of_categories_that_the_data_lacks_become_void():

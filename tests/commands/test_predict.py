@@ -156,7 +156,7 @@ def test_an_image_behind_a_linked_folder_is_linked(tmp_path):
     found = dataclasses.replace(
         instances(None, [0.9], [1], (64, 64)), source=tmp_path / "link" / ".." / "0.jpg"
     )
-    with PredictionFiles(tmp_path, found.categories, masks=False) as files:
+    with PredictionFiles(tmp_path, found.categories, len(found.categories), masks=False) as files:
         files.add(found, found, "001_0", {"file_name": "0.jpg"})
     assert (tmp_path / "images" / "001_0.jpg").resolve() == image
 
