@@ -81,7 +81,8 @@ def lower_step(step: Step, devices: int, state: Any, batch: Any) -> Any:
 def pmap_predict(model: Model, devices: int) -> Callable[[Variables, Any, Any], Detections]:
     """Map `model.predict` over the first `devices` devices of this process.
 
-    The result takes images and their sizes of this process alone, and returns NumPy arrays.
+    The result takes images and their sizes of this process alone. The arrays that it returns,
+    `[devices, B / devices, ...]`, may still be being computed: `merge` waits for them.
     """
     mapped = jax.pmap(
         model.predict,
@@ -91,7 +92,7 @@ def pmap_predict(model: Model, devices: int) -> Callable[[Variables, Any, Any], 
     )
 
     def predict(variables: Variables, images: Any, image_size: Any) -> Detections:
-        return merge(mapped(variables, *split((images, image_size), devices)))
+        return mapped(variables, *split((images, image_size), devices))
 
     return predict
 
@@ -144,8 +145,8 @@ def split(batch: Tree, devices: int) -> Tree:
 
 
 def merge(batch: Tree) -> Tree:
-    """Reshape every array from `[devices, B / devices, ...]` to a NumPy array `[B, ...]`."""
-    return jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), batch)
+    """Copy every array `[devices, B / devices, ...]` to a NumPy array `[B, ...]`, once computed."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.device_get(batch))
 
 
 def _shard_map(step: Step, devices: int) -> Any:

@@ -1,7 +1,10 @@
 """Restore trained models from checkpoints, and predict on the images of a source."""
 
+import collections
+import os
 import pathlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -11,13 +14,16 @@ from jaxseg import data, evaluation
 from jaxseg.distributed import process_count, process_index
 from jaxseg.experiment import Experiment, from_json
 from jaxseg.model import Model, Variables
-from jaxseg.parallel import pmap_predict, replicate_local
+from jaxseg.parallel import merge, pmap_predict, replicate_local
 from jaxseg.training.checkpoint import open_checkpoints
 from jaxseg.training.loop import abstract_state
 from jaxseg.training.step import TrainState
+from jaxseg.types import Detections, EvalBatch
 
 EVAL_BATCH_PER_DEVICE = 4
 """Images that a device predicts on at once."""
+BATCHES_IN_FLIGHT = 2
+"""Batches that devices compute or threads convert. With two, neither waits for the other."""
 
 
 class TrainedModel(NamedTuple):
@@ -136,6 +142,62 @@ class Predictor:
             shard_index=shard[0],
             shard_count=shard[1],
         )
-        for batch in batches:
-            detections = self._predict_batch(replicated, batch.images, batch.image_size)
-            yield from evaluation.to_predictions(detections, batch)
+        found = (
+            (self._predict_batch(replicated, batch.images, batch.image_size), batch)
+            for batch in batches
+        )
+        yield from overlap(found)
+
+
+def overlap(found: Iterable[tuple[Detections, EvalBatch]]) -> Iterator[evaluation.Prediction]:
+    """Yield the predictions of batches in their order, while devices compute the next batch.
+
+    Threads wait for the devices, copy their results and encode the masks of several images at
+    once. At most `BATCHES_IN_FLIGHT` batches are in memory.
+
+    Args:
+        found: what `pmap_predict` returns for each batch, and the batch. If getting the next one
+            raises an exception, the predictions on those before are yielded first.
+
+    Raises:
+        Exception: what a thread raised, at the image's turn; a note names the image.
+    """
+    batches, error = iter(found), None
+    in_flight: collections.deque[list[Future[evaluation.Prediction]]] = collections.deque()
+    pool = ThreadPoolExecutor(_usable_cores(), thread_name_prefix="predictions")
+    try:
+        while True:
+            try:
+                detections, batch = next(batches)
+            except StopIteration:
+                break
+            except Exception as raised:
+                error = raised
+                break
+            on_host = pool.submit(merge, detections)
+            images = np.flatnonzero(batch.valid).tolist()
+            in_flight.append([pool.submit(_convert, on_host, batch, i) for i in images])
+            if len(in_flight) == BATCHES_IN_FLIGHT:
+                yield from (prediction.result() for prediction in in_flight.popleft())
+        for predictions in in_flight:
+            yield from (prediction.result() for prediction in predictions)
+        if error is not None:
+            raise error
+    finally:
+        # Not waiting: after a notice to stop, a device may compute for long.
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _convert(on_host: Future[Detections], batch: EvalBatch, i: int) -> evaluation.Prediction:
+    """Return the prediction of image `i` of a batch, once its detections are on the host."""
+    detections = on_host.result()
+    try:
+        return evaluation.image_prediction(detections, batch, i)
+    except Exception as error:
+        error.add_note(f"(image id {batch.image_id[i]})")
+        raise
+
+
+def _usable_cores() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux alone
+    return (len(affinity(0)) if affinity else os.cpu_count()) or 1

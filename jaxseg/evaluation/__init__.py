@@ -11,7 +11,7 @@ from jaxseg.evaluation.panoptic_results import (
     write_panoptic_png,
     write_panoptic_results,
 )
-from jaxseg.evaluation.predictions import Prediction, to_predictions
+from jaxseg.evaluation.predictions import Prediction, image_prediction, to_predictions
 from jaxseg.evaluation.report import format_table, write_metrics
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "format_table",
     "from_coco_results",
     "from_panoptic_result",
+    "image_prediction",
     "panoptic_quality",
     "panoptic_result",
     "read_panoptic_results",
