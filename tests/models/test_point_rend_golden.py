@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 from flax import linen as nn
 from pycocotools import mask as mask_api
 
-from jaxseg import ops
+from jaxseg import ops, zoo
 from jaxseg.evaluation import to_predictions
 from jaxseg.heads import rcnn, rpn
 from jaxseg.heads.roi_sampling import Proposals, RoIs, sample_rois
@@ -19,7 +20,7 @@ from jaxseg.nn.padding import round_up_size
 from jaxseg.nn.resize import upsample2x
 from jaxseg.types import EvalBatch
 from jaxseg.zoo.engine import export_state
-from jaxseg.zoo.point_rend import mmdet_table
+from jaxseg.zoo.point_rend import detectron2_table, mmdet_table
 from tests.goldens import difference, nchw
 from tests.models.point_rend_golden import Golden, golden_batch, recorded_rois
 
@@ -283,3 +284,28 @@ def test_weights_are_exported_as_they_were_imported(golden):
     assert exported.keys() == names
     for name in names:
         np.testing.assert_array_equal(exported[name], golden.state[name], err_msg=name)
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_detectron2s_names_are_read_and_written(golden, is_old):
+    """Its first release had the heads beside each other, and other names of the layers."""
+    written = export_state(golden.variables, list(detectron2_table(golden.config)))
+    if is_old:
+        head = r"roi_heads\.mask_head\.(coarse|point)_head"
+        written = {
+            re.sub(
+                r"(mask_coarse_head)\.fc",
+                r"\1.coarse_mask_fc",
+                re.sub(head, r"roi_heads.mask_\1_head", name),
+            ): value
+            for name, value in written.items()
+        }
+        assert "roi_heads.mask_coarse_head.coarse_mask_fc2.weight" in written
+    else:
+        side = golden.config.coarse.pooler_resolution // 2
+        bias = written["roi_heads.mask_head.coarse_head.prediction.bias"]
+        expected = golden.state["roi_head.mask_head.fc_logits.bias"]
+        np.testing.assert_array_equal(bias, expected)
+        assert len(bias) == golden.config.num_classes * side**2
+    read = zoo.load_detectron2(written, golden.config)
+    jax.tree.map(np.testing.assert_array_equal, read, golden.variables)
