@@ -83,6 +83,12 @@ class PanopticModelConfig(ModelConfig, Protocol):
         ...
 
 
+def num_labels(config: ModelConfig) -> int:
+    """Return the number of labels: of the classes, and of stuff where the model is panoptic."""
+    stuff = config.num_stuff_classes if isinstance(config, PanopticModelConfig) else 0
+    return config.num_classes + stuff
+
+
 def image_shape(batch_or_shape: Batch | tuple[int, ...]) -> tuple[int, ...]:
     """Return `(B, H, W, 3)` of a batch's images, or the shape itself."""
     if isinstance(batch_or_shape, Batch):

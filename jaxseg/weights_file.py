@@ -13,6 +13,7 @@ from typing import Any
 from jaxseg import data, zoo
 from jaxseg.data.coco.categories import coco_categories
 from jaxseg.experiment import Experiment
+from jaxseg.model import PanopticModelConfig
 from jaxseg.predictor import TrainedModel, parse_metadata
 from jaxseg.training.loop import TrainConfig
 
@@ -58,7 +59,7 @@ def describe(
         if name not in zoo.MODELS:
             raise ValueError(f"no published model {name!r}: choose one of {', '.join(zoo.MODELS)}")
         experiment = zoo_experiment(zoo.MODELS[name])
-        return experiment, coco_categories(experiment.model.num_classes)
+        return experiment, coco_categories(experiment.model)
     stored = _stored(path)
     if not stored:
         raise ValueError(
@@ -76,7 +77,8 @@ def describe(
 
 def zoo_experiment(record: zoo.ZooModel) -> Experiment:
     """Return an experiment that evaluates a published model on COCO with its own preprocessing."""
-    source = data.CocoFolder("coco", train="train2017", val="val2017")
+    panoptic = isinstance(record.config, PanopticModelConfig)
+    source = data.CocoFolder("coco", train="train2017", val="val2017", panoptic=panoptic)
     config = data.DataConfig(source, **dataclasses.asdict(record.preprocessing))
     return Experiment(record.config, config, TrainConfig())
 

@@ -113,7 +113,7 @@ def read_origin(path: pathlib.Path, experiment: Experiment) -> Origin:
     """
     if not path.is_dir() and not weights_file.is_exported(path):
         # Only arrays of the model's number of classes fit, and a file does not name its classes.
-        categories = coco_categories(experiment.model.num_classes)
+        categories = coco_categories(experiment.model)
         arrays = zoo.load_fitting(path, experiment.model)
         return Origin(arrays, [category.name for category in categories])
     read = predictor.restore if path.is_dir() else weights_file.read_model

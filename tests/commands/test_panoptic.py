@@ -2,17 +2,19 @@
 
 import dataclasses
 import json
+import pathlib
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
-from jaxseg import data, evaluation, validation
+from jaxseg import data, evaluation, validation, weights_file
 from jaxseg.commands import eval as eval_command
 from jaxseg.commands import predict as predict_command
 from jaxseg.commands import train as train_command
 from jaxseg.data import CocoFolder, Shapes, write_coco
+from jaxseg.data.coco.categories import coco_categories
 from jaxseg.data.panoptic import PanopticMap, Segment
 from jaxseg.detector import Detector, widen_limits
 from jaxseg.evaluation import Prediction
@@ -58,9 +60,10 @@ def test_eval_writes_panoptic_results_and_their_quality(restored, tmp_path, caps
     things = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert {result["category_id"] for result in things} == {1, 2, 5}
     assert len(list((tmp_path / "out" / "overlays").glob("*.png"))) == len(SOURCE)
-    table = capsys.readouterr().out
-    assert f"all{metrics['panoptic/PQ']:29.3f}" in table
-    assert "\n  dotted " in table
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    for title, suffix in (("all", ""), ("stuff", "_stuff"), ("dotted", "/dotted")):
+        values = [f"{metrics[f'panoptic/{name}{suffix}']:.3f}" for name in ("PQ", "SQ", "RQ")]
+        assert [title, *values] in rows
 
 
 def test_the_truth_as_results_has_a_quality_of_1():
@@ -233,6 +236,20 @@ def test_predict_draws_and_writes_panoptic_maps(detector, photo, tmp_path, monke
     np.testing.assert_array_equal(overlay, found.draw_panoptic())
     dataset = json.loads((out / "dataset.json").read_text())
     assert len(dataset["categories"]) == 5  # objects are of things
+
+
+def test_published_panoptic_models_have_cocos_things_and_stuff():
+    experiment, categories = weights_file.describe(
+        pathlib.Path("model.pkl"), "detectron2_panoptic_fpn_r50"
+    )
+    assert [categories[label].name for label in (0, 79, 80, 132)] == [
+        "person",
+        "toothbrush",
+        "banner",
+        "rug-merged",
+    ]
+    assert experiment.data.source.panoptic
+    assert len(coco_categories(EXPERIMENT.model)) == 8
 
 
 def test_segments_of_categories_that_the_data_lacks_become_void():

@@ -6,6 +6,7 @@ https://cocodataset.org; the stuff is that of the panoptic annotations.
 from collections.abc import Sequence
 
 from jaxseg.data.source import Category
+from jaxseg.model import ModelConfig, num_labels
 
 _NAMES = """
 person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant,
@@ -46,9 +47,14 @@ COCO_STUFF = tuple(
 """The 53 categories of stuff, ids 92 to 200."""
 
 
-def coco_categories(num_classes: int) -> Sequence[Category]:
+def coco_categories(model: ModelConfig) -> Sequence[Category]:
     """Return COCO's categories if their number fits, since a checkpoint does not name its own."""
-    for categories in (COCO_IDS, COCO_CATEGORIES):
-        if num_classes == len(categories):
+    number = num_labels(model)
+    if number > model.num_classes:
+        known: tuple[Sequence[Category], ...] = ((*COCO_CATEGORIES, *COCO_STUFF),)
+    else:
+        known = COCO_IDS, COCO_CATEGORIES
+    for categories in known:
+        if number == len(categories):
             return categories
-    return [Category(number, f"class {number}") for number in range(1, num_classes + 1)]
+    return [Category(label, f"class {label}") for label in range(1, number + 1)]
