@@ -122,8 +122,8 @@ class RPNHead(nn.Module):
         for x in pyramid.values():
             for conv in convs:
                 x = nn.relu(conv(x))
-            both = convolve(x, kernel, (1, 1), ((0, 0), (0, 0))) + bias
-            logit, delta = jnp.split(both, [self.num_anchors], axis=-1)
+            both = convolve(x, kernel, (1, 1), ((0, 0), (0, 0)))
+            logit, delta = jnp.split(both + bias[None, None, None], [self.num_anchors], axis=-1)
             logits.append(logit.reshape(x.shape[0], -1))  # [B, h w A]
             deltas.append(delta.reshape(x.shape[0], -1, 4))  # [B, h w A, 4]
         float32 = jnp.float32
