@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from jaxseg import data, evaluation, validation, weights_file
+from jaxseg import data, evaluation, predictor, validation, weights_file
 from jaxseg.commands import eval as eval_command
 from jaxseg.commands import predict as predict_command
 from jaxseg.commands import train as train_command
@@ -75,6 +75,31 @@ def test_the_truth_as_results_has_a_quality_of_1():
     # Of other processes, in another order.
     metrics = validation._panoptic_quality(SOURCE, results[::-1])
     assert metrics["panoptic/PQ"] == metrics["panoptic/SQ_stuff"] == 1
+
+
+def test_the_results_of_two_processes_are_those_of_one(monkeypatch):
+    evaluator = validation.SplitEvaluator(EXPERIMENT, SOURCE.categories, "val")
+    variables = trained().variables
+    expected = evaluator.predict(variables)
+    shares = []
+
+    def gather(share):
+        shares.append(json.loads(json.dumps(share)))
+        return [share]
+
+    monkeypatch.setattr(validation, "allgather_json", gather)
+    for module in (validation, predictor):
+        monkeypatch.setattr(module, "process_count", lambda: 2)
+    for index in (0, 1):
+        for module in (validation, predictor):
+            monkeypatch.setattr(module, "process_index", lambda index=index: index)
+        evaluator.predict(variables)
+    monkeypatch.setattr(validation, "allgather_json", lambda _: shares[:2])
+    found = evaluator.predict(variables)
+    for name in ("instances", "panoptic"):
+        both = sorted(getattr(found, name), key=lambda result: result["image_id"])
+        assert both == getattr(expected, name)
+    assert [len(share) for _, share in shares[:2]] == [2, 1]
 
 
 def test_a_panoptic_model_on_instance_data_is_evaluated_by_its_instances(tmp_path, monkeypatch):
