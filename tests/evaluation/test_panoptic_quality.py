@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxseg.data import CocoFolder
 from jaxseg.data.panoptic import PanopticMap, Segment
 from jaxseg.data.source import Category
 from jaxseg.evaluation import panoptic_quality
@@ -101,6 +102,48 @@ def test_each_segment_counts_alike_whatever_its_area():
     truth = panoptic([row], (1, CAT), (2, CAT))
     found = panoptic([[0, *row[1:]]], (2, CAT))
     assert quality((truth, found))["panoptic/PQ/cat"] == 1 / 1.5
+
+
+def corrupt(truth, number):
+    """Shift the segments of a map, merge some of a class, and relabel and drop others."""
+    ids = np.roll(truth.ids, (3, 2 + number % 9), axis=(0, 1))
+    found, segments, id_of = np.zeros_like(ids), [], {}
+    for k, segment in enumerate(truth.segments):
+        mask = ids == segment.id
+        label = (segment.label + ((k + number) % 13 == 5)) % 133
+        if (k + number) % 11 == 4:
+            continue
+        if (k + number) % 5 == 2 and label in id_of:
+            found[mask] = id_of[label]
+            continue
+        found[mask] = id_of[label] = k + 1
+        segments.append(Segment(k + 1, label))
+    return PanopticMap(found, segments)
+
+
+PANOPTICAPI = {
+    "PQ": 0.394941153545037,
+    "SQ": 0.46154629733324404,
+    "RQ": 0.5111255659763122,
+    "PQ_things": 0.23749916396852,
+    "SQ_things": 0.3197764215013462,
+    "RQ_things": 0.3173573900846628,
+    "PQ_stuff": 0.5477524963693037,
+    "SQ_stuff": 0.5991464709347918,
+    "RQ_stuff": 0.6991946778711486,
+    "PQ/person": 0.3424240043484834,
+    "PQ/tree-merged": 0.7223713073160345,
+}
+"""What panopticapi's own code gives for the corrupted maps of COCO's photographs."""
+
+
+def test_quality_is_that_of_panopticapi_to_all_digits(shared):
+    source = CocoFolder(str(shared / "data" / "coco_panoptic"), panoptic=True).open("val")
+    truths = [source.panoptic_map(i) for i in range(len(source))]
+    pairs = [(truth, corrupt(truth, number)) for number, truth in enumerate(truths)]
+    metrics = panoptic_quality(pairs, source.categories, source.num_things)
+    for name, expected in PANOPTICAPI.items():
+        assert metrics[f"panoptic/{name}"] == pytest.approx(expected, abs=1e-12)
 
 
 GOOD = panoptic([[1, 2]], (1, CAT), (2, SKY))
