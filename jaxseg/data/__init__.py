@@ -10,6 +10,7 @@ from jaxseg.data.config import DataConfig
 from jaxseg.data.image_files import ImageFiles, ImageOrPath
 from jaxseg.data.image_inputs import expand_path, is_single, read_inputs
 from jaxseg.data.images import IMAGE_SUFFIXES, read_image
+from jaxseg.data.panoptic import PanopticMap, PanopticSource, Segment
 from jaxseg.data.pipeline import TrainPipeline, eval_batches, train_batches
 from jaxseg.data.shapes import Shapes
 from jaxseg.data.source import (
@@ -42,9 +43,12 @@ __all__ = [
     "Example",
     "ImageFiles",
     "ImageOrPath",
+    "PanopticMap",
+    "PanopticSource",
     "RandomSizeCrop",
     "ResizeBackend",
     "ScaleJitter",
+    "Segment",
     "Shapes",
     "Source",
     "SourceConfig",

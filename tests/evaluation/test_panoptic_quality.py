@@ -34,7 +34,7 @@ def maps(draw):
     return PanopticMap(100 * ids, segments)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(maps(), maps()), min_size=1, max_size=3))
 def test_quality_is_that_of_the_definition(pairs):
     metrics = panoptic_quality(pairs, CATEGORIES, num_things=2)
