@@ -29,7 +29,7 @@ def head():
     """The head's logits, as a function of the maps; its parameters are random."""
     shapes = jax.eval_shape(HEAD.init, jax.random.key(0), pyramid(64, 96), SIZES)
     rng = np.random.default_rng(1)
-    variables = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
+    variables = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), shapes)
     return jax.jit(lambda maps: HEAD.apply(variables, maps, SIZES))
 
 
