@@ -10,6 +10,7 @@ from jaxseg.commands import train as train_command
 from jaxseg.commands.dry_run import dry_run
 from jaxseg.data import CocoFolder, Shapes, write_coco
 from jaxseg.experiment import load_experiment
+from jaxseg.models.panoptic_fpn import PanopticFPNConfig
 from tests.conftest import ROOT
 
 FILES = sorted((ROOT / "experiments").glob("*.py"))
@@ -30,11 +31,15 @@ def shrink(experiment, folder):
         experiment.model.backbone, depth=18, width=8, groups=1, width_per_group=64
     )
     model = dataclasses.replace(experiment.model, num_classes=5, backbone=backbone, fpn_channels=16)
+    source = CocoFolder(str(folder))
+    if isinstance(model, PanopticFPNConfig):
+        model = dataclasses.replace(model, num_stuff_classes=3)
+        source = Shapes(size=96, train_images=8, val_images=4, stuff=True)
     augmentation = experiment.data.augmentation
     min_sizes = tuple(dict.fromkeys(min(side // 8, 96) for side in augmentation.min_sizes))
     data = dataclasses.replace(
         experiment.data,
-        source=CocoFolder(str(folder)),
+        source=source,
         buckets=((128, 128),),
         min_size=96,
         max_size=128,

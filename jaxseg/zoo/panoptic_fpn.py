@@ -48,6 +48,7 @@ RECORDS = (
         pq=41.5,
         parameters=45_973_990,
         gmacs=290,
+        experiment="panoptic_fpn_r50_fpn_3x",
     ),
     ZooModel(
         name="detectron2_panoptic_fpn_r101",
@@ -60,6 +61,7 @@ RECORDS = (
         pq=43.0,
         parameters=64_913_894,
         gmacs=368,
+        experiment="panoptic_fpn_r50_fpn_3x, with --model.backbone.depth 101",
     ),
     ZooModel(
         name="mmdet_panoptic_fpn_r50_fpn",

@@ -1,0 +1,28 @@
+"""Panoptic FPN R50-FPN on COCO, 90,000 steps ("1x"), as Detectron2 trains it.
+
+    jaxseg weights import resnet50-0676ba61.pth --model resnet50 --out resnet50.safetensors
+    jaxseg train experiments/panoptic_fpn_r50_fpn_1x.py --workdir DIR --data.source.path COCO
+
+Data: COCO's images with `annotations/panoptic_train2017.json` and its PNGs, and those of val2017.
+
+Expected: PQ 39.4, mask / box AP 34.7 / 37.6 on val2017 (Detectron2, panoptic_fpn_R_50_1x). Not
+measured here: no full run has been made. Hardware of the reference: 8 GPUs, 2 images each.
+
+Differences from the reference: torchvision's backbone instead of MSRA's, mask targets from crops,
+objects are the pixels of their panoptic segments, the semantic loss is computed at a stride of 4.
+"""
+
+import dataclasses
+
+from mask_rcnn_r50_fpn_1x_detectron2 import experiment as base
+
+from jaxseg.data import CocoFolder
+from jaxseg.models.panoptic_fpn import PanopticFPNConfig
+
+experiment = dataclasses.replace(
+    base,
+    model=PanopticFPNConfig(**vars(base.model)),
+    data=dataclasses.replace(
+        base.data, source=CocoFolder("coco", train="train2017", val="val2017", panoptic=True)
+    ),
+)
