@@ -14,7 +14,7 @@ from jaxseg import predictor, weights_file, zoo
 from jaxseg.commands.settings import changed_fields, flatten
 from jaxseg.data.coco.categories import coco_categories
 from jaxseg.experiment import Experiment, config_modules, to_json
-from jaxseg.model import Model, ModelConfig, Variables
+from jaxseg.model import Model, ModelConfig, PanopticModelConfig, Variables
 from jaxseg.nn.build import split_frozen_backbone
 from jaxseg.nn.freezing import merge_frozen
 from jaxseg.training.step import init_variables
@@ -119,7 +119,7 @@ def read_origin(path: pathlib.Path, experiment: Experiment) -> Origin:
     read = predictor.restore if path.is_dir() else weights_file.read_model
     trained = read(path, allow_modules=config_modules(experiment))
     before, now = (flatten(to_json(e.model)) for e in (trained.experiment, experiment))
-    changed = changed_fields(before, now, ["num_classes"])
+    changed = changed_fields(before, now, ["num_classes", "num_stuff_classes"])
     if changed:
         _LOG.warning("the model differs from that of %s: %s", path, ", ".join(map(str, changed)))
     arrays = traverse_util.flatten_dict(merge_frozen(trained.variables))
@@ -159,7 +159,10 @@ def fit(
 
 def per_class_paths(config: ModelConfig) -> set[Path]:
     """Return the paths of the arrays whose shape depends on the number of classes."""
-    other = dataclasses.replace(config, num_classes=config.num_classes + 1)  # type: ignore[type-var]
+    changed = {"num_classes": config.num_classes + 1}
+    if isinstance(config, PanopticModelConfig):
+        changed["num_stuff_classes"] = config.num_stuff_classes + 1
+    other = dataclasses.replace(config, **changed)  # type: ignore[type-var]
     shapes, other_shapes = (
         {path: leaf.shape for path, leaf in traverse_util.flatten_dict(abstract(c)).items()}
         for c in (config, other)

@@ -17,7 +17,7 @@ from jaxseg.nn.freezing import merge_frozen
 from jaxseg.training.step import init_variables
 from jaxseg.zoo.mask_rcnn import TORCHVISION_R50_FPN_V2
 from tests.commands.tiny_run import EXPERIMENT, SHAPES, final_state
-from tests.tiny import tiny_solov2_config
+from tests.tiny import tiny_panoptic_fpn_config, tiny_solov2_config
 from tests.zoo.small import small
 
 NAMES = [category.name for category in SHAPES.open("train").categories]
@@ -80,6 +80,11 @@ def test_arrays_that_depend_on_the_classes_are_the_heads_outputs():
     names = {".".join(path[1:-1]) for path in per_class_paths(EXPERIMENT.model)}
     assert len(names) == 3  # class logits, box deltas, masks
     assert all("head" in name for name in names)
+
+
+def test_arrays_that_depend_on_the_stuff_are_those_of_the_classes_too():
+    names = {".".join(path[1:-1]) for path in per_class_paths(tiny_panoptic_fpn_config())}
+    assert names == {"box_head.logit", "box_head.delta", "mask_head.logit", "semantic_head.logit"}
 
 
 def test_another_model_takes_the_backbone(origin):

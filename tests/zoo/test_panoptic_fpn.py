@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from jaxseg import zoo
+from jaxseg.data.coco.categories import coco_categories
 from jaxseg.nn.freezing import merge_frozen
 from jaxseg.nn.resnet import ResNetConfig
+from jaxseg.weights_file import zoo_experiment
 from jaxseg.zoo.engine import export_state
 from jaxseg.zoo.panoptic_fpn import detectron2_table
 from tests.tiny import STUFF, tiny_panoptic_fpn_config
@@ -49,3 +51,12 @@ def test_a_detectron2_checkpoint_is_read_as_it_was_written(small):
     config, variables, state = small
     loaded = zoo.load_detectron2(state, config)
     jax.tree.map(np.testing.assert_array_equal, loaded, dict(variables))
+
+
+def test_published_models_are_those_of_cocos_panoptic_categories():
+    record = zoo.MODELS["detectron2_panoptic_fpn_r50"]
+    names = [category.name for category in coco_categories(record.config)]
+    assert (len(names), names[0], names[79:81]) == (133, "person", ["toothbrush", "banner"])
+    assert zoo_experiment(record).data.source.panoptic
+    names = [category.name for category in coco_categories(tiny_panoptic_fpn_config())]
+    assert names == ["class 1", "class 2", "class 3", "stuff 1", "stuff 2"]
