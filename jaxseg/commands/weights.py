@@ -19,6 +19,7 @@ from jaxseg.commands.override import override
 from jaxseg.commands.train import run_metadata
 from jaxseg.data.coco.categories import coco_categories
 from jaxseg.files import prepare_output_file, prepare_output_folder
+from jaxseg.model import num_labels
 from jaxseg.predictor import restore
 from jaxseg.training.checkpoint import Checkpoints
 from jaxseg.training.optimizer import make_optimizer
@@ -86,9 +87,8 @@ def _import_detector(
         )
     variables = zoo.load_checkpoint_file(file, experiment.model)
     optimizer = make_optimizer(experiment.train.optimizer, experiment.train.steps)
-    of_model = coco_categories(experiment.model)
-    if len(of_model) != len(categories):
-        categories = of_model
+    if num_labels(experiment.model) != len(categories):
+        categories = coco_categories(experiment.model)
     metadata = run_metadata(experiment, categories)
     with Checkpoints(out) as checkpoints:
         checkpoints.save(0, start_state(variables, optimizer), metadata)

@@ -59,4 +59,4 @@ def test_published_models_are_those_of_cocos_panoptic_categories():
     assert (len(names), names[0], names[79:81]) == (133, "person", ["toothbrush", "banner"])
     assert zoo_experiment(record).data.source.panoptic
     names = [category.name for category in coco_categories(tiny_panoptic_fpn_config())]
-    assert names == ["class 1", "class 2", "class 3", "stuff 1", "stuff 2"]
+    assert names == ["class 1", "class 2", "class 3", "class 4", "class 5"]

@@ -6,7 +6,7 @@ https://cocodataset.org; the stuff is that of the panoptic annotations.
 from collections.abc import Sequence
 
 from jaxseg.data.source import Category
-from jaxseg.model import ModelConfig, PanopticModelConfig
+from jaxseg.model import ModelConfig, num_labels
 
 _NAMES = """
 person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant,
@@ -48,16 +48,13 @@ COCO_STUFF = tuple(
 
 
 def coco_categories(model: ModelConfig) -> Sequence[Category]:
-    """Return the categories of a model's labels, since a published checkpoint does not name them.
-
-    They are COCO's if the numbers of things and stuff fit, numbered ones otherwise.
-    """
-    stuff = model.num_stuff_classes if isinstance(model, PanopticModelConfig) else 0
-    for things in (COCO_IDS, COCO_CATEGORIES):
-        if (model.num_classes, stuff) == (len(things), 0):
-            return things
-        if (model.num_classes, stuff) == (len(things), len(COCO_STUFF)):
-            return [*things, *COCO_STUFF]
-    names = [f"class {number}" for number in range(1, model.num_classes + 1)]
-    names += [f"stuff {number}" for number in range(1, stuff + 1)]
-    return [Category(category_id, name) for category_id, name in enumerate(names, start=1)]
+    """Return COCO's categories if their number fits, since a checkpoint does not name its own."""
+    number = num_labels(model)
+    if number > model.num_classes:
+        known: tuple[Sequence[Category], ...] = ((*COCO_CATEGORIES, *COCO_STUFF),)
+    else:
+        known = COCO_IDS, COCO_CATEGORIES
+    for categories in known:
+        if number == len(categories):
+            return categories
+    return [Category(label, f"class {label}") for label in range(1, number + 1)]
