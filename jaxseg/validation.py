@@ -43,7 +43,8 @@ class SplitEvaluator:
         notice: the notice to stop, None for none.
 
     Raises:
-        ValueError: the split has categories that the model does not.
+        ValueError: the split has categories that the model does not, or things that are the model's
+            stuff, or the reverse.
     """
 
     def __init__(
@@ -61,6 +62,8 @@ class SplitEvaluator:
         self._is_panoptic = isinstance(model, PanopticModelConfig) and isinstance(
             self.source, PanopticSource
         )
+        if isinstance(self.source, PanopticSource):
+            _check_things(self._label_map, categories, model.num_classes, self.source.num_things)
         self._predictor = Predictor(model.build())
 
     def predict(self, variables: Variables) -> Results:
@@ -234,6 +237,20 @@ def match_categories(
         )
     labels = {name: label for label, name in enumerate(data_names)}
     return np.asarray([labels.get(name, -1) for name in model_names])
+
+
+def _check_things(
+    label_map: np.ndarray, categories: Sequence[data.Category], model_things: int, data_things: int
+) -> None:
+    """Raise ValueError if a category is a thing of the model and stuff of the data, or reversed."""
+    is_thing = np.arange(len(label_map)) < model_things
+    differs = (label_map >= 0) & (is_thing != (label_map < data_things))
+    if differs.any():
+        names = ", ".join(categories[label].name for label in np.flatnonzero(differs).tolist())
+        raise ValueError(
+            f"these are things of the model and stuff of the data, or the reverse: {names}. "
+            "Evaluate on data of the same kind"
+        )
 
 
 def relabel(prediction: evaluation.Prediction, label_map: np.ndarray) -> evaluation.Prediction:

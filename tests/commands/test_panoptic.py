@@ -263,6 +263,13 @@ def test_predict_draws_and_writes_panoptic_maps(detector, photo, tmp_path, monke
     assert len(dataset["categories"]) == 5  # objects are of things
 
 
+def test_things_of_the_model_must_be_things_of_the_data():
+    categories = list(SOURCE.categories)
+    categories[0], categories[5] = categories[5], categories[0]
+    with pytest.raises(ValueError, match="the reverse: plain, disc"):
+        validation.SplitEvaluator(EXPERIMENT, categories, "val")
+
+
 def test_published_panoptic_models_have_cocos_things_and_stuff():
     experiment, categories = weights_file.describe(
         pathlib.Path("model.pkl"), "detectron2_panoptic_fpn_r50"
