@@ -221,6 +221,7 @@ def _taps(
     else:
         count = _adaptive_samples(length, bins, max_samples)
     position = _sample_positions(start, length / bins, bins, count, max_samples)  # [R, bins, S]
+    position = _snap(position)
     counted = (jnp.arange(max_samples, dtype=start.dtype)[None, :] < count[:, None])[:, None, :]
     counted &= (position >= -1) & (position <= last + 1) & (last >= 0)
     last = jnp.maximum(last, 0)
@@ -260,6 +261,16 @@ def _sample_positions(
     offset = (sample + 0.5)[None, :] * step[:, None]  # from the bin's start, [R, S]
     bin_start = start[:, None] + jnp.arange(bins, dtype=start.dtype)[None, :] * bin_size[:, None]
     return bin_start[:, :, None] + offset[:, None, :]
+
+
+def _snap(position: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Move positions on the centre of a cell, but for rounding, to it.
+
+    XLA may compute a position twice, with another rounding: once for the cells, once for the
+    weights. A position of 11 would then read the cell 11 with the weights of the position 10.99999.
+    """
+    center = jnp.round(position)
+    return jnp.where(jnp.abs(position - center) <= 2.0**-22 * center, center, position)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
