@@ -7,9 +7,10 @@ A model puts them together in its own file and can replace any of them; the part
 `roi_sampling`, `roi_pooler` and `box_head`.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
+from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxseg.heads import rpn
@@ -22,8 +23,52 @@ from jaxseg.heads.box_head import (
 )
 from jaxseg.heads.roi_pooler import RoIAlignConfig, pool_rois
 from jaxseg.heads.roi_sampling import Proposals, RoIs
-from jaxseg.nn.fpn import Pyramid
+from jaxseg.nn.backbone import BackboneConfig
+from jaxseg.nn.fpn import FPN, Pyramid
+from jaxseg.nn.norm import NormKind
+from jaxseg.nn.pixels import ComputeDtype, PixelConfig, normalize
 from jaxseg.types import Batch, LossTerm
+
+
+@runtime_checkable
+class TrunkConfig(Protocol):
+    """The settings of a `Trunk`, which a model's config has."""
+
+    @property
+    def pixels(self) -> PixelConfig: ...
+    @property
+    def backbone(self) -> BackboneConfig: ...
+    @property
+    def fpn_channels(self) -> int: ...
+    @property
+    def head_norm(self) -> NormKind | None: ...
+    @property
+    def rpn(self) -> rpn.RPNConfig: ...
+    @property
+    def compute_dtype(self) -> ComputeDtype: ...
+
+
+class Trunk(nn.Module):
+    """The layers that a two-stage model begins with; it adds its own in `setup`."""
+
+    config: TrunkConfig
+
+    def setup(self) -> None:
+        config = self.config
+        self.backbone = config.backbone.build()
+        self.fpn = FPN(config.fpn_channels, config.head_norm)
+        self.rpn_head = rpn.RPNHead(len(config.rpn.aspect_ratios), config.rpn.num_convs)
+
+    def features(
+        self,
+        images: Array,
+        image_size: Int[Array, "B 2"],
+        padded_size: Int[Array, "B 2"],
+        train: bool,
+    ) -> Pyramid:
+        """Compute P2 to P6."""
+        x = normalize(self.config.pixels, images, image_size, self.config.compute_dtype)
+        return self.fpn(self.backbone(x, padded_size, train), padded_size, train)
 
 
 def image_keys(key: jax.Array, batch: Batch, num: int) -> list[Key[Array, " B"]]:

@@ -96,10 +96,34 @@ def sample_rois(
     a proposal that overlaps two of them by exactly the same IoU is matched with the first, as in
     torchvision and Detectron2.
     """
+    rois, _ = sample_marked_rois(
+        proposals,
+        batch,
+        keys,
+        batch_size_per_image=batch_size_per_image,
+        positive_fraction=positive_fraction,
+        positive_iou=positive_iou,
+        low_quality_overrides=low_quality_overrides,
+    )
+    return rois
 
+
+def sample_marked_rois(
+    proposals: Proposals,
+    batch: Batch,
+    keys: Key[Array, " B"],
+    *,
+    batch_size_per_image: int,
+    positive_fraction: float,
+    positive_iou: float,
+    low_quality_overrides: bool = False,
+) -> tuple[RoIs, Bool[Array, "B R"]]:
+    """Do the same as `sample_rois`, and mark the positive RoIs that are ground-truth boxes."""
     match = functools.partial(match_proposals, positive_iou=positive_iou)
 
-    def one_image(proposals: Proposals, gt_boxes: Array, gt_valid: Array, key: Array) -> RoIs:
+    def one_image(
+        proposals: Proposals, gt_boxes: Array, gt_valid: Array, key: Array
+    ) -> tuple[RoIs, Array]:
         candidates = jax.tree.map(
             lambda a, b: jnp.concatenate([a, b]), proposals, Proposals(gt_boxes, gt_valid)
         )
@@ -117,6 +141,7 @@ def sample_rois(
             positive_fraction=positive_fraction,
         )
         boxes = jnp.where(sample.valid[:, None], candidates.boxes[sample.indices], 0)
-        return RoIs(boxes, sample.valid, sample.positive, matches.gt_index[sample.indices])
+        rois = RoIs(boxes, sample.valid, sample.positive, matches.gt_index[sample.indices])
+        return rois, sample.positive & (sample.indices >= len(proposals.boxes))
 
     return jax.vmap(one_image)(proposals, batch.boxes, batch.valid, keys)

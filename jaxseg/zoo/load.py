@@ -10,6 +10,7 @@ import numpy as np
 from flax import traverse_util
 
 from jaxseg.model import ModelConfig, Variables
+from jaxseg.models.cascade_rcnn import CascadeRCNNConfig
 from jaxseg.models.mask_rcnn import MaskRCNNConfig
 from jaxseg.models.panoptic_fpn import PanopticFPNConfig
 from jaxseg.models.point_rend import PointRendConfig
@@ -17,7 +18,7 @@ from jaxseg.models.solov2 import SOLOv2Config
 from jaxseg.nn.build import split_frozen_backbone
 from jaxseg.nn.freezing import FROZEN, merge_frozen
 from jaxseg.nn.resnet import ResNet, ResNetConfig
-from jaxseg.zoo import mask_rcnn, panoptic_fpn, point_rend, solov2
+from jaxseg.zoo import cascade_rcnn, mask_rcnn, panoptic_fpn, point_rend, solov2
 from jaxseg.zoo.engine import (
     VECTOR,
     Arrays,
@@ -50,6 +51,7 @@ MODELS: dict[str, ZooModel] = {
 """The published models by name."""
 
 TABLES: dict[type[ModelConfig], Mapping[str, NameTable]] = {
+    CascadeRCNNConfig: cascade_rcnn.TABLES,
     MaskRCNNConfig: mask_rcnn.TABLES,
     PanopticFPNConfig: panoptic_fpn.TABLES,
     PointRendConfig: point_rend.TABLES,
