@@ -87,6 +87,7 @@ def _print_steps(experiment: Experiment, state: TrainState) -> None:
             config.seed,
             grad_accum_steps=grad_accum_steps,
             ema_decay=config.ema_decay,
+            grad_reduce_dtype=config.grad_reduce_dtype,
         )
         return lower_step(step, devices, state, batch)
 

@@ -26,6 +26,7 @@ from jaxseg.training.optimizer import OptimizerConfig, make_optimizer, make_sche
 from jaxseg.training.preemption import Preempted, PreemptionNotice, handle_signals
 from jaxseg.training.progress import Progress
 from jaxseg.training.step import (
+    GradReduceDtype,
     Metrics,
     TrainState,
     init_state,
@@ -55,6 +56,9 @@ class TrainConfig:
     """Seed of the initial variables, the order of images, augmentation and sampling."""
     grad_accum_steps: int = 1
     """Microbatches per step, one after the other, to save memory; batch norm sees one at a time."""
+    grad_reduce_dtype: GradReduceDtype = "float32"
+    """Dtype in which the gradients of several devices are added. "bfloat16" sends half as much
+    between them, and rounds each device's gradients and their sums to 8 bits."""
     ema_decay: float | None = None
     """Decay of an exponential moving average (EMA) of the parameters, which is evaluated in their
     place; None for none."""
@@ -343,6 +347,7 @@ def _train_step(model: Model, config: TrainConfig, devices: int) -> TrainStep:
         config.seed,
         grad_accum_steps=config.grad_accum_steps,
         ema_decay=config.ema_decay,
+        grad_reduce_dtype=config.grad_reduce_dtype,
     )
     transform = pmap_step if config.parallel == "pmap" else shard_map_step
     return TrainStep(transform(share_notice(step), devices))

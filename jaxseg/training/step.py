@@ -12,7 +12,7 @@ Terms:
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from jaxseg.types import Average, Batch, Losses, LossTerm
 
 Metrics = dict[str, Float[Array, ""]]
 Counts = dict[str, Float[Array, ""]]
+GradReduceDtype = Literal["float32", "bfloat16"]
 
 
 class TrainState(NamedTuple):
@@ -94,12 +95,14 @@ def make_step(
     *,
     grad_accum_steps: int = 1,
     ema_decay: float | None = None,
+    grad_reduce_dtype: GradReduceDtype = "float32",
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Make the step for one device's share of the batch, to run where `BATCH_AXIS` is mapped.
 
     Its metrics are the weighted loss terms, their sum `loss`, the model's metrics, and `grad_norm`
     (before clipping), the same on every device. If the loss or the norm is not finite, only the
-    number of the step changes in the state.
+    number of the step changes in the state. The gradients of several devices are added in
+    `grad_reduce_dtype`.
     """
 
     def objective(
@@ -157,7 +160,11 @@ def make_step(
             grads, (metrics, model_state) = gradient(
                 state.params, state.model_state, batch, key, None
             )
-        grads, metrics = _psum((grads, metrics))
+        sent = grads
+        if jax.lax.axis_size(BATCH_AXIS) > 1:  # one device sends nothing, so nothing is rounded
+            sent = jax.tree.map(lambda x: x.astype(grad_reduce_dtype), grads)
+        sent, metrics = _psum((sent, metrics))
+        grads = jax.tree.map(lambda x, like: x.astype(like.dtype), sent, grads)
         metrics = metrics | {"grad_norm": optax.tree.norm(grads)}
         updates, opt_state = update(grads, state.opt_state, state.params, step=state.step)
         params = optax.apply_updates(state.params, updates)

@@ -181,6 +181,19 @@ def test_devices_transforms_and_microbatches_make_the_same_steps(
     assert state.model_state["seen"]["images"] == 3 * 8 / devices
 
 
+@pytest.mark.parametrize("parallel", [pmap_step, shard_map_step])
+def test_gradients_are_added_in_bfloat16_where_asked(parallel):
+    """Rounding to 8 bits moves a number by at most 2 ** -9 of it, before and after the sum."""
+    update = {}
+    for dtype in ("float32", "bfloat16"):
+        for devices in (1, 2):
+            _, trail = toy_steps(parallel, devices, steps=1, grad_reduce_dtype=dtype)
+            update[dtype, devices] = 1.5 - trail[0]
+    assert update["bfloat16", 1] == update["float32", 1]
+    assert update["bfloat16", 2] != update["float32", 2]
+    assert update["bfloat16", 2] == pytest.approx(update["float32", 1], rel=1.1 * 2**-8)
+
+
 def test_each_step_and_each_seed_draws_anew():
     model, optimizer = toy_model(), optax.sgd(0.0)
     batch = make_batch([(64, 64)] * 2, [3, 1])
