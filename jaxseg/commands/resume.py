@@ -23,6 +23,7 @@ CHANGEABLE_ON_RESUME = (
     "data.num_threads",
     "data.num_workers",
     "model.backbone.remat",
+    "model.roi_align.batching",
     "pretrained",
     "init_from",
     "train.checkpoint_every",
