@@ -23,7 +23,7 @@ def test_eval_writes_metrics_predictions_and_overlays(workdir, tmp_path, capsys)
     assert main(["eval", str(workdir), "--out", str(tmp_path)]) == 0
     assert "AP50" in capsys.readouterr().out
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert {"segm/AP", "segm/AP50", "bbox/AP", "segm/AP/disc"} <= metrics.keys()
+    assert {"segm/AP", "segm/AP50", "bbox/AP", "segm/AP/disc", "boundary/AP"} <= metrics.keys()
     assert len(list((tmp_path / "overlays").glob("*.png"))) == 5
     for result in json.loads((tmp_path / "predictions.json").read_text()):
         assert result["category_id"] in range(1, 6)
@@ -82,7 +82,8 @@ def evaluated_results(monkeypatch, experiment, state):
     """Run a validation of `state` and return each result list that it evaluates."""
     evaluated = []
 
-    def evaluate(truth, results):
+    def evaluate(truth, results, *, boundaries):
+        assert not boundaries  # they take time
         evaluated.append(results)
         return {"segm/AP": 0.5}
 
