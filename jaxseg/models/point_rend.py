@@ -32,14 +32,13 @@ from jaxseg.heads.mask_head import (
 )
 from jaxseg.heads.roi_pooler import RoIAlignConfig
 from jaxseg.heads.roi_sampling import RoIs, sample_rois
-from jaxseg.heads.rpn import RPNConfig, RPNHead
+from jaxseg.heads.rpn import RPNConfig
 from jaxseg.model import Model
 from jaxseg.nn.backbone import BackboneConfig
 from jaxseg.nn.build import build_model
-from jaxseg.nn.fpn import FPN, Pyramid
 from jaxseg.nn.norm import NormKind
 from jaxseg.nn.padding import round_up_size
-from jaxseg.nn.pixels import ComputeDtype, PixelConfig, normalize
+from jaxseg.nn.pixels import ComputeDtype, PixelConfig
 from jaxseg.nn.resize import upsample2x
 from jaxseg.nn.resnet import ResNetConfig, he_normal
 from jaxseg.types import (
@@ -71,8 +70,8 @@ class CoarseMaskConfig:
     `gt_mask_size`, the only one that is light enough for long trainings. `binary`: the mask of the
     whole image, as in Detectron2 and MMDetection."""
     gt_mask_size: int = 224
-    """Side of the ground-truth masks that are cropped to their boxes. Of large objects, crops of 224
-    have half the error of 112 at single points (docs/benchmarks.md)."""
+    """Side of the ground-truth masks that are cropped to their boxes. At single points of large
+    objects, crops of 224 have half the error of 112 (docs/benchmarks.md)."""
 
     @property
     def gt_masks(self) -> BoxCrops | ImageMasks:
@@ -198,32 +197,18 @@ class PointHead(nn.Module):
         return logit(x, labels).astype(jnp.float32)
 
 
-class PointRend(nn.Module):
+class PointRend(rcnn.Trunk):
     """The layers of PointRend; `_loss` and `_predict` combine them."""
 
     config: PointRendConfig
 
     def setup(self) -> None:
+        super().setup()
         config = self.config
-        norm = config.head_norm
         box_outputs = 1 if config.box.cls_agnostic_bbox_reg else config.num_classes
-        self.backbone = config.backbone.build()
-        self.fpn = FPN(config.fpn_channels, norm)
-        self.rpn_head = RPNHead(len(config.rpn.aspect_ratios), config.rpn.num_convs)
-        self.box_head = BoxHead(config.box, config.num_classes, box_outputs, norm)
+        self.box_head = BoxHead(config.box, config.num_classes, box_outputs, config.head_norm)
         self.coarse_head = CoarseMaskHead(config.coarse, config.num_classes)
         self.point_head = PointHead(config.point, config.num_classes)
-
-    def features(
-        self,
-        images: Array,
-        image_size: Int[Array, "B 2"],
-        padded_size: Int[Array, "B 2"],
-        train: bool,
-    ) -> Pyramid:
-        """Compute P2 to P6."""
-        x = normalize(self.config.pixels, images, image_size, self.config.compute_dtype)
-        return self.fpn(self.backbone(x, padded_size, train), padded_size, train)
 
     def coarse_masks(
         self, features: Float[Array, "B H W D"], boxes: Float[Array, "B F 4"]
