@@ -71,7 +71,7 @@ def check_semantic_maps(source: Source, targets: TargetSpec) -> None:
     if targets.semantic_stride is not None and num_semantic_classes(source) is None:
         raise ValueError(
             "the model learns from semantic maps, which the data do not have: give panoptic "
-            "annotations (--data.source.panoptic True) or a folder of maps "
+            "annotations (--data.source.panoptic) or a folder of maps "
             "(--data.source.semantic-maps DIR)"
         )
 

@@ -25,6 +25,7 @@ from jaxseg.nn.fpn import Pyramid
 from jaxseg.nn.padding import level_extent, round_up_size
 from jaxseg.nn.resize import repeat_border
 from jaxseg.types import (
+    IGNORED,
     Average,
     Batch,
     Detections,
@@ -36,8 +37,6 @@ from jaxseg.types import (
 
 STRIDE = 4
 """Stride of the semantic logits and of the ground truth that they learn from."""
-IGNORED = 255
-"""Label of the cells that no loss is computed for."""
 
 
 @dataclasses.dataclass(frozen=True)
