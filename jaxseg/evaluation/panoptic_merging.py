@@ -81,16 +81,15 @@ def best_stuff(
     """
     largest = np.full(original_size, -np.inf, np.float32)
     labels = np.full(original_size, -1, np.int32)
+    # Written again for each channel: new arrays would cost a quarter of the time.
+    padded = np.empty((bucket[0], bucket[1]), np.float32)
+    resized = np.empty(original_size, np.float32)
     num_stuff = logits.shape[2] - 1
     for channel in range(num_stuff + 1):
-        padded = cv2.resize(
-            logits[..., channel], (bucket[1], bucket[0]), interpolation=cv2.INTER_LINEAR
-        )
-        resized = cv2.resize(
-            padded[: image_size[0], : image_size[1]],
-            (original_size[1], original_size[0]),
-            interpolation=cv2.INTER_LINEAR,
-        )
-        labels[resized > largest] = num_things + channel if channel < num_stuff else -1
+        cv2.resize(logits[..., channel], padded.shape[::-1], padded, 0, 0, cv2.INTER_LINEAR)
+        image = padded[: image_size[0], : image_size[1]]
+        cv2.resize(image, resized.shape[::-1], resized, 0, 0, cv2.INTER_LINEAR)
+        label = num_things + channel if channel < num_stuff else -1
+        np.copyto(labels, label, where=resized > largest)
         np.maximum(largest, resized, out=largest)
     return labels
