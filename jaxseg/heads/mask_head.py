@@ -8,7 +8,7 @@ Terms:
 
 import dataclasses
 import functools
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -100,10 +100,26 @@ class MaskHead(nn.Module):
         labels: Int[Array, " R"],
         train: bool,
     ) -> Float[Array, "R S S"]:
-        config, channels = self.config, self.config.conv_dim
-        x = conv_stack(
-            x, valid, num_convs=config.num_convs, channels=channels, norm=self.norm, train=train
+        return self.upsampled_logits(self.features(x, valid, train), labels)
+
+    def features(
+        self, x: Float[Array, "R p p _"], valid: Bool[Array, " R"], train: bool
+    ) -> Float[Array, "R p p _"]:
+        """Apply the convolutions before the upsampling. Call it in a compact method."""
+        return conv_stack(
+            x,
+            valid,
+            num_convs=self.config.num_convs,
+            channels=self.config.conv_dim,
+            norm=self.norm,
+            train=train,
         )
+
+    def upsampled_logits(
+        self, x: Float[Array, "R p p D"], labels: Int[Array, " R"]
+    ) -> Float[Array, "R S S"]:
+        """Return the logits of each RoI's class. Call it in a compact method."""
+        config, channels = self.config, self.config.conv_dim
         # A transposed 2x2 convolution with stride 2 multiplies each cell by a matrix for each of
         # its four pixels. One product does all four, several times as fast on a CPU. The pixels
         # are rearranged last, when they hold few channels.
@@ -139,28 +155,35 @@ def mask_samples(config: MaskHeadConfig, rois: RoIs, batch: Batch) -> MaskSample
 
 
 def mask_loss(
-    head: MaskHead,
+    head: nn.Module,
     pooled: Float[Array, "R p p D"],
     samples: MaskSamples,
+    **settings: Any,
 ) -> LossTerm:
     """Compute binary cross-entropy on the true class's mask, averaged over each RoI's pixels.
 
     Slots without a positive RoI are not computed where that saves time (`nn.used_rows`).
+    `head` is called as a `MaskHead` is; `settings` are further arguments of its own, no arrays.
     """
     if head.norm == "sync_batch":  # its statistics are those of all RoIs of the global batch
-        total = mask_loss_total(head(pooled, samples.positive, samples.labels, train=True), samples)
+        logits = head(pooled, samples.positive, samples.labels, train=True, **settings)
+        total = mask_loss_total(logits, samples)
     else:
         layers, variables = head.unbind()
-        total = sum_over_used(
-            functools.partial(_head_and_loss, layers), variables, pooled, samples, samples.positive
-        )
+        loss = functools.partial(_head_and_loss, layers, settings)
+        total = sum_over_used(loss, variables, pooled, samples, samples.positive)
     return LossTerm(total, samples.positive.sum().astype(total.dtype))
 
 
 def _head_and_loss(
-    layers: MaskHead, variables: Variables, pooled: Array, samples: MaskSamples
+    layers: nn.Module,
+    settings: dict[str, Any],
+    variables: Variables,
+    pooled: Array,
+    samples: MaskSamples,
 ) -> Float[Array, ""]:
-    logits = layers.apply(variables, pooled, samples.positive, samples.labels, train=True)
+    arguments = pooled, samples.positive, samples.labels
+    logits = layers.apply(variables, *arguments, train=True, **settings)
     return mask_loss_total(logits, samples)
 
 

@@ -23,7 +23,7 @@ from jaxseg.heads.mask_head import (
     mask_samples,
 )
 from jaxseg.heads.roi_pooler import RoIAlignConfig, pool_rois
-from jaxseg.heads.roi_sampling import Proposals, RoIs, sample_marked_rois
+from jaxseg.heads.roi_sampling import Proposals, RoIs
 from jaxseg.heads.rpn import RPNConfig
 from jaxseg.model import Model
 from jaxseg.nn.backbone import BackboneConfig
@@ -177,15 +177,7 @@ def _stage_rois(
     if config.variant == "detectron2" and number > 1:
         rois = cascade.match_all(proposals, batch, box.positive_iou)
         return rois, jnp.zeros_like(rois.valid)
-    rois, is_gt = sample_marked_rois(
-        proposals,
-        batch,
-        keys,
-        batch_size_per_image=box.batch_size_per_image,
-        positive_fraction=box.positive_fraction,
-        positive_iou=box.positive_iou,
-        low_quality_overrides=box.low_quality_overrides,
-    )
+    rois, is_gt = cascade.sample_stage(box, proposals, batch, keys)
     return rois, is_gt if config.variant == "mmdet" else jnp.zeros_like(is_gt)
 
 
@@ -209,8 +201,7 @@ def _mask_loss(
     """Compute a mask head's loss on the positive RoIs, which are the first."""
     config = net.config
     padded_size = round_up_size(batch.image_size, config.size_divisibility)
-    max_positives = int(config.box.batch_size_per_image * config.box.positive_fraction)
-    positives = RoIs(*(x[:, :max_positives] for x in rois))
+    positives = cascade.positive_slots(config.box, rois)
     pooled = pool_rois(
         config.roi_align, pyramid, positives.boxes, padded_size, head.config.pooler_resolution
     )

@@ -2,7 +2,7 @@
 
 Each image's extent (see `jaxseg.nn.padding`) is resized like a map of its own: border cells are
 repeated, so resizing never reads padding. Cells outside the new extent are zero. All functions
-are `align_corners=False` without antialiasing, as torch's `interpolate`.
+are `align_corners=False` without antialiasing, as torch's `interpolate`, unless they say so.
 """
 
 import jax
@@ -18,24 +18,36 @@ def resize(
     extent: Int[Array, "B 2"],
     new_extent: Int[Array, "B 2"],
     shape: tuple[int, int],
+    *,
+    align_corners: bool = False,
 ) -> Float[Array, "B H W C"]:
-    """Resize each image's `extent` to its `new_extent`, on maps of `shape` `(H, W)`."""
+    """Resize each image's `extent` to its `new_extent`, on maps of `shape` `(H, W)`.
+
+    With `align_corners`, the centres of the first and last cells stay where they are.
+    """
     highest = jax.lax.Precision.HIGHEST
-    rows = _weights(extent[:, 0], new_extent[:, 0], x.shape[1], shape[0])  # [B, H, h]
-    columns = _weights(extent[:, 1], new_extent[:, 1], x.shape[2], shape[1])  # [B, W, w]
+    rows = _weights(extent[:, 0], new_extent[:, 0], x.shape[1], shape[0], align_corners)
+    columns = _weights(extent[:, 1], new_extent[:, 1], x.shape[2], shape[1], align_corners)
     resized = jnp.einsum("bHh,bhwc->bHwc", rows, x.astype(jnp.float32), precision=highest)
     resized = jnp.einsum("bWw,bHwc->bHWc", columns, resized, precision=highest)
     return resized.astype(x.dtype)
 
 
 def _weights(
-    size: Int[Array, " B"], new_size: Int[Array, " B"], cells: int, new_cells: int
+    size: Int[Array, " B"],
+    new_size: Int[Array, " B"],
+    cells: int,
+    new_cells: int,
+    align_corners: bool,
 ) -> Float[Array, "B new_cells cells"]:
     """Return the weights of a map's cells in each new cell, along one axis."""
     size, new_size = size.astype(jnp.float32), new_size.astype(jnp.float32)
-    scale = size / new_size
     new = jnp.arange(new_cells, dtype=jnp.float32)[None, :]
-    position = jnp.clip((new + 0.5) * scale[:, None] - 0.5, 0, (size - 1)[:, None])
+    if align_corners:
+        position = new * ((size - 1) / jnp.maximum(new_size - 1, 1))[:, None]
+    else:
+        position = (new + 0.5) * (size / new_size)[:, None] - 0.5
+    position = jnp.clip(position, 0, (size - 1)[:, None])
     weights = bilinear_weights(position, cells)  # [B, new_cells, cells]
     inside = (new < new_size[:, None])[..., None]  # [B, new_cells, 1]
     return jnp.where(inside, weights, 0)

@@ -11,6 +11,7 @@ from flax import traverse_util
 
 from jaxseg.model import ModelConfig, Variables
 from jaxseg.models.cascade_rcnn import CascadeRCNNConfig
+from jaxseg.models.htc import HTCConfig
 from jaxseg.models.mask_rcnn import MaskRCNNConfig
 from jaxseg.models.panoptic_fpn import PanopticFPNConfig
 from jaxseg.models.point_rend import PointRendConfig
@@ -18,7 +19,7 @@ from jaxseg.models.solov2 import SOLOv2Config
 from jaxseg.nn.build import split_frozen_backbone
 from jaxseg.nn.freezing import FROZEN, merge_frozen
 from jaxseg.nn.resnet import ResNet, ResNetConfig
-from jaxseg.zoo import cascade_rcnn, mask_rcnn, panoptic_fpn, point_rend, solov2
+from jaxseg.zoo import cascade_rcnn, htc, mask_rcnn, panoptic_fpn, point_rend, solov2
 from jaxseg.zoo.engine import (
     VECTOR,
     Arrays,
@@ -52,6 +53,7 @@ MODELS: dict[str, ZooModel] = {
 
 TABLES: dict[type[ModelConfig], Mapping[str, NameTable]] = {
     CascadeRCNNConfig: cascade_rcnn.TABLES,
+    HTCConfig: htc.TABLES,
     MaskRCNNConfig: mask_rcnn.TABLES,
     PanopticFPNConfig: panoptic_fpn.TABLES,
     PointRendConfig: point_rend.TABLES,

@@ -146,10 +146,12 @@ def check_stages(golden) -> dict[str, float]:
     for level in range(2, 7):
         x = nchw(stages["fpn"]["__call__"][0][2**level])
         differences[f"P{level}"] = difference(x, golden[f"eval__P_l{level - 2}"])
-    for i in range(5):
-        for ours, theirs in (("logit", "logits"), ("delta", "deltas")):
-            x = nchw(stages["rpn_head"][ours]["__call__"][i])
-            differences[f"rpn_{theirs}{i}"] = difference(x, golden[f"eval__rpn_{theirs}_l{i}"])
+    output = stages["rpn_head"]["__call__"][0]
+    for ours, theirs, width in ((output.logits, "logits", 1), (output.deltas, "deltas", 4)):
+        maps = [golden[f"eval__rpn_{theirs}_l{i}"].transpose(0, 2, 3, 1) for i in range(5)]
+        expected = np.concatenate([x.reshape(len(x), -1, width) for x in maps], 1)
+        ours = np.asarray(ours).reshape(expected.shape)
+        differences[f"rpn_{theirs}"] = difference(ours, expected)
     logits = [np.asarray(stages[f"box_heads_{k}"]["__call__"][0][0]) for k in STAGES]
     for k in STAGES:
         deltas = np.asarray(stages[f"box_heads_{k}"]["__call__"][0][1])[:, 0]
