@@ -57,6 +57,23 @@ def test_values_and_gradients_are_those_of_the_definition(case, part_cells, monk
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("width", "size", "pads"),
+    [
+        (8, (7, 7), ((3, 3), (3, 3))),
+        (6, (3, 3), ((1, 1), (1, 1))),
+        (6, (3, 3), ((0, 1), (0, 1))),
+        (10, (2, 4), ((0, 0), (2, 0))),
+        (8, (5, 6), ((2, 2), (1, 2))),
+        (8, (3, 1), ((1, 1), (0, 0))),
+    ],
+)
+def test_pairs_of_columns_give_the_same_as_columns(width, size, pads):
+    x, kernel = make(2, 9, width, 3, 4, size)
+    found = conv._convolve_column_pairs(x, kernel, pads)
+    np.testing.assert_allclose(found, oracle.convolve(x, kernel, (2, 2), pads, 1), atol=1e-4)
+
+
 def test_gradients_of_bfloat16_are_summed_in_float32(monkeypatch):
     x, kernel = make(1, 64, 8, 2, 2, (3, 3))
     cotangent = np.random.default_rng(1).normal(size=(1, 64, 8, 2))
