@@ -10,7 +10,7 @@ import pathlib
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from typing import Any, Literal, NoReturn, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, NoReturn, Protocol, runtime_checkable
 
 import jax
 
@@ -222,6 +222,19 @@ def _check_states_agree(state: TrainState) -> None:
         )
 
 
+class _Pending(NamedTuple):
+    """A step that is perhaps still being computed.
+
+    To read its metrics is to wait for it. They are read while the next step runs, which keeps the
+    device busy.
+    """
+
+    step: int
+    metrics: Metrics
+    learning_rate: Any | None
+    """Of a step that is logged."""
+
+
 @dataclasses.dataclass(frozen=True)
 class _Steps:
     """The steps of a run, and what is due after each: a progress line, a checkpoint, the end."""
@@ -242,7 +255,7 @@ class _Steps:
         """Return the state after the last step."""
         started = time.monotonic()
         self._compile(state)
-        pending: Metrics | None = None  # of the previous step, perhaps still being computed
+        pending: _Pending | None = None
         buckets: set[tuple[int, ...]] = set()
         for step in range(start, self.config.steps):
             batch = self._next_batch(step, state, pending)
@@ -254,12 +267,9 @@ class _Steps:
             buckets.add(bucket)
             if step == start:
                 self.progress.show_first_step(step + 1, metrics["loss"], started)
-            # To read metrics is to wait for their step. Those of the previous step are read while
-            # this one runs, which keeps the device busy.
             if pending is not None:
-                self.nonfinite.check(step - 1, pending)
-            checked = self._after_step(step, state, metrics, stopping=self.notice.reached(noticed))
-            pending = None if checked else metrics
+                self._read(pending)
+            pending = self._after_step(step, state, metrics, self.notice.reached(noticed))
         return state
 
     def _compile(self, state: TrainState) -> None:
@@ -274,7 +284,13 @@ class _Steps:
             self.progress.show_compilation(bucket, number, len(self.abstract_batches))
             self.train_step.compile(state, batch)
 
-    def _next_batch(self, step: int, state: TrainState, pending: Metrics | None) -> Batch:
+    def _read(self, pending: _Pending) -> None:
+        """Wait for a step, check its metrics, and log them if that is due."""
+        values = self.nonfinite.check(pending.step, pending.metrics)
+        if pending.learning_rate is not None:
+            self.progress.show(pending.step + 1, values, float(pending.learning_rate))
+
+    def _next_batch(self, step: int, state: TrainState, pending: _Pending | None) -> Batch:
         """Return the batch of a step; if a notice aborts the wait for it, save and stop."""
         wait_start = time.monotonic()
         try:
@@ -282,7 +298,7 @@ class _Steps:
                 batch = next(self.batches)
         except Preempted as stop:
             if pending is not None:
-                self.nonfinite.check(step - 1, pending)
+                self._read(pending)
             self._stop_waiting(step, state, stop.reason)
         self.progress.add_data_wait(time.monotonic() - wait_start)
         return batch
@@ -302,31 +318,30 @@ class _Steps:
         raise Preempted(reason, step) from None
 
     def _after_step(
-        self, step: int, state: TrainState, metrics: Metrics, *, stopping: bool
-    ) -> bool:
-        """Log, save, evaluate and stop as is due; return whether `metrics` were checked."""
+        self, step: int, state: TrainState, metrics: Metrics, stopping: bool
+    ) -> _Pending | None:
+        """Save, evaluate and stop as is due; return what is still to be read of the step."""
         config, done = self.config, step + 1
         last, eval_due = done == config.steps, self.evaluator.is_due(done)
         log_due = last or stopping or done % config.log_every == 0
+        # Computed now, since it would wait for the next step if that were under way.
+        rate = make_schedule(config.optimizer, config.steps)(step) if log_due else None
+        pending = _Pending(step, metrics, rate)
         # Saved before it is evaluated: if the evaluation is aborted, the next start repeats it.
-        save_due = last or stopping or eval_due or done % config.checkpoint_every == 0
-        if not (log_due or save_due):
-            return False
-        values = self.nonfinite.check(step, metrics)
-        if log_due:
-            learning_rate = make_schedule(config.optimizer, config.steps)(step)
-            self.progress.show(done, values, float(learning_rate))
+        if not (last or stopping or eval_due or done % config.checkpoint_every == 0):
+            return pending
+        self._read(pending)
         # Skipped steps leave the state as it was: there is nothing new to evaluate, and saving
         # it would delete the checkpoints from before.
-        if not save_due or (self.nonfinite.consecutive and not (last or stopping)):
-            return True
+        if self.nonfinite.consecutive and not (last or stopping):
+            return None
         self.checkpoints.save(done, to_global(state, jax.device_count()), self.metadata)
         if stopping and (eval_due or not last):
             self.checkpoints.wait_until_finished()
             raise Preempted(self.notice.reason, done)
         if eval_due:
             self.evaluator.run(state, done)
-        return True
+        return None
 
 
 def _check_name(workdir: pathlib.Path) -> None:

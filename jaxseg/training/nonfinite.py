@@ -7,6 +7,8 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
+
 from jaxseg.distributed import process_index
 
 _LOG = logging.getLogger(__name__)
@@ -38,7 +40,7 @@ class NonFiniteSteps:
 
         Raises FloatingPointError if more than `max_consecutive` steps in a row were skipped.
         """
-        values = {name: float(value) for name, value in metrics.items()}
+        values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
         if math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"]):
             self.consecutive = 0
             return values

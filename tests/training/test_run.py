@@ -14,7 +14,10 @@ import numpy as np
 import pytest
 
 from jaxseg.training import lock, loop
+from jaxseg.training.nonfinite import NonFiniteSteps
 from jaxseg.training.preemption import Preempted
+from jaxseg.training.progress import Progress
+from jaxseg.training.train_step import TrainStep
 from tests.training.toy_run import (
     CONFIG,
     assert_same,
@@ -135,6 +138,34 @@ def test_of_several_processes_one_that_waits_for_data_stops_alone(tmp_path, monk
         run(tmp_path, at_step={6: stall})
     assert stopped.value.alone
     assert steps_in(tmp_path) == [4]
+
+
+def test_metrics_are_read_and_logged_while_the_next_step_runs(tmp_path, monkeypatch):
+    events, train_step, check = [], TrainStep.__call__, NonFiniteSteps.check
+    show = Progress.show
+
+    def start(self, state, *arguments):
+        result = train_step(self, state, *arguments)
+        events.append("start")
+        return result
+
+    def read(self, step, metrics):
+        events.append(f"read {step}")
+        return check(self, step, metrics)
+
+    def log(self, step, *arguments):
+        events.append(f"log {step}")
+        show(self, step, *arguments)
+
+    monkeypatch.setattr(TrainStep, "__call__", start)
+    monkeypatch.setattr(NonFiniteSteps, "check", read)
+    monkeypatch.setattr(Progress, "show", log)
+    run(tmp_path, dataclasses.replace(CONFIG, steps=5, log_every=2, checkpoint_every=4))
+    assert events == [
+        "start", "start", "read 0", "start", "read 1", "log 2",
+        "start", "read 2", "read 3", "log 4",  # a checkpoint
+        "start", "read 4", "log 5",
+    ]  # fmt: skip
 
 
 def test_training_outside_the_main_thread(tmp_path, uninterrupted):
