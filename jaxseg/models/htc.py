@@ -73,7 +73,9 @@ class HTCConfig:
     """Normalisation in FPN, box and mask heads; none in the paper, useful without pre-training."""
     rpn: RPNConfig = RPNConfig(post_nms_topk_train=2000)
     roi_align: RoIAlignConfig = RoIAlignConfig()
-    box: BoxHeadConfig = BoxHeadConfig(cls_agnostic_bbox_reg=True, score_threshold=0.001)
+    box: BoxHeadConfig = BoxHeadConfig(
+        cls_agnostic_bbox_reg=True, low_quality_overrides=True, score_threshold=0.001
+    )
     """Every stage's box head, with the stage's own `positive_iou` and `bbox_reg_weights`."""
     cascade: CascadeConfig = CascadeConfig()
     mask: MaskHeadConfig = MaskHeadConfig()

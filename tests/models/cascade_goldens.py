@@ -66,6 +66,7 @@ def golden_fields(meta) -> dict:
             cls_agnostic_bbox_reg=True,
             batch_size_per_image=80,  # all of them
             positive_fraction=1.0,
+            low_quality_overrides=train["rcnn"][0]["assigner"].get("match_low_quality", True),
             smooth_l1_beta=heads[0]["loss_bbox"]["beta"],
             score_threshold=test["rcnn"]["score_thr"],
             nms_threshold=test["rcnn"]["nms"]["iou_threshold"],
