@@ -92,7 +92,7 @@ def test_gradients_of_bfloat16_are_summed_in_float32(monkeypatch):
 
 
 @pytest.mark.parametrize(("size", "products"), [((1, 1), True), ((3, 3), False)])
-def test_only_a_cpu_gets_other_operations_than_xlas(size, products):
+def test_at_stride_1_only_a_cpu_gets_other_operations_than_xlas(size, products):
     x, kernel = make(1, 8, 8, 2, 2, size)
     pads = ((size[0] // 2,) * 2, (size[1] // 2,) * 2)
 
@@ -108,6 +108,15 @@ def test_only_a_cpu_gets_other_operations_than_xlas(size, products):
     for platform in ("tpu", "cuda"):
         assert "dot_general" not in program(platform)
         assert program(platform).count("stablehlo.convolution") == 3
+
+
+def test_a_tpu_convolves_images_at_stride_2_as_pairs_of_columns():
+    x, kernel = make(1, 8, 8, 3, 4, (7, 7))
+    stem = jax.jit(lambda x, kernel: convolve(x, kernel, (2, 2), ((3, 3), (3, 3))))
+    for platform, shape in (("tpu", "1x8x4x6"), ("cuda", "1x8x8x3"), ("cpu", "1x8x8x3")):
+        program = stem.trace(x, kernel).lower(lowering_platforms=(platform,)).as_text()
+        (line,) = (line for line in program.splitlines() if "stablehlo.convolution" in line)
+        assert f"(tensor<{shape}xf32>" in line
 
 
 def test_the_layer_has_flaxs_parameters_and_values():
