@@ -21,6 +21,13 @@ def offsets(lengths: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
 
+def flatten_texts(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the UTF-8 bytes of all texts, uint8, and the offsets of each, int64 `[n + 1]`."""
+    encoded = [text.encode() for text in texts]
+    lengths = np.asarray([len(text) for text in encoded], np.int64)
+    return np.frombuffer(b"".join(encoded), np.uint8), offsets(lengths)
+
+
 def flatten_numbers(
     lists: Sequence[Any], types: frozenset[type] = frozenset((int, float))
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -163,7 +163,7 @@ def _change_counts(content, rng):
     mask["counts"] = counts[:at] + new * rng.randrange(3) + counts[at + rng.randrange(2) :]
 
 
-def _check_named(file: str, error: Exception) -> None:
+def check_named(file: str, error: Exception) -> None:
     assert file in str(error), f"the error does not name {file}: {error}"
 
 
@@ -179,7 +179,7 @@ def check_split(folder: pathlib.Path) -> str:
         try:
             source = CocoFolder(str(folder), ignore_issues=ignored).open("train")
         except (ValueError, FileNotFoundError) as error:
-            _check_named("train.json", error)
+            check_named("train.json", error)
             _check_entry(error)
             continue
         outcome, examples = outcome if ignored else "read", {}
@@ -187,7 +187,7 @@ def check_split(folder: pathlib.Path) -> str:
             try:
                 example = source[index]
             except ValueError as error:  # an image of another size
-                _check_named("train.json", error)
+                check_named("train.json", error)
                 continue
             assert np.isfinite(example.boxes).all()
             assert (example.boxes[:, 2:] > example.boxes[:, :2]).all()
@@ -281,7 +281,7 @@ def run_images(cases: int, folder: pathlib.Path, seed: int = 0) -> collections.C
             try:
                 pixels = read_image(path)
             except ValueError as error:
-                _check_named(name, error)
+                check_named(name, error)
                 outcomes["refused"] += 1
                 continue
             assert pixels.dtype == np.uint8

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as mask_api
 
 from jaxseg.data import CocoFolder
-from tests.data import fuzz
+from tests.data import fuzz, fuzz_panoptic
 from tests.data.coco.small_folder import SIZE, content, write
 
 
@@ -15,6 +15,12 @@ def test_mutated_files_are_read_or_refused_with_their_name():
     outcomes = fuzz.run(200, seed=7)
     assert outcomes["read"] > 20
     assert outcomes["refused"] > 80
+
+
+def test_mutated_panoptic_annotations_and_maps_are_read_or_refused_with_their_name():
+    outcomes = fuzz_panoptic.run(100, seed=7)
+    assert outcomes["read"] > 20
+    assert outcomes["refused"] > 20
 
 
 def test_mutated_images_are_read_or_refused_with_their_name(tmp_path):

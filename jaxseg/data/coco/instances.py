@@ -18,7 +18,7 @@ from jaxseg.data.coco.file import CocoFile, parse
 from jaxseg.data.coco.segmentations import to_rle
 from jaxseg.data.fingerprint import fingerprint
 from jaxseg.data.issues import Issue, count_kinds
-from jaxseg.data.ragged import offsets
+from jaxseg.data.ragged import flatten_texts, offsets
 from jaxseg.data.shared_arrays import SharedArrays
 from jaxseg.data.source import RLE, Category, Example
 
@@ -51,7 +51,7 @@ class CocoSource:
         kept = np.flatnonzero(~skipped_image)
         self.image_ids = images.ids[kept].tolist()
         self.image_sizes = images.sizes[kept].astype(np.int32)
-        names = [images.names[row].encode() for row in kept.tolist()]
+        names, name_offsets = flatten_texts([images.names[row] for row in kept.tolist()])
         rows = np.flatnonzero(~skipped & ~no_area)
         rows = rows[np.argsort(annotations.image_rows[rows], kind="stable")]
         row_counts = np.bincount(annotations.image_rows[rows], minlength=len(skipped_image))
@@ -61,8 +61,8 @@ class CocoSource:
         self._arrays = SharedArrays(
             {
                 # Ragged arrays: those of image i are [offsets[i] : offsets[i + 1]].
-                "names": np.frombuffer(b"".join(names), np.uint8),
-                "name_offsets": offsets(np.asarray([len(name) for name in names], np.int64)),
+                "names": names,
+                "name_offsets": name_offsets,
                 "rows": rows,  # of the annotations, by image
                 "row_offsets": offsets(row_counts[kept]),
                 "boxes": annotations.boxes,

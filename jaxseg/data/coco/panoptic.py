@@ -20,7 +20,7 @@ from jaxseg.data.coco.segment_ids import SegmentMap, Segments, read_segments
 from jaxseg.data.fingerprint import fingerprint
 from jaxseg.data.issues import Issue, count_kinds
 from jaxseg.data.panoptic import PanopticMap
-from jaxseg.data.ragged import offsets
+from jaxseg.data.ragged import flatten_texts, offsets
 from jaxseg.data.shared_arrays import SharedArrays
 from jaxseg.data.source import Category, Example
 
@@ -63,10 +63,11 @@ class CocoPanopticSource:
         self.object_counts: np.ndarray | None = np.bincount(
             image_of[is_object], minlength=len(kept)
         )
-        self._files = [
-            [names[row] for row in kept.tolist()] for names in (images.names, content.map_names)
-        ]
-        self._arrays = SharedArrays({"offsets": offsets(counts), **columns._asdict()})
+        arrays = {"offsets": offsets(counts), **columns._asdict()}
+        for name, files in (("image", images.names), ("map", content.map_names)):
+            texts = flatten_texts([files[row] for row in kept.tolist()])
+            arrays[f"{name}_names"], arrays[f"{name}_offsets"] = texts
+        self._arrays = SharedArrays(arrays)
 
     def log_skipped(self, issues: Sequence[Issue], ignore_issues: Collection[str]) -> None:
         """Log the number of images that training skips, and warnings."""
@@ -89,7 +90,11 @@ class CocoPanopticSource:
 
     def image_path(self, index: int) -> pathlib.Path:
         """Return the file of an image."""
-        return self.image_folder / self._files[0][index]
+        return self.image_folder / self._file_name("image", index)
+
+    def _file_name(self, which: str, index: int) -> str:
+        start, end = self._arrays[f"{which}_offsets"][index : index + 2]
+        return self._arrays[f"{which}_names"][start:end].tobytes().decode()
 
     def panoptic_map(self, index: int, /) -> PanopticMap:
         """Return the panoptic map of the image `self[index]`."""
@@ -99,7 +104,7 @@ class CocoPanopticSource:
         """Read the map of an image; raise IssuesError unless it is that of the JSON."""
         start, end = self._arrays["offsets"][index : index + 2]
         segments = Segments(*(self._arrays[name][start:end] for name in Segments._fields))
-        path, image_id = self.map_folder / self._files[1][index], self.image_ids[index]
+        path, image_id = self.map_folder / self._file_name("map", index), self.image_ids[index]
         advice = f"Fix the file or {self.path}, or {skip_advice(image_id)}"
         height, width = self.image_sizes[index].tolist()
         return read_segments(path, str(path), (height, width), segments, image_id, advice)
@@ -114,11 +119,16 @@ class CocoPanopticSource:
 
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
             of_images = list(threads.map(annotations, range(len(self))))
-        sizes = zip(self.image_ids, self._files[0], self.image_sizes.tolist(), strict=True)
+        sizes = zip(self.image_ids, self.image_sizes.tolist(), strict=True)
         return {
             "images": [
-                {"id": image_id, "file_name": name, "height": height, "width": width}
-                for image_id, name, (height, width) in sizes
+                {
+                    "id": image_id,
+                    "file_name": self._file_name("image", index),
+                    "height": height,
+                    "width": width,
+                }
+                for index, (image_id, (height, width)) in enumerate(sizes)
             ],
             "annotations": [annotation for found in of_images for annotation in found],
             "categories": [category._asdict() for category in things],

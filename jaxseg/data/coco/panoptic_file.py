@@ -134,7 +134,9 @@ def _check_categories(table: Table) -> tuple[list[Category], int]:
             table.add(row, "category-isthing", "isthing", message)
     categories = check_categories(table)
     things = {
-        e.get("id") for e, flag in zip(table.entries, flags, strict=True) if flag in (1, True)
+        entry["id"]
+        for entry, flag in zip(table.entries, flags, strict=True)
+        if flag == 1 and type(entry.get("id")) is int
     }
     if len(categories) > IGNORED:
         message = f"{len(categories)} categories are more than {IGNORED}, which a map can hold"
