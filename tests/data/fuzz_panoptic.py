@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxseg.data import CocoFolder
 from jaxseg.data.issues import IGNORABLE, WARNINGS
+from jaxseg.data.panoptic import PanopticSource
 from jaxseg.types import IGNORED
 from tests.data.coco.small_panoptic import content, write
 from tests.data.fuzz import check_named, mutate
@@ -31,6 +32,7 @@ def check_split(folder: pathlib.Path) -> str:
         except ValueError as error:
             check_named("panoptic_train.json", error)
             continue
+        assert isinstance(source, PanopticSource)
         for index in range(len(source)):
             try:
                 example, panoptic = source[index], source.panoptic_map(index)
@@ -39,6 +41,7 @@ def check_split(folder: pathlib.Path) -> str:
                 check_named(str(folder), error)
                 continue
             outcome = outcome if ignored else "read"
+            assert example.semantic is not None
             assert set(np.unique(panoptic.ids)) - {0} == {s.id for s in panoptic.segments}
             for segment in panoptic.segments:
                 assert 0 <= segment.label < len(source.categories)
