@@ -18,10 +18,13 @@ from typing import Any
 
 from jaxseg import data
 from jaxseg.heads.box_head import BoxHeadConfig
+from jaxseg.heads.cascade import CascadeConfig
 from jaxseg.heads.mask_head import MaskHeadConfig
 from jaxseg.heads.roi_pooler import RoIAlignConfig
 from jaxseg.heads.rpn import RPNConfig
 from jaxseg.model import ModelConfig, PanopticModelConfig
+from jaxseg.models.cascade_rcnn import CascadeRCNNConfig
+from jaxseg.models.htc import FusedSemanticHeadConfig, HTCConfig
 from jaxseg.models.mask_rcnn import MaskRCNNConfig
 from jaxseg.models.panoptic_fpn import PanopticFPNConfig, SemanticHeadConfig
 from jaxseg.models.point_rend import CoarseMaskConfig, PointHeadConfig, PointRendConfig
@@ -61,11 +64,15 @@ CONFIG_CLASSES: tuple[type, ...] = (
     data.Shapes,
     data.TfdsFolder,
     MaskRCNNConfig,
+    CascadeRCNNConfig,
+    HTCConfig,
     PanopticFPNConfig,
     PointRendConfig,
     SOLOv2Config,
     RPNConfig,
     BoxHeadConfig,
+    CascadeConfig,
+    FusedSemanticHeadConfig,
     MaskHeadConfig,
     CoarseMaskConfig,
     PointHeadConfig,

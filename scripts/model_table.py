@@ -22,11 +22,11 @@ AP (mask / box; one number: mask alone) and PQ, panoptic quality, are those on C
 source states; they have not been measured with jaxseg. Given the same weights and pixels the
 outputs equal the source's ([Reproduce a paper](reproduce.md)):
 `tests/models/test_mask_rcnn_golden.py` compares every stage, loss and gradient with torchvision,
-`test_solov2_golden.py`, `test_panoptic_fpn_golden.py` and `test_point_rend_golden.py` with
-MMDetection. Parameters are counted as the source counts them, but without the scales of frozen
-batch norms (those of most MMDetection models are trained), and tested against these numbers.
-Multiply-adds are those of one padded image of 800x1344 pixels (448x768 for light models), with all
-proposals, candidates and masks that fit.
+`test_solov2_golden.py`, `test_panoptic_fpn_golden.py`, `test_point_rend_golden.py`,
+`test_cascade_rcnn_golden.py` and `test_htc_golden.py` with MMDetection. Parameters are counted as
+the source counts them, but without the scales of frozen batch norms (those of most MMDetection
+models are trained), and tested against these numbers. Multiply-adds are those of one padded image
+of 800x1344 pixels (448x768 for light models), with all proposals, candidates and masks that fit.
 
 The configs use mask targets from box crops, whose cost suits long trainings. The sources pool
 masks of the whole image: `MaskHeadConfig(mask_targets="binary")` (Detectron2, MMDetection) or
@@ -63,7 +63,8 @@ falls on the other side of a ReLU.
   Detectron2 enlarges the logits to the image first. MMDetection divides it by all cells, those
   without a label included (`SemanticHeadConfig(count_ignored=True)`, as in its configs above).
 - The masks that targets are pooled from end at the image's border, as in Detectron2 and
-  torchvision. MMDetection pads them with the batch, so that targets there depend on other images.
+  torchvision. MMDetection pads them with the batch, so that targets there depend on other images;
+  its Cascade R-CNN and HTC pad them here up to the image's own padded size.
 - Decoded boxes are at most 62.5 times as wide and high as their anchor or proposal, as in all
   sources; MMDetection also makes them at least 1/62.5 of it.
 - PointRend in Detectron2 trains the masks in the boxes that the box head predicts
@@ -91,6 +92,8 @@ leaves the classifier out.
 def row(record: ZooModel) -> str:
     """Return the row of a model in the table."""
     aps = " / ".join(f"{ap:.1f}" for ap in (record.mask_ap, record.box_ap) if ap is not None)
+    if record.mask_ap is None and record.box_ap is not None:
+        aps = f"box {aps}"
     pq = "" if record.pq is None else f"PQ {record.pq:.1f}"
     figures = "; ".join(filter(None, (aps, pq))) or "not stated"
     experiment = f"`experiments/{record.experiment}.py`" if record.experiment else "none"

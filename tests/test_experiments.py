@@ -10,6 +10,7 @@ from jaxseg.commands import train as train_command
 from jaxseg.commands.dry_run import dry_run
 from jaxseg.data import CocoFolder, Shapes, write_coco
 from jaxseg.experiment import load_experiment
+from jaxseg.models.htc import HTCConfig
 from jaxseg.models.panoptic_fpn import PanopticFPNConfig
 from tests.conftest import ROOT
 
@@ -34,6 +35,9 @@ def shrink(experiment, folder):
     source = CocoFolder(str(folder))
     if isinstance(model, PanopticFPNConfig):
         model = dataclasses.replace(model, num_stuff_classes=3)
+        source = Shapes(size=96, train_images=8, val_images=4, stuff=True)
+    if isinstance(model, HTCConfig):
+        model = dataclasses.replace(model, num_semantic_classes=8)
         source = Shapes(size=96, train_images=8, val_images=4, stuff=True)
     augmentation = experiment.data.augmentation
     min_sizes = tuple(dict.fromkeys(min(side // 8, 96) for side in augmentation.min_sizes))

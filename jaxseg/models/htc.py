@@ -40,11 +40,10 @@ from jaxseg.nn.padding import extent_mask, level_extent, round_up_size, zero_out
 from jaxseg.nn.pixels import ComputeDtype, PixelConfig
 from jaxseg.nn.resize import resize
 from jaxseg.nn.resnet import ResNetConfig, he_normal
-from jaxseg.types import Average, Batch, Detections, LossTerm, MaskFrame, TargetSpec
+from jaxseg.types import IGNORED, Average, Batch, Detections, LossTerm, MaskFrame, TargetSpec
 
 SEMANTIC_STRIDE = 8
 """Stride of the semantic branch, that of P3 (section 3.3)."""
-IGNORED = 255
 
 
 @dataclasses.dataclass(frozen=True)

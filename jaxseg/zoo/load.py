@@ -46,7 +46,7 @@ _UNUSED = re.compile(
 
 MODELS: dict[str, ZooModel] = {
     record.name: record
-    for module in (mask_rcnn, panoptic_fpn, point_rend, solov2)
+    for module in (mask_rcnn, cascade_rcnn, htc, panoptic_fpn, point_rend, solov2)
     for record in module.RECORDS
 }
 """The published models by name."""

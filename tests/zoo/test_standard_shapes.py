@@ -13,6 +13,9 @@ from jaxseg.zoo.engine import export_state
 from jaxseg.zoo.load import TABLES
 
 STANDARD = {
+    "mmdet_cascade_mask_rcnn_r50_fpn": "cascade_mask_rcnn",
+    "mmdet_htc_r50_fpn": "htc",
+    "mmdet_htc_without_semantic_r50_fpn": "htc_nosem",
     "mmdet_mask_rcnn_r50_fpn": "mask_rcnn",
     "mmdet_panoptic_fpn_r50_fpn": "panoptic_fpn",
     "mmdet_point_rend_r50_caffe_fpn": "pointrend",
