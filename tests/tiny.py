@@ -8,9 +8,12 @@ import numpy as np
 from flax import linen as nn
 
 from jaxseg.heads.box_head import BoxHeadConfig
+from jaxseg.heads.cascade import CascadeConfig
 from jaxseg.heads.mask_head import MaskHeadConfig
 from jaxseg.heads.rpn import RPNConfig
 from jaxseg.model import Model
+from jaxseg.models.cascade_rcnn import CascadeRCNNConfig
+from jaxseg.models.htc import FusedSemanticHeadConfig, HTCConfig
 from jaxseg.models.mask_rcnn import MaskRCNNConfig
 from jaxseg.models.panoptic_fpn import PanopticFPNConfig, SemanticHeadConfig
 from jaxseg.models.point_rend import CoarseMaskConfig, PointHeadConfig, PointRendConfig
@@ -100,6 +103,23 @@ def tiny_panoptic_fpn_config(norm="group") -> PanopticFPNConfig:
         num_stuff_classes=STUFF,
         semantic=SemanticHeadConfig(conv_dim=16, norm_groups=4),
     )
+
+
+def tiny_cascade_config(norm="group", num_stages=2, **fields) -> CascadeRCNNConfig:
+    trunk = vars(tiny_config(norm)).copy()
+    del trunk["predict_background"]
+    trunk["box"] = dataclasses.replace(trunk["box"], cls_agnostic_bbox_reg=True)
+    cascade = CascadeConfig()
+    stages = {f.name: getattr(cascade, f.name)[:num_stages] for f in dataclasses.fields(cascade)}
+    return CascadeRCNNConfig(**trunk | {"cascade": CascadeConfig(**stages)} | fields)
+
+
+def tiny_htc_config(norm="group", **fields) -> HTCConfig:
+    layers = vars(tiny_cascade_config(norm)).copy()
+    del layers["variant"]
+    semantic = FusedSemanticHeadConfig(num_convs=1, conv_dim=16)
+    branch = {"semantic": semantic, "num_semantic_classes": THINGS + STUFF}
+    return HTCConfig(**layers | branch | fields)
 
 
 def tiny_point_rend_config(norm="group") -> PointRendConfig:

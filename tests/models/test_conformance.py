@@ -1,6 +1,7 @@
 """Test the protocol of `jaxseg.model` on every model. A new model is one more line in MODELS."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -11,19 +12,30 @@ from jaxseg.nn.resnet import ResNetConfig
 from jaxseg.types import Batch, MaskFrame
 from tests.tiny import (
     make_batch,
+    tiny_cascade_config,
     tiny_config,
+    tiny_htc_config,
     tiny_panoptic_fpn_config,
     tiny_point_rend_config,
     tiny_solov2_config,
 )
 
 MODELS = {
+    "cascade_rcnn": tiny_cascade_config,
+    "cascade_rcnn_boxes": functools.partial(tiny_cascade_config, mask=None),
+    "cascade_rcnn_detectron2": functools.partial(tiny_cascade_config, variant="detectron2"),
+    "htc": tiny_htc_config,
+    "htc_without_semantic": functools.partial(tiny_htc_config, semantic=None),
     "mask_rcnn": tiny_config,
     "panoptic_fpn": tiny_panoptic_fpn_config,
     "point_rend": tiny_point_rend_config,
     "solov2": tiny_solov2_config,
 }
-ON_A_TRUNK = ("panoptic_fpn", "point_rend")
+ON_A_TRUNK = (
+    *(name for name in MODELS if name[:3] in ("cas", "htc")),
+    "panoptic_fpn",
+    "point_rend",
+)
 """Models that add to one which is tested here: they take as long, so they are slow tests, and
 quick tests of their own have what they add."""
 RESNET = ResNetConfig(depth=18, width=8, norm="group")
