@@ -136,9 +136,11 @@ def check_num_classes(experiment: Experiment, source: data.Source) -> None:
             f"the data has {count_categories(source)} and model.num_stuff_classes is "
             f"{model.num_stuff_classes}: set it by --model.num-stuff-classes {stuff}"
         )
-    check_semantic_maps(source, model.build().targets)
+    targets = model.build().targets
+    check_semantic_maps(source, targets)
     classes, of_model = num_semantic_classes(source), getattr(model, "num_semantic_classes", None)
-    if of_model and classes is not None and of_model != classes:
+    has_branch = targets.semantic_stride is not None and of_model is not None
+    if has_branch and of_model != classes:
         raise ValueError(
             f"the semantic maps of the data have {classes} classes and model.num_semantic_classes "
             f"is {of_model}: set it by --model.num-semantic-classes {classes}"

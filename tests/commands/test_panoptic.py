@@ -20,6 +20,7 @@ from jaxseg.detector import Detector, widen_limits
 from jaxseg.evaluation import Prediction
 from jaxseg.experiment import replace_source
 from jaxseg.instances import Instances
+from jaxseg.models.htc import HTCConfig
 from jaxseg.models.panoptic_fpn import PanopticFPNConfig
 from jaxseg.training.preemption import PreemptionNotice
 from jaxseg.training.step import TrainState
@@ -186,6 +187,8 @@ def test_a_semantic_branch_needs_the_maps_number_of_classes(tmp_path):
         train_command.check_num_classes(experiment, plain)
     scenes = dataclasses.replace(model, num_classes=5, num_semantic_classes=8)
     train_command.check_num_classes(dataclasses.replace(experiment, model=scenes), SOURCE)
+    branchless = HTCConfig(num_classes=5, semantic=None)
+    train_command.check_num_classes(dataclasses.replace(experiment, model=branchless), SOURCE)
 
 
 def test_another_folder_is_read_by_the_annotations_that_the_model_needs(tmp_path):
