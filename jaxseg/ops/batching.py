@@ -8,7 +8,6 @@ A TPU's fast memory holds the maps of one image, but not those of a batch. The r
 most by rounding.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -38,9 +37,9 @@ def for_images(of_image: Callable[..., Array], batching: Batching) -> Callable[.
 
         arguments = jax.tree.map(batch, arguments, tuple(is_batched))
         if batching == "auto" and images > 1:
-            of_all = functools.partial(jax.lax.platform_dependent, tpu=one_by_one, default=at_once)
+            result = jax.lax.platform_dependent(*arguments, tpu=one_by_one, default=at_once)
         else:
-            of_all = one_by_one if batching == "map" else at_once
-        return of_all(*arguments), True
+            result = (one_by_one if batching == "map" else at_once)(*arguments)
+        return result, True
 
     return batched
