@@ -39,7 +39,7 @@ def _prepare(context: Context, name: str) -> Prepared:
     found = jax.tree.map(np.asarray, predict())
     detections = f"{found.valid.sum() / len(found.valid):.0f}"
     sides, figures = {OURS: Side(predict)}, {OURS: program.figures()}
-    if found.mask_frame is not MaskFrame.IMAGE:
+    if found.mask_frame not in (None, MaskFrame.IMAGE):
         paste = _compile_paste(found, context.settings.size)
 
         def pasted() -> Any:
