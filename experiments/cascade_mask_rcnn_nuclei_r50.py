@@ -3,8 +3,8 @@ r"""Cascade Mask R-CNN R50-FPN fine-tuned from ImageNet on fluorescence microgra
     jaxseg train experiments/cascade_mask_rcnn_nuclei_r50.py --workdir DIR \
         --data.source.path NUCLEI --pretrained RESNET50.npz
 
-Data, weights and settings are those of experiments/mask_rcnn_nuclei_r50.py, but for the heads: three
-stages of box and mask heads.
+Data, weights and settings are those of experiments/mask_rcnn_nuclei_r50.py, but for the heads:
+three stages of box and mask heads.
 
 Measured beside Mask R-CNN: docs/benchmarks.md. Hardware: 2 CPU cores.
 """
