@@ -12,13 +12,12 @@ images without objects are used too.
 
 import dataclasses
 
+from mask_rcnn_r50_fpn_1x_detectron2 import MODEL
 from mask_rcnn_r50_fpn_1x_detectron2 import experiment as base
 
 from jaxseg.zoo.cascade_rcnn import DETECTRON2_R50_FPN
 
 experiment = dataclasses.replace(
     base,
-    model=dataclasses.replace(
-        DETECTRON2_R50_FPN, pixels=base.model.pixels, backbone=base.model.backbone
-    ),
+    model=dataclasses.replace(DETECTRON2_R50_FPN, pixels=MODEL.pixels, backbone=MODEL.backbone),
 )

@@ -278,7 +278,9 @@ def rpn_losses(
     count = samples.valid.sum()
     if config.count_empty:
         negative = samples.valid & ~samples.positive
-        count = sum(jnp.maximum(x.sum(1), 1).sum() for x in (samples.positive, negative))
+        count = (
+            jnp.maximum(samples.positive.sum(1), 1).sum() + jnp.maximum(negative.sum(1), 1).sum()
+        )
     count = count.astype(logits.dtype)
     return {
         "rpn_class": LossTerm(jnp.where(samples.valid, class_loss, 0).sum(), count),

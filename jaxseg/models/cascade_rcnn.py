@@ -149,7 +149,8 @@ def roi_losses(
     keys: list[Key[Array, " B"]],
 ) -> dict[str, LossTerm]:
     """Compute the losses of all stages, from the RPN's proposals on; `keys` are one for each."""
-    config, terms = net.config, {}
+    config = net.config
+    terms: dict[str, LossTerm] = {}
     padded_size = round_up_size(batch.image_size, config.size_divisibility)
     pool = functools.partial(_pool_for_boxes, config, pyramid, padded_size)
     weights = config.cascade.loss_weights
@@ -217,8 +218,14 @@ def _predict(net: CascadeRCNN, images: Array, image_size: Int[Array, "B 2"]) -> 
     pyramid = net.features(images, image_size, padded_size, train=False)
     proposals = rcnn.propose(config.rpn, net.rpn_head, pyramid, image_size, padded_size)
     pool = functools.partial(_pool_for_boxes, config, pyramid, padded_size)
-    average = "logits" if config.variant == "mmdet" else "probabilities"
-    found = cascade.detect_boxes(net.stages, net.box_heads, pool, proposals, image_size, average)
+    found = cascade.detect_boxes(
+        net.stages,
+        net.box_heads,
+        pool,
+        proposals,
+        image_size,
+        average="logits" if config.variant == "mmdet" else "probabilities",
+    )
     if config.mask is None:
         return Detections(*found)
     pooled = pool_rois(

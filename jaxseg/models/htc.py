@@ -124,9 +124,9 @@ class FusedSemanticHead(nn.Module):
         self, pyramid: Pyramid, padded_size: Int[Array, "B 2"]
     ) -> tuple[Float[Array, "B h w _classes"], Float[Array, "B h w D"]]:
         channels, dtype = self.config.conv_dim, pyramid[SEMANTIC_STRIDE].dtype
-        shape = pyramid[SEMANTIC_STRIDE].shape[1:3]
+        _, height, width, _ = pyramid[SEMANTIC_STRIDE].shape
         extent = level_extent(padded_size, SEMANTIC_STRIDE)
-        inside = extent_mask(extent, *shape)
+        inside = extent_mask(extent, height, width)
 
         def layer(x: Array, size: int, name: str) -> Array:
             conv = Conv(
@@ -143,7 +143,7 @@ class FusedSemanticHead(nn.Module):
         for stride, x in sorted(pyramid.items()):
             if stride != SEMANTIC_STRIDE:
                 size = level_extent(padded_size, stride)
-                x = resize(x, size, extent, shape, align_corners=True)
+                x = resize(x, size, extent, (height, width), align_corners=True)
             levels.append(layer(x, 1, f"lateral{stride.bit_length() - 1}"))
         x = sum(levels[1:], levels[0])
         for number in range(1, self.config.num_convs + 1):
@@ -156,7 +156,7 @@ class FlowMaskHead(MaskHead):
     """A mask head that adds the features of the stage before to its input."""
 
     @nn.compact
-    def __call__(  # type: ignore[override]
+    def __call__(
         self,
         x: Float[Array, "R p p D"],
         previous: Float[Array, "R p p _"] | None,

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterator
 
+from jaxseg.heads.mask_head import MaskHeadConfig
 from jaxseg.models.cascade_rcnn import CascadeRCNNConfig
 from jaxseg.models.htc import HTCConfig
 from jaxseg.zoo import cascade_rcnn
@@ -17,7 +18,7 @@ MMDET_R50_FPN = HTCConfig(
         cascade_rcnn.MMDET_R50_FPN.box, low_quality_overrides=True, score_threshold=0.001
     ),
     cascade=cascade_rcnn.MMDET_R50_FPN.cascade,
-    mask=cascade_rcnn.MMDET_R50_FPN.mask,
+    mask=MaskHeadConfig(logit_init_std=None),
 )
 
 RECORDS = (
@@ -71,18 +72,17 @@ def mmdet_table(config: HTCConfig) -> Iterator[Entry]:
     for entry in cascade_rcnn.mmdet_table(same_layers):
         kind, module, *layer = entry.path
         _, is_mask, stage = module.partition("mask_heads_")
-        yield entry._replace(
-            path=(kind, "mask_flow", f"heads_{stage}", *layer) if is_mask else entry.path
-        )
-    for stage in range(1, len(config.cascade.positive_ious)):
-        path = ("mask_flow", f"heads_{stage}", "conv_previous")
-        yield from layer_entries(f"roi_head.mask_head.{stage}.conv_res.conv", path, CONV)
+        if is_mask:
+            entry = entry._replace(path=(kind, "mask_flow", f"heads_{stage}", *layer))
+        yield entry
+    for number in range(1, len(config.cascade.positive_ious)):
+        path = ("mask_flow", f"heads_{number}", "conv_previous")
+        yield from layer_entries(f"roi_head.mask_head.{number}.conv_res.conv", path, CONV)
     if config.semantic is None:
         return
     root, head = "roi_head.semantic_head", "semantic_head"
     for i in range(5):
-        path = (head, f"lateral{i + 2}")
-        yield from layer_entries(f"{root}.lateral_convs.{i}.conv", path, CONV)
+        yield from layer_entries(f"{root}.lateral_convs.{i}.conv", (head, f"lateral{i + 2}"), CONV)
     for i in range(config.semantic.num_convs):
         yield from layer_entries(f"{root}.convs.{i}.conv", (head, f"conv{i + 1}"), CONV)
     yield from layer_entries(f"{root}.conv_embedding.conv", (head, "embedding"), CONV)

@@ -26,7 +26,7 @@ STRIDES = (4, 8, 16, 32, 64)
 STAGES = range(3)
 
 
-def golden_fields(meta) -> dict:
+def golden_fields(meta):
     """Return the fields of a cascade's config that a golden states."""
     c = meta["config"]
     roi, train, test = c["roi_head"], c["train_cfg"], c["test_cfg"]
@@ -116,7 +116,7 @@ class Golden:
         found, captured = jax.jit(run)(self.variables, self.images, self.sizes)
         return found, captured["intermediates"]
 
-    def batch(self, semantic_stride=None) -> Batch:
+    def batch(self, semantic_stride=None):
         """Return the recorded ground truth."""
         count, (height, width) = len(self.images), self.meta["batch"]
         slots = max(len(self[f"gt_labels{i}"]) for i in range(count))
@@ -137,7 +137,7 @@ class Golden:
         return batch
 
 
-def check_stages(golden) -> dict[str, float]:
+def check_stages(golden):
     """Return the largest difference of each stage of the prediction."""
     _, stages = golden.prediction
     differences = {}
@@ -163,7 +163,7 @@ def check_stages(golden) -> dict[str, float]:
     return differences
 
 
-def check_detections(golden) -> dict[str, float]:
+def check_detections(golden):
     """Check the labels, their order and the pasted masks; return the differences of the rest."""
     found, _ = golden.prediction
     differences = {}
