@@ -291,7 +291,10 @@ class _Steps:
             self.progress.show(pending.step + 1, values, float(pending.learning_rate))
 
     def _next_batch(self, step: int, state: TrainState, pending: _Pending | None) -> Batch:
-        """Return the batch of a step; if a notice aborts the wait for it, save and stop."""
+        """Return the batch of a step; if a notice aborts the wait for it, save and stop.
+
+        The step before is checked and logged if the batch cannot be made.
+        """
         wait_start = time.monotonic()
         try:
             with self.notice.raising(after=0.0 if process_count() == 1 else STALL_SECONDS):
@@ -300,6 +303,10 @@ class _Steps:
             if pending is not None:
                 self._read(pending)
             self._stop_waiting(step, state, stop.reason)
+        except Exception:
+            if pending is not None:  # the error must not hide the step before
+                self._read(pending)
+            raise
         self.progress.add_data_wait(time.monotonic() - wait_start)
         return batch
 

@@ -20,7 +20,9 @@ from jaxseg.training.progress import Progress
 from jaxseg.training.train_step import TrainStep
 from tests.training.toy_run import (
     CONFIG,
+    SimulatedCrash,
     assert_same,
+    crash,
     run,
     steps_in,
 )
@@ -166,6 +168,15 @@ def test_metrics_are_read_and_logged_while_the_next_step_runs(tmp_path, monkeypa
         "start", "read 2", "read 3", "log 4",  # a checkpoint
         "start", "read 4", "log 5",
     ]  # fmt: skip
+
+
+def test_an_error_of_the_data_does_not_hide_the_step_before(tmp_path):
+    with pytest.raises(SimulatedCrash):
+        run(tmp_path, dataclasses.replace(CONFIG, log_every=1), poisoned=(4,), at_step={5: crash})
+    logged = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in logged] == [1, 2, 3, 4, 5]
+    skipped = [json.loads(line) for line in (tmp_path / "nonfinite.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in skipped] == [4]
 
 
 def test_training_outside_the_main_thread(tmp_path, uninterrupted):
