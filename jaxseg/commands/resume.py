@@ -19,6 +19,7 @@ from jaxseg.training.optimizer import OptimizerConfig, make_schedule
 CHANGEABLE_ON_RESUME = (
     "data.source.path",
     "data.source.images",
+    "data.source.semantic_maps",
     "data.source.allow_outside_files",
     "data.num_threads",
     "data.num_workers",
@@ -170,6 +171,7 @@ def fork_run(
 
 def _is_fixed(field: str) -> bool:
     """Return whether a fork keeps a field."""
+    if field in CHANGEABLE_ON_RESUME:
+        return False
     fixed = [name.removeprefix("experiment.") for name in FIXED_ON_FORK]
-    allowed = "model.backbone.remat"
-    return field != allowed and any(field == name or field.startswith(f"{name}.") for name in fixed)
+    return any(field == name or field.startswith(f"{name}.") for name in fixed)

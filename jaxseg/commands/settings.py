@@ -11,6 +11,7 @@ from jaxseg.data import Source
 PROCESSES_MAY_DIFFER = (
     "data.source.path",
     "data.source.images",
+    "data.source.semantic_maps",
     "data.num_threads",
     "data.num_workers",
     "pretrained",

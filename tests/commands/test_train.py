@@ -165,9 +165,11 @@ def test_processes_with_different_data_are_refused():
 
 
 def test_processes_may_find_the_same_data_in_different_places():
-    mine = {"experiment": {"data": {"source": {"path": "/a"}, "num_workers": 2}}}
-    other = {"experiment": {"data": {"source": {"path": "/b"}, "num_workers": 4}}}
-    check_processes_agree([mine, other])
+    def settings(disk, workers):
+        source = {"path": disk, "images": f"{disk}/images", "semantic_maps": f"{disk}/maps"}
+        return {"experiment": {"data": {"source": source, "num_workers": workers}}}
+
+    check_processes_agree([settings("/a", 2), settings("/b", 4)])
 
 
 def test_num_classes_must_match_the_data(tmp_path):
@@ -200,6 +202,23 @@ def test_fields_that_do_not_change_the_result_may_differ_on_resume(workdir):
     resume.check_resumable(
         workdir, metadata | {"data": {"fingerprint": SHAPES.open("train").fingerprint}}
     )
+
+
+def test_what_may_differ_on_resume_may_differ_in_a_fork():
+    assert resume._is_fixed("model.num_classes")
+    assert not any(map(resume._is_fixed, resume.CHANGEABLE_ON_RESUME))
+
+
+def test_semantic_maps_may_move_while_a_run_is_stopped(tmp_path):
+    def metadata(folder):
+        source = CocoFolder(str(folder), semantic_maps=f"{folder}/maps", num_semantic_classes=3)
+        data = dataclasses.replace(EXPERIMENT.data, source=source)
+        return train_command.run_metadata(dataclasses.replace(EXPERIMENT, data=data), [])
+
+    with Checkpoints(tmp_path) as checkpoints:
+        state = TrainState(np.asarray(2), {"w": np.ones(2)}, {}, ())
+        checkpoints.save(2, state, metadata("/old"))
+    assert resume.check_resumable(tmp_path, metadata("/new"))
 
 
 def test_a_run_from_before_a_field_existed_is_resumed_with_its_default(tmp_path):
