@@ -82,7 +82,9 @@ def check_file(
         image_table, annotation_table, category_table = tables
         categories = check_categories(category_table)
         image_folder, images = check_images(image_table, image_folders, allow_outside_files)
-        semantic_folder = _check_semantic_maps(image_table, images.names, semantic_folders)
+        semantic_folder = _check_semantic_maps(
+            image_table, images.names, image_folder, semantic_folders
+        )
         annotations = check_annotations(annotation_table, images, categories)
         for table in (category_table, image_table, annotation_table):
             issues += table.issues
@@ -229,19 +231,32 @@ def _check_inside(table: Table, names: Sequence[str]) -> np.ndarray:
     return outside
 
 
-def semantic_map_name(image_name: str) -> str:
-    """Return the name of an image's semantic map."""
-    return os.path.splitext(image_name)[0] + ".png"
+def semantic_map_name(image_name: str, image_folder: pathlib.Path) -> str | None:
+    """Return the name of an image's semantic map; None for an image outside the image folder.
+
+    There the name could lead to any file, such as the image itself.
+    """
+    name = os.path.relpath(image_folder / image_name, image_folder)
+    is_outside = name.split(os.sep)[0] == os.pardir
+    return None if is_outside else os.path.splitext(name)[0] + ".png"
 
 
 def _check_semantic_maps(
-    table: Table, image_names: Sequence[str], folders: Sequence[pathlib.Path]
+    table: Table,
+    image_names: Sequence[str],
+    image_folder: pathlib.Path,
+    folders: Sequence[pathlib.Path],
 ) -> pathlib.Path | None:
     """Return the folder of the semantic maps, None if there are none to look for."""
     if not folders:
         return None
-    rows = [row for row, name in enumerate(image_names) if name]
-    names = [semantic_map_name(image_names[row]) for row in rows]
+    map_names = [name and semantic_map_name(name, image_folder) for name in image_names]
+    for row, name in enumerate(map_names):
+        if name is None:
+            message = f"{image_names[row]!r} is outside the image folder, so it has no semantic map"
+            table.add(row, "semantic-missing", "file_name", message)
+    rows = [row for row, name in enumerate(map_names) if name]
+    names = [map_names[row] or "" for row in rows]
     folder, exists = choose_folder(folders, names)
     for row, name, found in zip(rows, names, exists.tolist(), strict=True):
         if not found:

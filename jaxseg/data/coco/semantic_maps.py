@@ -37,10 +37,11 @@ class CocoSemanticSource(CocoSource):
 
     def __getitem__(self, index: int, /) -> Example:
         example = super().__getitem__(index)
-        image = self.image_path(index).relative_to(self.image_folder)
+        name = semantic_map_name(str(self.image_path(index)), self.image_folder)
+        assert name is not None  # checked when the split was opened
         height, width = example.image.shape[:2]
         semantic = read_semantic_map(
-            self.semantic_folder / semantic_map_name(str(image)),
+            self.semantic_folder / name,
             (height, width),
             self.num_semantic_classes,
             example.image_id,

@@ -81,6 +81,23 @@ def test_a_missing_map_is_refused_or_its_image_left_out(tmp_path):
     assert CocoFolder(str(tmp_path)).open("train").image_ids == [7, 8]
 
 
+def test_an_image_outside_its_folder_is_not_taken_for_its_map(tmp_path):
+    write_maps(tmp_path)
+    image = tmp_path / "elsewhere.png"
+    Image.fromarray(semantic_map()).save(image)
+    annotations = content()
+    for name in (str(image), "../elsewhere.png"):
+        annotations["images"][0]["file_name"] = name
+        write(tmp_path, annotations)
+        assert CocoFolder(str(tmp_path), allow_outside_files=True).open("train")[0].image.shape
+        with pytest.raises(ValueError, match=r"image id 7 .*elsewhere.png' is outside the image"):
+            config(tmp_path, allow_outside_files=True).open("train")
+    annotations["images"][0]["file_name"] = str(tmp_path / "images" / "a.png")
+    write(tmp_path, annotations)
+    source = config(tmp_path, allow_outside_files=True).open("train")
+    np.testing.assert_array_equal(source[0].semantic, semantic_map())
+
+
 READ = {
     "semantic-type": (np.zeros((*SIZE, 3), np.uint8), "of 8 bits, RGB: a semantic map has 8 bits"),
     "semantic-size": (semantic_map()[:-2], "a.png is 30x18, the image 30x20"),
