@@ -7,7 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxseg import data, evaluation, visualize
-from jaxseg.data.panoptic import PanopticMap, PanopticSource, label_categories
+from jaxseg.data.panoptic import (
+    PanopticMap,
+    PanopticSource,
+    label_categories,
+    thing_categories,
+)
 from jaxseg.distributed import allgather_json, process_count, process_index
 from jaxseg.experiment import Experiment
 from jaxseg.model import PanopticModelConfig, Variables
@@ -62,8 +67,8 @@ class SplitEvaluator:
         self._is_panoptic = isinstance(model, PanopticModelConfig) and isinstance(
             self.source, PanopticSource
         )
-        if isinstance(self.source, PanopticSource):
-            _check_things(self._label_map, categories, model.num_classes, self.source.num_things)
+        num_things = len(thing_categories(self.source))
+        _check_things(self._label_map, categories, model.num_classes, num_things)
         self._predictor = Predictor(model.build())
 
     def predict(self, variables: Variables) -> Results:

@@ -273,6 +273,16 @@ def test_things_of_the_model_must_be_things_of_the_data():
         validation.SplitEvaluator(EXPERIMENT, categories, "val")
 
 
+def test_stuff_of_the_model_cannot_be_evaluated_as_instances():
+    settings = dataclasses.replace(EXPERIMENT.data, source=Shapes(size=64, val_images=2))
+    instances = dataclasses.replace(EXPERIMENT, data=settings)
+    categories = list(SOURCE.categories)
+    validation.SplitEvaluator(instances, categories, "val")
+    categories[0], categories[5] = categories[5], categories[0]
+    with pytest.raises(ValueError, match="the reverse: disc"):
+        validation.SplitEvaluator(instances, categories, "val")
+
+
 def test_published_panoptic_models_have_cocos_things_and_stuff():
     experiment, categories = weights_file.describe(
         pathlib.Path("model.pkl"), "detectron2_panoptic_fpn_r50"
