@@ -79,6 +79,7 @@ def best_stuff(
         image_size: size of the resized image inside the padding.
         original_size: size of the original image.
     """
+    logits = np.asarray(logits, np.float32)  # of another dtype OpenCV would not fill `padded`
     largest = np.full(original_size, -np.inf, np.float32)
     labels = np.full(original_size, -1, np.int32)
     # Written again for each channel: new arrays would cost a quarter of the time.

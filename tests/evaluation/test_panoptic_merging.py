@@ -98,6 +98,16 @@ def goldens(shared):
     return load
 
 
+def test_logits_may_have_any_dtype():
+    logits = np.random.default_rng(0).normal(size=(8, 8, 3)).round(1)
+    sizes = {"bucket": (32, 32), "image_size": (30, 28), "original_size": (40, 50)}
+    expected = best_stuff(logits.astype(np.float32), 5, **sizes)
+    assert set(np.unique(expected)) == {-1, 5, 6}
+    for dtype in (np.float64, np.float16):
+        found = best_stuff(logits.astype(dtype), 5, **sizes)
+        assert (found == expected).mean() > 0.99
+
+
 def test_heuristic_fusion_is_that_of_mmdetection(goldens):
     meta, golden = goldens("ops_later")
     for case, test in enumerate(meta["cases"]["hfuse"]["cases"]):
