@@ -70,6 +70,16 @@ class Trunk(nn.Module):
         x = normalize(self.config.pixels, images, image_size, self.config.compute_dtype)
         return self.fpn(self.backbone(x, padded_size, train), padded_size, train)
 
+    def init_layers(self, images: Array, image_size: Int[Array, "B 2"]) -> None:
+        """Call every layer once, so that `init` makes all parameters."""
+        pyramid = self.features(images, image_size, image_size, train=False)
+        self.rpn_head(pyramid)
+        self.init_heads(pyramid, image_size)
+
+    def init_heads(self, pyramid: Pyramid, image_size: Int[Array, "B 2"]) -> None:
+        """Call the layers that a model adds."""
+        raise NotImplementedError
+
 
 def image_keys(key: jax.Array, batch: Batch, num: int) -> list[Key[Array, " B"]]:
     """Return `num` independent random keys for each image, made of its index alone."""

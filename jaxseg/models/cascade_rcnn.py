@@ -114,10 +114,8 @@ class CascadeRCNN(rcnn.Trunk):
                 for _ in (self.stages if config.variant == "mmdet" else self.stages[:1])
             ]
 
-    def init_layers(self, images: Array, image_size: Int[Array, "B 2"]) -> None:
-        """Call every layer once, so that `init` makes all parameters."""
-        pyramid = self.features(images, image_size, image_size, train=False)
-        self.rpn_head(pyramid)
+    def init_heads(self, pyramid: Pyramid, image_size: Int[Array, "B 2"]) -> None:
+        """Call every stage's heads."""
         one, channels = jnp.ones((1,), bool), self.config.fpn_channels
         for box_head in self.box_heads:
             side = box_head.config.pooler_resolution

@@ -219,10 +219,8 @@ class HTC(rcnn.Trunk):
         if config.semantic is not None:
             self.semantic_head = FusedSemanticHead(config.semantic, config.num_semantic_classes)
 
-    def init_layers(self, images: Array, image_size: Int[Array, "B 2"]) -> None:
-        """Call every layer once, so that `init` makes all parameters."""
-        pyramid = self.features(images, image_size, image_size, train=False)
-        self.rpn_head(pyramid)
+    def init_heads(self, pyramid: Pyramid, image_size: Int[Array, "B 2"]) -> None:
+        """Call every stage's heads and the semantic head."""
         one, channels = jnp.ones((1,), bool), self.config.fpn_channels
         side = self.config.box.pooler_resolution
         for head in self.box_heads:

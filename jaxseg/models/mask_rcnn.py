@@ -8,7 +8,6 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jaxtyping import Array, Int
 
 from jaxseg.heads import rcnn
@@ -22,14 +21,14 @@ from jaxseg.heads.mask_head import (
 )
 from jaxseg.heads.roi_pooler import RoIAlignConfig, pool_rois
 from jaxseg.heads.roi_sampling import RoIs, sample_rois
-from jaxseg.heads.rpn import RPNConfig, RPNHead
+from jaxseg.heads.rpn import RPNConfig
 from jaxseg.model import Model
 from jaxseg.nn.backbone import BackboneConfig
 from jaxseg.nn.build import build_model
-from jaxseg.nn.fpn import FPN, Pyramid
+from jaxseg.nn.fpn import Pyramid
 from jaxseg.nn.norm import NormKind
 from jaxseg.nn.padding import round_up_size
-from jaxseg.nn.pixels import ComputeDtype, PixelConfig, normalize
+from jaxseg.nn.pixels import ComputeDtype, PixelConfig
 from jaxseg.nn.resnet import ResNetConfig
 from jaxseg.types import Average, Batch, Detections, LossTerm, MaskFrame, TargetSpec
 
@@ -80,43 +79,22 @@ class MaskRCNNConfig:
         )
 
 
-class MaskRCNN(nn.Module):
+class MaskRCNN(rcnn.Trunk):
     """The layers of Mask R-CNN; `_loss` and `_predict` combine them."""
 
     config: MaskRCNNConfig
 
     def setup(self) -> None:
+        super().setup()
         config = self.config
-        norm = config.head_norm
         outputs = config.num_classes + config.predict_background
         box_outputs = 1 if config.box.cls_agnostic_bbox_reg else outputs
         mask_outputs = 1 if config.mask.cls_agnostic_mask else outputs
-        self.backbone = config.backbone.build()
-        self.fpn = FPN(config.fpn_channels, norm)
-        self.rpn_head = RPNHead(len(config.rpn.aspect_ratios), config.rpn.num_convs)
-        self.box_head = BoxHead(config.box, config.num_classes, box_outputs, norm)
-        self.mask_head = MaskHead(config.mask, mask_outputs, norm)
-
-    def features(
-        self,
-        images: Array,
-        image_size: Int[Array, "B 2"],
-        padded_size: Int[Array, "B 2"],
-        train: bool,
-    ) -> Pyramid:
-        """Compute P2 to P6."""
-        x = normalize(self.config.pixels, images, image_size, self.config.compute_dtype)
-        return self.fpn(self.backbone(x, padded_size, train), padded_size, train)
-
-    def init_layers(self, images: Array, image_size: Int[Array, "B 2"]) -> None:
-        """Call every layer once, so that `init` makes all parameters."""
-        pyramid = self.features(images, image_size, image_size, train=False)
-        self.init_heads(pyramid, image_size)
+        self.box_head = BoxHead(config.box, config.num_classes, box_outputs, config.head_norm)
+        self.mask_head = MaskHead(config.mask, mask_outputs, config.head_norm)
 
     def init_heads(self, pyramid: Pyramid, image_size: Int[Array, "B 2"]) -> None:
-        """Call the layers after the pyramid."""
-        del image_size
-        self.rpn_head(pyramid)
+        """Call the box and the mask head."""
         channels = self.config.fpn_channels
         box, mask = self.config.box.pooler_resolution, self.config.mask.pooler_resolution
         self.box_head(jnp.zeros((1, box, box, channels)), jnp.ones((1,), bool), train=False)

@@ -94,7 +94,7 @@ class PanopticFPN(MaskRCNN):
         )
 
     def init_heads(self, pyramid: Pyramid, image_size: Int[Array, "B 2"]) -> None:
-        """Call the layers after the pyramid."""
+        """Call Mask R-CNN's heads and the semantic head."""
         super().init_heads(pyramid, image_size)
         self.semantic_head(pyramid, image_size)
 

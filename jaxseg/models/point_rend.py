@@ -36,6 +36,7 @@ from jaxseg.heads.rpn import RPNConfig
 from jaxseg.model import Model
 from jaxseg.nn.backbone import BackboneConfig
 from jaxseg.nn.build import build_model
+from jaxseg.nn.fpn import Pyramid
 from jaxseg.nn.norm import NormKind
 from jaxseg.nn.padding import round_up_size
 from jaxseg.nn.pixels import ComputeDtype, PixelConfig
@@ -219,10 +220,8 @@ class PointRend(rcnn.Trunk):
         pooled = fine_features(features, boxes, grid)  # [B, F, side^2, D]
         return self.coarse_head(pooled.reshape(-1, side, side, pooled.shape[-1]))
 
-    def init_layers(self, images: Array, image_size: Int[Array, "B 2"]) -> None:
-        """Call every layer once, so that `init` makes all parameters."""
-        pyramid = self.features(images, image_size, image_size, train=False)
-        self.rpn_head(pyramid)
+    def init_heads(self, pyramid: Pyramid, image_size: Int[Array, "B 2"]) -> None:
+        """Call the box, the coarse and the point head."""
         channels, box = self.config.fpn_channels, self.config.box.pooler_resolution
         self.box_head(jnp.zeros((1, box, box, channels)), jnp.ones((1,), bool), train=False)
         self.coarse_masks(pyramid[STRIDE], jnp.zeros((1, 1, 4)))
