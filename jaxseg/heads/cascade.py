@@ -16,7 +16,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxseg import ops
 from jaxseg.heads.box_head import (
@@ -27,7 +27,7 @@ from jaxseg.heads.box_head import (
     select_detections,
 )
 from jaxseg.heads.rcnn import BoxDetections
-from jaxseg.heads.roi_sampling import Proposals, RoIs, match_proposals, sample_marked_rois
+from jaxseg.heads.roi_sampling import Proposals, RoIs, match_proposals
 from jaxseg.types import Batch, LossTerm
 
 Weights = tuple[float, float, float, float]
@@ -71,27 +71,6 @@ def stage_terms(terms: dict[str, LossTerm], stage: int, weight: float) -> dict[s
         f"stage{stage}_{name}": term._replace(weight=weight * term.weight)
         for name, term in terms.items()
     }
-
-
-def sample_stage(
-    config: BoxHeadConfig, proposals: Proposals, batch: Batch, keys: Key[Array, " B"]
-) -> tuple[RoIs, Bool[Array, "B R"]]:
-    """Sample a stage's RoIs, and mark the positive ones that are ground-truth boxes."""
-    return sample_marked_rois(
-        proposals,
-        batch,
-        keys,
-        batch_size_per_image=config.batch_size_per_image,
-        positive_fraction=config.positive_fraction,
-        positive_iou=config.positive_iou,
-        low_quality_overrides=config.low_quality_overrides,
-    )
-
-
-def positive_slots(config: BoxHeadConfig, rois: RoIs) -> RoIs:
-    """Return the slots of sampled RoIs that can be positive, which are the first."""
-    count = int(config.batch_size_per_image * config.positive_fraction)
-    return RoIs(*(x[:, :count] for x in rois))
 
 
 def refine(

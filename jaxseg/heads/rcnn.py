@@ -1,4 +1,4 @@
-"""The steps that every two-stage model shares: proposals, box losses, box detections.
+"""The layers and steps that two-stage models share: proposals, RoIs, box losses, detections.
 
     pyramid -> RPN -> proposals -> match, sample -> RoIs -> box head -> losses
     pyramid -> RPN -> proposals -> box head -> select -> detections
@@ -13,7 +13,7 @@ import jax
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxseg.heads import rpn
+from jaxseg.heads import roi_sampling, rpn
 from jaxseg.heads.box_head import (
     BoxHead,
     BoxHeadConfig,
@@ -113,6 +113,27 @@ def propose(
     """Run the RPN in prediction."""
     anchors = rpn.make_anchors(config, pyramid, padded_size)
     return rpn.generate_proposals(config, head(pyramid), anchors, image_size, train=False)
+
+
+def sample_rois(
+    config: BoxHeadConfig, proposals: Proposals, batch: Batch, keys: Key[Array, " B"]
+) -> tuple[RoIs, Bool[Array, "B R"]]:
+    """Sample the RoIs that the heads learn from; see `roi_sampling.sample_rois`."""
+    return roi_sampling.sample_rois(
+        proposals,
+        batch,
+        keys,
+        batch_size_per_image=config.batch_size_per_image,
+        positive_fraction=config.positive_fraction,
+        positive_iou=config.positive_iou,
+        low_quality_overrides=config.low_quality_overrides,
+    )
+
+
+def positive_slots(config: BoxHeadConfig, rois: RoIs) -> RoIs:
+    """Return the slots of sampled RoIs that can be positive, which are the first."""
+    count = int(config.batch_size_per_image * config.positive_fraction)
+    return RoIs(*(x[:, :count] for x in rois))
 
 
 def box_stage_losses(

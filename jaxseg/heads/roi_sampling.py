@@ -88,37 +88,16 @@ def sample_rois(
     positive_fraction: float,
     positive_iou: float,
     low_quality_overrides: bool = False,
-) -> RoIs:
+) -> tuple[RoIs, Bool[Array, "B R"]]:
     """Sample RoIs among the proposals and the ground-truth boxes of each image.
+
+    Returns them, and which of the positive ones are ground-truth boxes.
 
     At most `positive_fraction` of the `batch_size_per_image` RoIs are positive; negatives fill the
     rest. `keys` are the images' own random keys. The order of the objects matters in one case only:
     a proposal that overlaps two of them by exactly the same IoU is matched with the first, as in
     torchvision and Detectron2.
     """
-    rois, _ = sample_marked_rois(
-        proposals,
-        batch,
-        keys,
-        batch_size_per_image=batch_size_per_image,
-        positive_fraction=positive_fraction,
-        positive_iou=positive_iou,
-        low_quality_overrides=low_quality_overrides,
-    )
-    return rois
-
-
-def sample_marked_rois(
-    proposals: Proposals,
-    batch: Batch,
-    keys: Key[Array, " B"],
-    *,
-    batch_size_per_image: int,
-    positive_fraction: float,
-    positive_iou: float,
-    low_quality_overrides: bool = False,
-) -> tuple[RoIs, Bool[Array, "B R"]]:
-    """Do the same as `sample_rois`, and mark the positive RoIs that are ground-truth boxes."""
     match = functools.partial(match_proposals, positive_iou=positive_iou)
 
     def one_image(

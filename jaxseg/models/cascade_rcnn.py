@@ -176,7 +176,7 @@ def _stage_rois(
     if config.variant == "detectron2" and number > 1:
         rois = cascade.match_all(proposals, batch, box.positive_iou)
         return rois, jnp.zeros_like(rois.valid)
-    rois, is_gt = cascade.sample_stage(box, proposals, batch, keys)
+    rois, is_gt = rcnn.sample_rois(box, proposals, batch, keys)
     return rois, is_gt if config.variant == "mmdet" else jnp.zeros_like(is_gt)
 
 
@@ -200,7 +200,7 @@ def _mask_loss(
     """Compute a mask head's loss on the positive RoIs, which are the first."""
     config = net.config
     padded_size = round_up_size(batch.image_size, config.size_divisibility)
-    positives = cascade.positive_slots(config.box, rois)
+    positives = rcnn.positive_slots(config.box, rois)
     pooled = pool_rois(
         config.roi_align, pyramid, positives.boxes, padded_size, head.config.pooler_resolution
     )

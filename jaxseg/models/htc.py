@@ -263,14 +263,14 @@ def roi_losses(
     padded = batch._replace(image_size=padded_size)
     weights = config.cascade.loss_weights
     for number, (box, weight) in enumerate(zip(net.stages, weights, strict=True), start=1):
-        rois, is_gt = cascade.sample_stage(box, proposals, batch, keys[2 * number - 2])
+        rois, is_gt = rcnn.sample_rois(box, proposals, batch, keys[2 * number - 2])
         pooled = pool(rois.boxes, config.box.pooler_resolution)
         logits, deltas = net.box_heads[number - 1](pooled, rois.valid.reshape(-1), train=True)
         stage_terms = box_losses(box, logits, deltas, rois, batch)
         proposals = cascade.next_proposals(box, deltas, rois, is_gt, batch.image_size)
 
-        refined, _ = cascade.sample_stage(box, proposals, batch, keys[2 * number - 1])
-        positives = cascade.positive_slots(box, refined)
+        refined, _ = rcnn.sample_rois(box, proposals, batch, keys[2 * number - 1])
+        positives = rcnn.positive_slots(box, refined)
         pooled = pool(positives.boxes, config.mask.pooler_resolution)
         samples = mask_samples(config.mask, positives, padded)
         stage_terms["mask"] = mask_loss(net.mask_flow, pooled, samples, stage=number)

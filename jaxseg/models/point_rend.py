@@ -31,7 +31,7 @@ from jaxseg.heads.mask_head import (
     mask_targets,
 )
 from jaxseg.heads.roi_pooler import RoIAlignConfig
-from jaxseg.heads.roi_sampling import RoIs, sample_rois
+from jaxseg.heads.roi_sampling import RoIs
 from jaxseg.heads.rpn import RPNConfig
 from jaxseg.model import Model
 from jaxseg.nn.backbone import BackboneConfig
@@ -247,21 +247,12 @@ def _loss(
     proposals, terms = rcnn.proposals_and_losses(
         config.rpn, net.rpn_head, pyramid, batch, padded_size, rpn_keys
     )
-    rois = sample_rois(
-        proposals,
-        batch,
-        roi_keys,
-        batch_size_per_image=config.box.batch_size_per_image,
-        positive_fraction=config.box.positive_fraction,
-        positive_iou=config.box.positive_iou,
-        low_quality_overrides=config.box.low_quality_overrides,
-    )
+    rois, _ = rcnn.sample_rois(config.box, proposals, batch, roi_keys)
     terms |= rcnn.box_stage_losses(
         config.box, config.roi_align, net.box_head, pyramid, rois, batch, padded_size
     )
-    max_positives = int(config.box.batch_size_per_image * config.box.positive_fraction)
-    positives = RoIs(*(x[:, :max_positives] for x in rois))
-    numbers = random_points(config.point, point_keys, max_positives)
+    positives = rcnn.positive_slots(config.box, rois)
+    numbers = random_points(config.point, point_keys, positives.boxes.shape[1])
     return terms | mask_losses(net, pyramid[STRIDE], positives, batch, *numbers), {}
 
 

@@ -22,7 +22,7 @@ def sampled(order, slots, seed):
     corner = rng.uniform(0, 40, (1, 30, 2))
     boxes = np.concatenate([corner, corner + rng.uniform(5, 24, (1, 30, 2))], axis=2)
     proposals = Proposals(jnp.asarray(boxes, jnp.float32), jnp.ones((1, 30), bool))
-    rois = sample_rois(
+    rois, _ = sample_rois(
         proposals,
         batch,
         jax.random.split(jax.random.key(seed), 1),
@@ -93,7 +93,7 @@ def test_the_objects_own_boxes_do_not_override_proposals():
     objects = jnp.asarray([[[0, 0, 10, 10], [0, 0, 10, 4.2]]], jnp.float32)
     batch = jax.tree.map(jnp.asarray, batch)._replace(boxes=objects)
     boxes = jnp.asarray([[[0, 0, 10, 6], [0, 0, 10, 4]]], jnp.float32)
-    rois = sample_rois(
+    rois, _ = sample_rois(
         Proposals(boxes, jnp.ones((1, 2), bool)),
         batch,
         jax.random.split(jax.random.key(0), 1),

@@ -14,11 +14,11 @@ from pycocotools import mask as mask_api
 
 from jaxseg import zoo
 from jaxseg.evaluation import to_predictions
-from jaxseg.heads import rpn
+from jaxseg.heads import rcnn, rpn
 from jaxseg.heads.box_head import BoxHeadConfig
 from jaxseg.heads.mask_head import MaskHeadConfig
 from jaxseg.heads.roi_pooler import RoIAlignConfig
-from jaxseg.heads.roi_sampling import Proposals, sample_rois
+from jaxseg.heads.roi_sampling import Proposals
 from jaxseg.heads.rpn import RPNConfig
 from jaxseg.models import mask_rcnn
 from jaxseg.models import panoptic_fpn as module
@@ -254,15 +254,7 @@ def everything_sampled(net, batch, proposals):
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), batch.index)
     samples = rpn.sample_anchors(every, anchors, batch, keys)
     terms = rpn.rpn_losses(every, net.rpn_head(pyramid), anchors, samples, batch)
-    rois = sample_rois(
-        proposals,
-        batch,
-        keys,
-        batch_size_per_image=config.box.batch_size_per_image,
-        positive_fraction=config.box.positive_fraction,
-        positive_iou=config.box.positive_iou,
-        low_quality_overrides=config.box.low_quality_overrides,
-    )
+    rois, _ = rcnn.sample_rois(config.box, proposals, batch, keys)
     # MMDetection pads the masks with the batch, so that RoIs at an image's border pool zeros.
     padded = batch._replace(image_size=padded_size)
     terms |= mask_rcnn.roi_losses(net, pyramid, rois, padded)

@@ -226,7 +226,7 @@ def test_rois_are_those_of_mmdetection(golden):
     )
     every = jnp.ones(proposals.shape[:2], bool)
     keys = jax.random.split(KEY, len(proposals))
-    rois = jax.jit(sample)(Proposals(jnp.asarray(proposals), every), batch, keys)
+    rois, _ = jax.jit(sample)(Proposals(jnp.asarray(proposals), every), batch, keys)
     for i in range(len(proposals)):
         positive, valid = np.asarray(rois.positive[i]), np.asarray(rois.valid[i])
         ours = np.column_stack([rois.boxes[i], rois.gt_index[i]])
