@@ -1,4 +1,4 @@
-r"""Cascade Mask R-CNN R50-FPN on COCO, 90,000 steps ("1x"), as Detectron2 trains it.
+"""Cascade Mask R-CNN R50-FPN on COCO, 90,000 steps ("1x"), as Detectron2 trains it.
 
     jaxseg weights import resnet50-0676ba61.pth --model resnet50 --out resnet50.safetensors
     jaxseg train experiments/cascade_mask_rcnn_r50_fpn_1x.py --workdir DIR --data.source.path COCO

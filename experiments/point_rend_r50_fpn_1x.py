@@ -13,41 +13,19 @@ points from crops, images without objects are used too.
 
 import dataclasses
 
-from jaxseg.data import Augmentation, CocoFolder, DataConfig
-from jaxseg.experiment import Experiment
+from mask_rcnn_r50_fpn_1x import experiment as base
+
+from jaxseg.data import Augmentation
 from jaxseg.nn.pixels import PixelConfig
 from jaxseg.nn.resnet import ResNetConfig
-from jaxseg.training.loop import TrainConfig
-from jaxseg.training.optimizer import OptimizerConfig
 from jaxseg.zoo.point_rend import MMDET_R50_CAFFE_FPN
 
-EPOCH = 7330
-"""Steps of an epoch of 16 images each."""
-
-experiment = Experiment(
+experiment = dataclasses.replace(
+    base,
     model=dataclasses.replace(
         MMDET_R50_CAFFE_FPN, pixels=PixelConfig(), backbone=ResNetConfig(depth=50, freeze_at=2)
     ),
-    data=DataConfig(
-        source=CocoFolder("coco", train="train2017", val="val2017"),
-        buckets=((800, 1344), (1344, 800)),
-        min_size=800,
-        max_size=1333,
-        augmentation=Augmentation(min_sizes=(640, 672, 704, 736, 768, 800)),
-        num_workers=8,
+    data=dataclasses.replace(
+        base.data, augmentation=Augmentation(min_sizes=(640, 672, 704, 736, 768, 800))
     ),
-    train=TrainConfig(
-        steps=12 * EPOCH,
-        batch_size=16,
-        optimizer=OptimizerConfig(
-            name="sgd",
-            learning_rate=0.02,
-            warmup_steps=500,
-            schedule="step",
-            milestones=(8 * EPOCH, 11 * EPOCH),
-            decay_norm_and_bias=True,
-            grad_clip_norm=None,
-        ),
-    ),
-    pretrained="resnet50.safetensors",
 )
