@@ -13,21 +13,15 @@ import dataclasses
 
 from mask_rcnn_nuclei_r50 import experiment as mask_rcnn
 
-from jaxseg.models.mask_rcnn import MaskRCNNConfig
+from jaxseg.heads.rcnn import TwoStageConfig, two_stage_settings
 from jaxseg.models.point_rend import CoarseMaskConfig, PointHeadConfig, PointRendConfig
 
-trunk = mask_rcnn.model
-assert isinstance(trunk, MaskRCNNConfig)
+assert isinstance(mask_rcnn.model, TwoStageConfig)
 
 experiment = dataclasses.replace(
     mask_rcnn,
     model=PointRendConfig(
-        num_classes=trunk.num_classes,
-        pixels=trunk.pixels,
-        backbone=trunk.backbone,
-        rpn=trunk.rpn,
-        roi_align=trunk.roi_align,
-        box=trunk.box,
+        **two_stage_settings(mask_rcnn.model),
         coarse=CoarseMaskConfig(mask_targets="binary"),
         point=PointHeadConfig(subdivision_steps=3),
     ),

@@ -1,4 +1,4 @@
-"""The layers and steps that two-stage models share: proposals, RoIs, box losses, detections.
+"""The settings, layers and steps that two-stage models share.
 
     pyramid -> RPN -> proposals -> match, sample -> RoIs -> box head -> losses
     pyramid -> RPN -> proposals -> box head -> select -> detections
@@ -7,7 +7,8 @@ A model puts them together in its own file and can replace any of them; the part
 `roi_sampling`, `roi_pooler` and `box_head`.
 """
 
-from typing import NamedTuple, Protocol, runtime_checkable
+import dataclasses
+from typing import Any, NamedTuple
 
 import jax
 from flax import linen as nn
@@ -23,41 +24,52 @@ from jaxseg.heads.box_head import (
 )
 from jaxseg.heads.roi_pooler import RoIAlignConfig, pool_rois
 from jaxseg.heads.roi_sampling import Proposals, RoIs
+from jaxseg.heads.rpn import RPNConfig, RPNHead
 from jaxseg.nn.backbone import BackboneConfig
 from jaxseg.nn.fpn import FPN, Pyramid
 from jaxseg.nn.norm import NormKind
 from jaxseg.nn.pixels import ComputeDtype, PixelConfig, normalize
+from jaxseg.nn.resnet import ResNetConfig
 from jaxseg.types import Batch, LossTerm
 
 
-@runtime_checkable
-class TrunkConfig(Protocol):
-    """The settings of a `Trunk`, which a model's config has."""
+@dataclasses.dataclass(frozen=True)
+class TwoStageConfig:
+    """Settings that all two-stage models have; the defaults are R50-FPN on COCO.
 
-    @property
-    def pixels(self) -> PixelConfig: ...
-    @property
-    def backbone(self) -> BackboneConfig: ...
-    @property
-    def fpn_channels(self) -> int: ...
-    @property
-    def head_norm(self) -> NormKind | None: ...
-    @property
-    def rpn(self) -> rpn.RPNConfig: ...
-    @property
-    def compute_dtype(self) -> ComputeDtype: ...
+    `jaxseg.zoo` holds those of other codebases' published models.
+    """
+
+    num_classes: int = 80
+    pixels: PixelConfig = PixelConfig()
+    backbone: BackboneConfig = ResNetConfig()
+    fpn_channels: int = 256
+    head_norm: NormKind | None = None
+    """Normalisation in FPN, box and mask heads; none in the papers, useful without pre-training."""
+    rpn: RPNConfig = RPNConfig()
+    roi_align: RoIAlignConfig = RoIAlignConfig()
+    box: BoxHeadConfig = BoxHeadConfig()
+    size_divisibility: int | tuple[int, int] = 32
+    """Each image's size is rounded up to a multiple of this, as other codebases pad it (torchvision
+    `size_divisible`, MMDetection `pad_size_divisor`); see `jaxseg.nn.padding`."""
+    compute_dtype: ComputeDtype = "float32"
+
+
+def two_stage_settings(config: TwoStageConfig) -> dict[str, Any]:
+    """Return the settings that all two-stage models have, to give another model the same."""
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(TwoStageConfig)}
 
 
 class Trunk(nn.Module):
     """The layers that a two-stage model begins with; it adds its own in `setup`."""
 
-    config: TrunkConfig
+    config: TwoStageConfig
 
     def setup(self) -> None:
         config = self.config
         self.backbone = config.backbone.build()
         self.fpn = FPN(config.fpn_channels, config.head_norm)
-        self.rpn_head = rpn.RPNHead(len(config.rpn.aspect_ratios), config.rpn.num_convs)
+        self.rpn_head = RPNHead(len(config.rpn.aspect_ratios), config.rpn.num_convs)
 
     def features(
         self,
@@ -88,8 +100,8 @@ def image_keys(key: jax.Array, batch: Batch, num: int) -> list[Key[Array, " B"]]
 
 
 def proposals_and_losses(
-    config: rpn.RPNConfig,
-    head: rpn.RPNHead,
+    config: RPNConfig,
+    head: RPNHead,
     pyramid: Pyramid,
     batch: Batch,
     padded_size: Int[Array, "B 2"],
@@ -104,8 +116,8 @@ def proposals_and_losses(
 
 
 def propose(
-    config: rpn.RPNConfig,
-    head: rpn.RPNHead,
+    config: RPNConfig,
+    head: RPNHead,
     pyramid: Pyramid,
     image_size: Int[Array, "B 2"],
     padded_size: Int[Array, "B 2"],

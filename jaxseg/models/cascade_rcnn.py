@@ -22,35 +22,21 @@ from jaxseg.heads.mask_head import (
     mask_loss,
     mask_samples,
 )
-from jaxseg.heads.roi_pooler import RoIAlignConfig, pool_rois
+from jaxseg.heads.roi_pooler import pool_rois
 from jaxseg.heads.roi_sampling import Proposals, RoIs
 from jaxseg.heads.rpn import RPNConfig
 from jaxseg.model import Model
-from jaxseg.nn.backbone import BackboneConfig
 from jaxseg.nn.build import build_model
 from jaxseg.nn.fpn import Pyramid
-from jaxseg.nn.norm import NormKind
 from jaxseg.nn.padding import round_up_size
-from jaxseg.nn.pixels import ComputeDtype, PixelConfig
-from jaxseg.nn.resnet import ResNetConfig
 from jaxseg.types import Average, Batch, Detections, LossTerm, MaskFrame, TargetSpec
 
 
 @dataclasses.dataclass(frozen=True)
-class CascadeRCNNConfig:
-    """Settings of a Cascade R-CNN; the defaults are R50-FPN on COCO.
+class CascadeRCNNConfig(rcnn.TwoStageConfig):
+    """Settings of a Cascade R-CNN; the defaults are R50-FPN on COCO."""
 
-    `jaxseg.zoo` holds those of other codebases' published models.
-    """
-
-    num_classes: int = 80
-    pixels: PixelConfig = PixelConfig()
-    backbone: BackboneConfig = ResNetConfig()
-    fpn_channels: int = 256
-    head_norm: NormKind | None = None
-    """Normalisation in FPN and heads; none in the paper, useful without pre-training."""
     rpn: RPNConfig = RPNConfig(post_nms_topk_train=2000)
-    roi_align: RoIAlignConfig = RoIAlignConfig()
     box: BoxHeadConfig = BoxHeadConfig(cls_agnostic_bbox_reg=True)
     """Every stage's box head, with the stage's own `positive_iou` and `bbox_reg_weights`."""
     cascade: CascadeConfig = CascadeConfig()
@@ -67,10 +53,6 @@ class CascadeRCNNConfig:
     stages' softmax. The RoIs of the first stage, refined, are those of the others. The gradient
     from a box head to the pyramid is divided by the number of stages; their `loss_weights` are 1.
     """
-    size_divisibility: int | tuple[int, int] = 32
-    """Each image's size is rounded up to a multiple of this, as other codebases pad it; see
-    `jaxseg.nn.padding`."""
-    compute_dtype: ComputeDtype = "float32"
 
     def build(self) -> Model:
         """Return the model.

@@ -27,19 +27,17 @@ from jaxseg.heads.mask_head import (
     mask_loss,
     mask_samples,
 )
-from jaxseg.heads.roi_pooler import RoIAlignConfig, pool_rois
+from jaxseg.heads.roi_pooler import pool_rois
 from jaxseg.heads.roi_sampling import Proposals
 from jaxseg.heads.rpn import RPNConfig
 from jaxseg.model import Model
-from jaxseg.nn.backbone import BackboneConfig
 from jaxseg.nn.build import build_model
 from jaxseg.nn.conv import Conv
 from jaxseg.nn.fpn import Pyramid
 from jaxseg.nn.norm import NormKind
 from jaxseg.nn.padding import extent_mask, level_extent, round_up_size, zero_outside
-from jaxseg.nn.pixels import ComputeDtype, PixelConfig
 from jaxseg.nn.resize import resize
-from jaxseg.nn.resnet import ResNetConfig, he_normal
+from jaxseg.nn.resnet import he_normal
 from jaxseg.types import IGNORED, Average, Batch, Detections, LossTerm, MaskFrame, TargetSpec
 
 SEMANTIC_STRIDE = 8
@@ -56,22 +54,12 @@ class FusedSemanticHeadConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class HTCConfig:
-    """Settings of an HTC; the defaults are R50-FPN on COCO.
+class HTCConfig(rcnn.TwoStageConfig):
+    """Settings of an HTC; the defaults are R50-FPN on COCO."""
 
-    `jaxseg.zoo` holds those of MMDetection's published models.
-    """
-
-    num_classes: int = 80
     num_semantic_classes: int = 183
     """Classes of the semantic branch, things and stuff."""
-    pixels: PixelConfig = PixelConfig()
-    backbone: BackboneConfig = ResNetConfig()
-    fpn_channels: int = 256
-    head_norm: NormKind | None = None
-    """Normalisation in FPN, box and mask heads; none in the paper, useful without pre-training."""
     rpn: RPNConfig = RPNConfig(post_nms_topk_train=2000)
-    roi_align: RoIAlignConfig = RoIAlignConfig()
     box: BoxHeadConfig = BoxHeadConfig(
         cls_agnostic_bbox_reg=True, low_quality_overrides=True, score_threshold=0.001
     )
@@ -80,10 +68,6 @@ class HTCConfig:
     mask: MaskHeadConfig = MaskHeadConfig()
     semantic: FusedSemanticHeadConfig | None = FusedSemanticHeadConfig()
     """None leaves the semantic branch out."""
-    size_divisibility: int | tuple[int, int] = 32
-    """Each image's size is rounded up to a multiple of this, as other codebases pad it; see
-    `jaxseg.nn.padding`."""
-    compute_dtype: ComputeDtype = "float32"
 
     def build(self) -> Model:
         """Return the model.

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from jaxseg.heads import rcnn
-from jaxseg.heads.box_head import BoxHead, BoxHeadConfig
+from jaxseg.heads.box_head import BoxHead
 from jaxseg.heads.mask_head import (
     MaskHead,
     MaskHeadConfig,
@@ -19,44 +19,23 @@ from jaxseg.heads.mask_head import (
     mask_loss,
     mask_samples,
 )
-from jaxseg.heads.roi_pooler import RoIAlignConfig, pool_rois
+from jaxseg.heads.roi_pooler import pool_rois
 from jaxseg.heads.roi_sampling import RoIs
-from jaxseg.heads.rpn import RPNConfig
 from jaxseg.model import Model
-from jaxseg.nn.backbone import BackboneConfig
 from jaxseg.nn.build import build_model
 from jaxseg.nn.fpn import Pyramid
-from jaxseg.nn.norm import NormKind
 from jaxseg.nn.padding import round_up_size
-from jaxseg.nn.pixels import ComputeDtype, PixelConfig
-from jaxseg.nn.resnet import ResNetConfig
 from jaxseg.types import Average, Batch, Detections, LossTerm, MaskFrame, TargetSpec
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskRCNNConfig:
-    """Settings of a Mask R-CNN; the defaults are R50-FPN on COCO.
+class MaskRCNNConfig(rcnn.TwoStageConfig):
+    """Settings of a Mask R-CNN; the defaults are R50-FPN on COCO."""
 
-    `jaxseg.zoo` holds those of other codebases' published models.
-    """
-
-    num_classes: int = 80
-    pixels: PixelConfig = PixelConfig()
-    backbone: BackboneConfig = ResNetConfig()
-    fpn_channels: int = 256
-    head_norm: NormKind | None = None
-    """Normalisation in FPN and heads; none in the paper, useful without pre-training."""
-    rpn: RPNConfig = RPNConfig()
-    roi_align: RoIAlignConfig = RoIAlignConfig()
-    box: BoxHeadConfig = BoxHeadConfig()
     mask: MaskHeadConfig = MaskHeadConfig()
     predict_background: bool = False
     """Add an unused box and mask for the background to the heads, as torchvision does; without them
     its checkpoints do not fit."""
-    size_divisibility: int | tuple[int, int] = 32
-    """Each image's size is rounded up to a multiple of this, as other codebases pad it (torchvision
-    `size_divisible`, MMDetection `pad_size_divisor`); see `jaxseg.nn.padding`."""
-    compute_dtype: ComputeDtype = "float32"
 
     def build(self) -> Model:
         """Return the model.

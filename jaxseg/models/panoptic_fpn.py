@@ -56,7 +56,7 @@ class SemanticHeadConfig:
 class PanopticFPNConfig(MaskRCNNConfig):
     """Settings of a Panoptic FPN: those of Mask R-CNN, and more; the defaults are R50-FPN on COCO.
 
-    `num_classes` are the classes of things. `jaxseg.zoo` holds the settings of published models.
+    `num_classes` are the classes of things.
     """
 
     num_stuff_classes: int = 53

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxseg import losses, ops
 from jaxseg.heads import rcnn
-from jaxseg.heads.box_head import BoxHead, BoxHeadConfig
+from jaxseg.heads.box_head import BoxHead
 from jaxseg.heads.mask_head import (
     ClassLogit,
     MaskSamples,
@@ -30,18 +30,13 @@ from jaxseg.heads.mask_head import (
     mask_loss_total,
     mask_targets,
 )
-from jaxseg.heads.roi_pooler import RoIAlignConfig
 from jaxseg.heads.roi_sampling import RoIs
-from jaxseg.heads.rpn import RPNConfig
 from jaxseg.model import Model
-from jaxseg.nn.backbone import BackboneConfig
 from jaxseg.nn.build import build_model
 from jaxseg.nn.fpn import Pyramid
-from jaxseg.nn.norm import NormKind
 from jaxseg.nn.padding import round_up_size
-from jaxseg.nn.pixels import ComputeDtype, PixelConfig
 from jaxseg.nn.resize import upsample2x
-from jaxseg.nn.resnet import ResNetConfig, he_normal
+from jaxseg.nn.resnet import he_normal
 from jaxseg.types import (
     Average,
     Batch,
@@ -106,24 +101,11 @@ class PointHeadConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class PointRendConfig:
+class PointRendConfig(rcnn.TwoStageConfig):
     """Settings of a PointRend; the defaults are R50-FPN on COCO."""
 
-    num_classes: int = 80
-    pixels: PixelConfig = PixelConfig()
-    backbone: BackboneConfig = ResNetConfig()
-    fpn_channels: int = 256
-    head_norm: NormKind | None = None
-    """Normalisation in FPN and box head; none in the paper, useful without pre-training."""
-    rpn: RPNConfig = RPNConfig()
-    roi_align: RoIAlignConfig = RoIAlignConfig()
-    box: BoxHeadConfig = BoxHeadConfig()
     coarse: CoarseMaskConfig = CoarseMaskConfig()
     point: PointHeadConfig = PointHeadConfig()
-    size_divisibility: int | tuple[int, int] = 32
-    """Each image's size is rounded up to a multiple of this, as other codebases pad it
-    (MMDetection `pad_size_divisor`); see `jaxseg.nn.padding`."""
-    compute_dtype: ComputeDtype = "float32"
 
     def build(self) -> Model:
         """Return the model.

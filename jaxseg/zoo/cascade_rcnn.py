@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from jaxseg.heads.box_head import BoxHeadConfig
 from jaxseg.heads.cascade import CascadeConfig
 from jaxseg.heads.mask_head import MaskHeadConfig
+from jaxseg.heads.rcnn import two_stage_settings
 from jaxseg.heads.rpn import RPNConfig
 from jaxseg.models.cascade_rcnn import CascadeRCNNConfig
 from jaxseg.models.mask_rcnn import MaskRCNNConfig
@@ -145,13 +146,7 @@ def detectron2_table(config: CascadeRCNNConfig) -> Iterator[Entry]:
 
 def _with_one_stage(config: CascadeRCNNConfig) -> MaskRCNNConfig:
     """Return a Mask R-CNN with the layers of the trunk and of one stage."""
-    return MaskRCNNConfig(
-        backbone=config.backbone,
-        head_norm=config.head_norm,
-        rpn=config.rpn,
-        box=config.box,
-        mask=config.mask or MaskHeadConfig(),
-    )
+    return MaskRCNNConfig(**two_stage_settings(config), mask=config.mask or MaskHeadConfig())
 
 
 def _of_stages(entry: Entry, stages: int) -> Iterable[Entry]:

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from jaxseg.heads.mask_head import MaskHeadConfig
+from jaxseg.heads.rcnn import two_stage_settings
 from jaxseg.models.cascade_rcnn import CascadeRCNNConfig
 from jaxseg.models.htc import HTCConfig
 from jaxseg.zoo import cascade_rcnn
@@ -62,12 +63,7 @@ RECORDS = (
 def mmdet_table(config: HTCConfig) -> Iterator[Entry]:
     """Yield the names of MMDetection 2 and 3, `htc_r50_fpn` and its relatives."""
     same_layers = CascadeRCNNConfig(
-        backbone=config.backbone,
-        head_norm=config.head_norm,
-        rpn=config.rpn,
-        box=config.box,
-        cascade=config.cascade,
-        mask=config.mask,
+        **two_stage_settings(config), cascade=config.cascade, mask=config.mask
     )
     for entry in cascade_rcnn.mmdet_table(same_layers):
         kind, module, *layer = entry.path

@@ -9,19 +9,14 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from jaxseg.heads.rcnn import two_stage_settings
 from jaxseg.models.mask_rcnn import MaskRCNNConfig
 from jaxseg.models.point_rend import PointRendConfig
 from jaxseg.zoo import mask_rcnn
 from jaxseg.zoo.engine import DENSE, Entry, Layout, layer_entries
 from jaxseg.zoo.record import NameTable, Preprocessing, ZooModel
 
-DETECTRON2_R50_FPN = PointRendConfig(
-    pixels=mask_rcnn.DETECTRON2_R50_FPN.pixels,
-    backbone=mask_rcnn.DETECTRON2_R50_FPN.backbone,
-    rpn=mask_rcnn.DETECTRON2_R50_FPN.rpn,
-    roi_align=mask_rcnn.DETECTRON2_R50_FPN.roi_align,
-    box=mask_rcnn.DETECTRON2_R50_FPN.box,
-)
+DETECTRON2_R50_FPN = PointRendConfig(**two_stage_settings(mask_rcnn.DETECTRON2_R50_FPN))
 
 MMDET_R50_CAFFE_FPN = dataclasses.replace(
     DETECTRON2_R50_FPN, rpn=mask_rcnn.MMDET_R50_FPN.rpn, box=mask_rcnn.MMDET_R50_FPN.box
@@ -112,14 +107,8 @@ def _shared_entries(
     config: PointRendConfig, table: Callable[[MaskRCNNConfig], Iterator[Entry]]
 ) -> Iterator[Entry]:
     """Yield a Mask R-CNN's entries but for its mask head's."""
-    like = MaskRCNNConfig(
-        num_classes=config.num_classes,
-        backbone=config.backbone,
-        head_norm=config.head_norm,
-        rpn=config.rpn,
-        box=config.box,
-    )
-    return (entry for entry in table(like) if entry.path[1] != "mask_head")
+    same_layers = MaskRCNNConfig(**two_stage_settings(config))
+    return (entry for entry in table(same_layers) if entry.path[1] != "mask_head")
 
 
 def mmdet_table(config: PointRendConfig) -> Iterator[Entry]:
