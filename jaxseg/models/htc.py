@@ -143,10 +143,10 @@ class FlowMaskHead(MaskHead):
     def __call__(
         self,
         x: Float[Array, "R p p D"],
-        previous: Float[Array, "R p p _"] | None,
         valid: Bool[Array, " R"],
         labels: Int[Array, " R"] | None,
         train: bool,
+        previous: Float[Array, "R p p _"] | None = None,
     ) -> Array:
         """Return the mask logits of each RoI's class, or the features where `labels` is None."""
         if previous is not None:
@@ -182,8 +182,8 @@ class MaskFlow(nn.Module):
         """Return a stage's mask logits of each RoI's class; stages count from 1."""
         previous = None
         for head in self.heads[: stage - 1]:
-            previous = head(x, previous, valid, None, train)
-        return self.heads[stage - 1](x, previous, valid, labels, train)
+            previous = head(x, valid, None, train, previous)
+        return self.heads[stage - 1](x, valid, labels, train, previous)
 
 
 class HTC(rcnn.Trunk):
