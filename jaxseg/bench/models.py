@@ -13,7 +13,7 @@ from jaxseg.bench.inputs import random_batch
 from jaxseg.bench.program import Program, compile_lowered, compile_program
 from jaxseg.bench.settings import Settings
 from jaxseg.bench.small import SMALL_MODELS
-from jaxseg.heads.box_head import BoxHeadConfig
+from jaxseg.heads.rcnn import TwoStageConfig
 from jaxseg.model import Model, ModelConfig
 from jaxseg.models.solov2 import SOLOv2Config
 from jaxseg.parallel import lower_step
@@ -81,9 +81,8 @@ class BenchModel:
     @property
     def mask_slots(self) -> int:
         """Return the slots of an image for masks that are learned; of a cascade, each stage's."""
-        box = getattr(self.config, "box", None)
-        if isinstance(box, BoxHeadConfig):
-            return int(box.batch_size_per_image * box.positive_fraction)
+        if isinstance(self.config, TwoStageConfig):
+            return int(self.config.box.batch_size_per_image * self.config.box.positive_fraction)
         assert isinstance(self.config, SOLOv2Config)
         return self.config.max_positives
 

@@ -16,7 +16,7 @@ from jaxseg.bench.models import BenchModel
 from jaxseg.bench.results import OURS, Case, Prepared, Skipped
 from jaxseg.bench.settings import Settings
 from jaxseg.bench.timing import Side
-from jaxseg.heads.rpn import RPNConfig
+from jaxseg.heads.rcnn import TwoStageConfig
 from jaxseg.models.solov2 import SOLOv2Config
 
 SIZES, BATCHES, PROPOSALS, OBJECTS = (0.5, 1.0, 1.5), (1, 2, 4), (0.25, 0.5, 1.0), (0, 8, 32, 100)
@@ -74,15 +74,13 @@ def _predict_side(model: BenchModel) -> Prepared:
 
 def _predict_proposals(context: Context, name: str, share: float) -> Prepared:
     config = context.models[name].config
-    rpn = getattr(config, "rpn", None)
-    changed: Any = config
-    if isinstance(rpn, RPNConfig):
-        count = max(1, round(share * rpn.post_nms_topk_test))
-        rpn = dataclasses.replace(rpn, post_nms_topk_test=count)
-        changed = dataclasses.replace(changed, rpn=rpn)
+    if isinstance(config, TwoStageConfig):
+        count = max(1, round(share * config.rpn.post_nms_topk_test))
+        rpn = dataclasses.replace(config.rpn, post_nms_topk_test=count)
+        changed: Any = dataclasses.replace(config, rpn=rpn)
     elif isinstance(config, SOLOv2Config):
         count = max(1, round(share * config.pre_nms_topk))
-        changed = dataclasses.replace(changed, pre_nms_topk=count)
+        changed = dataclasses.replace(config, pre_nms_topk=count)
     else:
         raise Skipped("the model has no proposals")
     prepared = _predict_side(BenchModel(name, changed, context.settings))
