@@ -63,8 +63,8 @@ falls on the other side of a ReLU.
   Detectron2 enlarges the logits to the image first. MMDetection divides it by all cells, those
   without a label included (`SemanticHeadConfig(count_ignored=True)`, as in its configs above).
 - The masks that targets are pooled from end at the image's border, as in Detectron2 and
-  torchvision. MMDetection pads them with the batch, so that targets there depend on other images;
-  its Cascade R-CNN and HTC pad them here up to the image's own padded size.
+  torchvision. MMDetection pads them with the batch, so that targets there depend on other images.
+  Cascade R-CNN and HTC pad them here to each image's own padded size.
 - Decoded boxes are at most 62.5 times as wide and high as their anchor or proposal, as in all
   sources; MMDetection also makes them at least 1/62.5 of it.
 - PointRend in Detectron2 trains the masks in the boxes that the box head predicts
