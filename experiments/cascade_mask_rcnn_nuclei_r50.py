@@ -13,21 +13,18 @@ import dataclasses
 
 from mask_rcnn_nuclei_r50 import experiment as mask_rcnn
 
+from jaxseg.heads.rcnn import two_stage_settings
 from jaxseg.models.cascade_rcnn import CascadeRCNNConfig
 from jaxseg.models.mask_rcnn import MaskRCNNConfig
 
 trunk = mask_rcnn.model
 assert isinstance(trunk, MaskRCNNConfig)
+box = dataclasses.replace(trunk.box, cls_agnostic_bbox_reg=True)
 
 experiment = dataclasses.replace(
     mask_rcnn,
     model=CascadeRCNNConfig(
-        num_classes=trunk.num_classes,
-        pixels=trunk.pixels,
-        backbone=trunk.backbone,
-        rpn=trunk.rpn,
-        roi_align=trunk.roi_align,
-        box=dataclasses.replace(trunk.box, cls_agnostic_bbox_reg=True),
+        **two_stage_settings(dataclasses.replace(trunk, box=box)),
         mask=trunk.mask,
     ),
 )
