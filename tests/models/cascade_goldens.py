@@ -1,7 +1,5 @@
 """What the goldens of MMDetection's cascades have in common: Cascade Mask R-CNN and HTC."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,9 +16,8 @@ from jaxseg.heads.rpn import RPNConfig
 from jaxseg.nn.freezing import merge_frozen
 from jaxseg.nn.padding import round_up_size
 from jaxseg.nn.resnet import ResNetConfig
-from jaxseg.types import Batch
 from jaxseg.zoo.engine import export_state
-from tests.goldens import difference, load_model, nchw
+from tests.goldens import difference, nchw
 
 STRIDES = (4, 8, 16, 32, 64)
 STAGES = range(3)
@@ -87,57 +84,7 @@ def golden_fields(meta):
     }
 
 
-class Golden:
-    """A golden with its weights loaded, and the prediction, computed once."""
-
-    def __init__(self, shared, name, make_config, module, layers):
-        self.state, self.meta, self.arrays = load_model(shared, name, "models")
-        self.config = make_config(self.meta)
-        self.module, self.net = module, layers(self.config)
-        self.variables = zoo.load_mmdet(self.state, self.config)
-        self.sizes = np.asarray(self.meta["sizes"], np.int32)
-        x = self.arrays["input_batch"].transpose(0, 2, 3, 1)
-        pixels = self.config.pixels
-        self.images = (x * np.asarray(pixels.std) + np.asarray(pixels.mean)).astype(np.float32)
-
-    def __getitem__(self, key):
-        return self.arrays[key]
-
-    def unpacked(self, key):
-        shape = self.meta["packed"][key]
-        return np.unpackbits(self[key])[: np.prod(shape)].reshape(shape).astype(bool)
-
-    @functools.cached_property
-    def prediction(self):
-        def run(variables, images, sizes):
-            predict = nn.apply(self.module._predict, self.net, capture_intermediates=True)
-            return predict(merge_frozen(variables), images, sizes)
-
-        found, captured = jax.jit(run)(self.variables, self.images, self.sizes)
-        return found, captured["intermediates"]
-
-    def batch(self, semantic_stride=None):
-        """Return the recorded ground truth."""
-        count, (height, width) = len(self.images), self.meta["batch"]
-        slots = max(len(self[f"gt_labels{i}"]) for i in range(count))
-        boxes, labels = np.zeros((count, slots, 4), np.float32), np.zeros((count, slots), np.int32)
-        masks = np.zeros((count, slots, height, width), bool)
-        valid = np.zeros((count, slots), bool)
-        semantic = np.full((count, height, width), 255, np.uint8)
-        for i, (h, w) in enumerate(self.sizes):
-            n = len(self[f"gt_labels{i}"])
-            boxes[i, :n], labels[i, :n] = self[f"gt_boxes{i}"], self[f"gt_labels{i}"]
-            masks[i, :n, :h, :w], valid[i, :n] = self.unpacked(f"gt_masks{i}"), True
-            if semantic_stride:
-                semantic[i, :h, :w] = self[f"gt_sem{i}"]
-        index = np.arange(count, dtype=np.int32)
-        batch = Batch(self.images, self.sizes, boxes, labels, valid, index, masks)
-        if semantic_stride:
-            batch = batch._replace(semantic=semantic[:, ::semantic_stride, ::semantic_stride])
-        return batch
-
-
-def check_stages(golden):
+def check_stages(golden) -> dict[str, float]:
     """Return the largest difference of each stage of the prediction."""
     _, stages = golden.prediction
     differences = {}
@@ -190,7 +137,7 @@ class Training:
     """The gradient of a golden's losses, with the recorded extra proposals, compiled once."""
 
     def __init__(self, golden, batch):
-        self.golden, self.whole = golden, jax.tree.map(jnp.asarray, batch)
+        self.golden, self.whole = golden, batch
         params = golden.variables["params"]
         state = {k: v for k, v in golden.variables.items() if k != "params"}
 

@@ -1,23 +1,13 @@
 """A golden of PointRend with its config, weights and recorded training."""
 
-import functools
-
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
-from jaxseg import zoo
 from jaxseg.heads.box_head import BoxHeadConfig
 from jaxseg.heads.roi_pooler import RoIAlignConfig
 from jaxseg.heads.roi_sampling import RoIs
 from jaxseg.heads.rpn import RPNConfig
-from jaxseg.models import point_rend as module
-from jaxseg.models.point_rend import CoarseMaskConfig, PointHeadConfig, PointRend, PointRendConfig
-from jaxseg.nn.freezing import merge_frozen
+from jaxseg.models.point_rend import CoarseMaskConfig, PointHeadConfig, PointRendConfig
 from jaxseg.nn.resnet import ResNetConfig
-from jaxseg.types import Batch
-from tests.goldens import load_model
 
 
 def golden_config(meta) -> PointRendConfig:
@@ -86,59 +76,6 @@ def anchors_of_an_image(meta) -> int:
     height, width = meta["batch"]
     strides = meta["config"]["rpn_head"]["anchor_generator"]["strides"]
     return 3 * sum(-(-height // stride) * -(-width // stride) for stride in strides)
-
-
-class Golden:
-    """A golden with its weights loaded, and what is computed from them once."""
-
-    def __init__(self, shared, name):
-        self.state, self.meta, self.arrays = load_model(shared, name, "models")
-        self.config = golden_config(self.meta)
-        self.variables = zoo.load_mmdet(self.state, self.config)
-        self.net = PointRend(self.config)
-        self.sizes = np.asarray(self.meta["sizes"], np.int32)
-        x = self.arrays["input_batch"].transpose(0, 2, 3, 1)
-        pixels = self.config.pixels
-        self.images = (x * np.asarray(pixels.std) + np.asarray(pixels.mean)).astype(np.float32)
-
-    def __getitem__(self, key):
-        return self.arrays[key]
-
-    def unpacked(self, name):
-        """Return an array of bits with its shape."""
-        shape = self.meta["packed"][name]
-        return np.unpackbits(self.arrays[name])[: np.prod(shape)].reshape(shape)
-
-    def per_image(self, name):
-        """Return the arrays of all images, `name` with their numbers."""
-        return [self.arrays[name.format(i)] for i in range(len(self.sizes))]
-
-    @functools.cached_property
-    def prediction(self):
-        def run(variables, images, sizes):
-            predict = nn.apply(module._predict, self.net, capture_intermediates=True)
-            return predict(merge_frozen(variables), images, sizes)
-
-        found, captured = jax.jit(run)(self.variables, self.images, self.sizes)
-        return found, captured["intermediates"]
-
-
-def golden_batch(golden, mode):
-    """Return the recorded ground truth, with the masks of whole images."""
-    count = len(golden.images)
-    slots = max(len(labels) for labels in golden.per_image("gt_labels{}"))
-    boxes, labels = np.zeros((count, slots, 4), np.float32), np.zeros((count, slots), np.int32)
-    masks = np.zeros((count, slots, *golden.meta["batch"]), bool)
-    valid = np.zeros((count, slots), bool)
-    for i, (height, width) in enumerate(golden.sizes):
-        n = len(golden[f"gt_labels{i}"])
-        boxes[i, :n], labels[i, :n] = golden[f"gt_boxes{i}"], golden[f"gt_labels{i}"]
-        masks[i, :n, :height, :width] = golden.unpacked(f"gt_masks{i}")
-        valid[i, :n] = mode == "train" or i != 1
-    index = np.arange(count, dtype=np.int32)
-    return jax.tree.map(
-        jnp.asarray, Batch(golden.images, golden.sizes, boxes, labels, valid, index, masks)
-    )
 
 
 def recorded_rois(golden, mode):

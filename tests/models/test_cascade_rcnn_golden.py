@@ -10,12 +10,12 @@ from jaxseg.models.cascade_rcnn import CascadeRCNN, CascadeRCNNConfig
 from tests.goldens import difference
 from tests.models.cascade_goldens import (
     STAGES,
-    Golden,
     Training,
     check_detections,
     check_stages,
     golden_fields,
 )
+from tests.models.mmdet_golden import Golden
 
 pytestmark = pytest.mark.golden
 

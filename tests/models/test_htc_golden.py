@@ -10,12 +10,12 @@ from jaxseg.models import htc as module
 from jaxseg.models.htc import HTC, FusedSemanticHeadConfig, HTCConfig
 from tests.goldens import difference, nchw
 from tests.models.cascade_goldens import (
-    Golden,
     Training,
     check_detections,
     check_stages,
     golden_fields,
 )
+from tests.models.mmdet_golden import Golden
 
 pytestmark = pytest.mark.golden
 
@@ -42,7 +42,7 @@ def golden(request, shared):
 @pytest.fixture(scope="module")
 def training(golden):
     stride = module.SEMANTIC_STRIDE if golden.config.semantic else None
-    return Training(golden, golden.batch(stride))
+    return Training(golden, golden.batch(semantic_stride=stride))
 
 
 def test_every_stage(golden):

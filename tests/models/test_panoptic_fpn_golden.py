@@ -1,7 +1,6 @@
 """Panoptic FPN against MMDetection's: the same weights and pixels give the same numbers."""
 
 import dataclasses
-import functools
 import itertools
 import json
 
@@ -12,7 +11,6 @@ import pytest
 from flax import linen as nn
 from pycocotools import mask as mask_api
 
-from jaxseg import zoo
 from jaxseg.evaluation import to_predictions
 from jaxseg.heads import rcnn, rpn
 from jaxseg.heads.box_head import BoxHeadConfig
@@ -26,10 +24,11 @@ from jaxseg.models.panoptic_fpn import PanopticFPN, PanopticFPNConfig, SemanticH
 from jaxseg.nn.freezing import merge_frozen
 from jaxseg.nn.padding import round_up_size
 from jaxseg.nn.resnet import ResNetConfig
-from jaxseg.types import Batch, EvalBatch, HeuristicMerging, PanopticMerging
+from jaxseg.types import EvalBatch, HeuristicMerging, PanopticMerging
 from jaxseg.zoo.engine import export_state
 from jaxseg.zoo.panoptic_fpn import mmdet_table
-from tests.goldens import difference, load_model, nchw
+from tests.goldens import difference, nchw
+from tests.models.mmdet_golden import Golden
 
 pytestmark = pytest.mark.golden
 
@@ -96,67 +95,9 @@ def golden_config(meta) -> PanopticFPNConfig:
     )
 
 
-class Golden:
-    """A golden with its weights loaded, and what is computed from them once."""
-
-    def __init__(self, shared, name):
-        self.state, self.meta, self.arrays = load_model(shared, name, "models")
-        self.config = golden_config(self.meta)
-        self.variables = zoo.load_mmdet(self.state, self.config)
-        self.net = PanopticFPN(self.config)
-        self.sizes = np.asarray(self.meta["sizes"], np.int32)
-        x = self.arrays["input_batch"].transpose(0, 2, 3, 1)
-        pixels = self.config.pixels
-        self.slots = max(len(self[f"gt_labels{i}"]) for i in range(len(self.sizes)))
-        self.images = (x * np.asarray(pixels.std) + np.asarray(pixels.mean)).astype(np.float32)
-
-    def __getitem__(self, key):
-        return self.arrays[key]
-
-    def unpack(self, name):
-        shape = self.meta["packed"][name]
-        return np.unpackbits(self[name])[: np.prod(shape)].reshape(shape).astype(bool)
-
-    @functools.cached_property
-    def prediction(self):
-        def run(variables, images, sizes):
-            predict = nn.apply(module._predict, self.net, capture_intermediates=True)
-            return predict(merge_frozen(variables), images, sizes)
-
-        found, captured = jax.jit(run)(self.variables, self.images, self.sizes)
-        return found, captured["intermediates"]
-
-    def batch(self, empty=()):
-        """Return the ground truth; the images in `empty` have no objects but keep their stuff."""
-        count, (height, width) = len(self.images), self.meta["batch"]
-        boxes = np.zeros((count, self.slots, 4), np.float32)
-        labels = np.zeros((count, self.slots), np.int32)
-        masks = np.zeros((count, self.slots, height, width), bool)
-        valid = np.zeros((count, self.slots), bool)
-        semantic = np.full((count, height, width), 255, np.uint8)
-        for i, (h, w) in enumerate(self.sizes):
-            semantic[i, :h, :w] = self[f"gt_sem{i}"]
-            if i in empty:
-                continue
-            n = len(self[f"gt_labels{i}"])
-            boxes[i, :n], labels[i, :n] = self[f"gt_boxes{i}"], self[f"gt_labels{i}"]
-            masks[i, :n, :h, :w] = self.unpack(f"gt_masks{i}")
-            valid[i, :n] = True
-        return Batch(
-            self.images,
-            self.sizes,
-            boxes,
-            labels,
-            valid,
-            np.arange(count, dtype=np.int32),
-            masks,
-            semantic=semantic[:, ::4, ::4],
-        )
-
-
 @pytest.fixture(scope="module", params=["panoptic_fpn"])
 def golden(request, shared):
-    return Golden(shared, request.param)
+    return Golden(shared, request.param, golden_config, module, PanopticFPN)
 
 
 def test_every_stage(golden):
@@ -216,7 +157,7 @@ def test_instances_in_the_same_order(golden):
         assert difference(prediction.boxes, golden[f"eval__ins{i}_boxes"]) < 1e-4
         masks = np.stack([mask_api.decode(rle) for rle in prediction.rles]).astype(bool)
         # In float64, MMDetection's own masks differ in up to 10 pixels.
-        assert (masks != golden.unpack(f"eval__ins{i}_masks")).sum() <= 10
+        assert (masks != golden.unpacked(f"eval__ins{i}_masks")).sum() <= 10
 
 
 def test_panoptic_maps(golden):
@@ -237,7 +178,9 @@ def test_panoptic_maps(golden):
 
 
 def test_semantic_targets(golden):
-    channel, labelled = module.semantic_targets(golden.config, jnp.asarray(golden.batch().semantic))
+    channel, labelled = module.semantic_targets(
+        golden.config, golden.batch(semantic_stride=module.STRIDE).semantic
+    )
     np.testing.assert_array_equal(np.where(labelled, channel, 255), golden["train__seg_target"])
 
 
@@ -266,7 +209,7 @@ def everything_sampled(net, batch, proposals):
 @pytest.fixture(scope="module")
 def gradient(golden):
     """The gradient and what was sampled, as a function of batch and proposals; compiled once."""
-    slots = golden.slots + len(golden["train__roi_input_proposals0"])
+    slots = golden.batch().labels.shape[1] + len(golden["train__roi_input_proposals0"])
     box = dataclasses.replace(golden.config.box, batch_size_per_image=slots, positive_fraction=1.0)
     net = PanopticFPN(dataclasses.replace(golden.config, box=box))
 
@@ -285,7 +228,7 @@ def run_training(golden, gradient, mode, empty=()):
     count = len(golden.images)
     boxes = np.stack([golden[f"{mode}__roi_input_proposals{i}"] for i in range(count)])
     proposals = Proposals(jnp.asarray(boxes), jnp.ones(boxes.shape[:2], bool))
-    batch = jax.tree.map(jnp.asarray, golden.batch(empty))
+    batch = golden.batch(empty=empty, semantic_stride=module.STRIDE)
     variables = merge_frozen(golden.variables)
     grads, (means, sampled) = gradient(
         variables["params"], variables["batch_stats"], batch, proposals
@@ -323,7 +266,7 @@ def check_losses_and_norms(golden, mode, exported, means, names):
 
 def test_losses_and_gradients(golden, gradient):
     exported, means, (samples, rois) = run_training(golden, gradient, "train")
-    learned = golden.unpack("train__rpn_label_weights_nonzero")
+    learned = golden.unpacked("train__rpn_label_weights_nonzero")
     positive, valid = np.zeros_like(learned), np.zeros_like(learned)
     for i in range(len(valid)):
         valid[i, samples.anchor[i][samples.valid[i]]] = True

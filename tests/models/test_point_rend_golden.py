@@ -16,13 +16,15 @@ from jaxseg.evaluation import to_predictions
 from jaxseg.heads import rcnn, rpn
 from jaxseg.heads.roi_sampling import Proposals, RoIs, sample_rois
 from jaxseg.models import point_rend as module
+from jaxseg.models.point_rend import PointRend
 from jaxseg.nn.padding import round_up_size
 from jaxseg.nn.resize import upsample2x
 from jaxseg.types import EvalBatch
 from jaxseg.zoo.engine import export_state
 from jaxseg.zoo.point_rend import detectron2_table, mmdet_table
 from tests.goldens import difference, nchw
-from tests.models.point_rend_golden import Golden, golden_batch, recorded_rois
+from tests.models.mmdet_golden import Golden
+from tests.models.point_rend_golden import golden_config, recorded_rois
 
 pytestmark = pytest.mark.golden
 
@@ -31,7 +33,7 @@ KEY = jax.random.key(0)
 
 @pytest.fixture(scope="module", params=["pointrend"])
 def golden(request, shared):
-    return Golden(shared, request.param)
+    return Golden(shared, request.param, golden_config, module, PointRend)
 
 
 def test_every_stage(golden):
@@ -174,7 +176,8 @@ LOSSES = {
 
 @pytest.mark.parametrize("mode", MODES)
 def test_losses_and_gradients(golden, gradient, mode):
-    batch, (rois, numbers) = golden_batch(golden, mode), recorded_rois(golden, mode)
+    batch = golden.batch(empty=() if mode == "train" else (1,))
+    rois, numbers = recorded_rois(golden, mode)
     grads, (means, samples) = gradient(batch, rois, *numbers)
     if mode == "train":
         check_anchors(golden, samples)
@@ -202,7 +205,7 @@ def test_losses_and_gradients(golden, gradient, mode):
 
 def check_anchors(golden, samples):
     """Check that the sampled anchors are MMDetection's: all but those that are ignored."""
-    used = golden.unpacked("train__rpn_label_weights_nonzero").astype(bool)
+    used = golden.unpacked("train__rpn_label_weights_nonzero")
     for i, labels in enumerate(golden["train__rpn_labels"]):
         for kind, chosen in (
             (0, samples.positive[i]),
@@ -214,7 +217,7 @@ def check_anchors(golden, samples):
 
 def test_rois_are_those_of_mmdetection(golden):
     """All proposals and ground-truth boxes are sampled, in another order."""
-    batch = golden_batch(golden, "train")
+    batch = golden.batch()
     proposals = np.stack(golden.per_image("train__roi_input_proposals{}"))
     slots = proposals.shape[1] + batch.labels.shape[1]
     sample = functools.partial(
@@ -240,10 +243,7 @@ def test_rois_are_those_of_mmdetection(golden):
 
 def test_points_and_targets_of_training(golden):
     """The points chosen among the recorded random ones, their features and targets."""
-    (rois, (candidates, others)), batch = (
-        recorded_rois(golden, "train"),
-        golden_batch(golden, "train"),
-    )
+    (rois, (candidates, others)), batch = recorded_rois(golden, "train"), golden.batch()
     positives = RoIs(*(x[:, : candidates.shape[1]] for x in rois))
     is_positive, num_points = positives.positive, golden.config.point.train_points
 
