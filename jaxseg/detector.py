@@ -170,9 +170,8 @@ def widen_limits(config: Any, threshold: float | None, max_detections: int | Non
 
     The limits are the fields `score_threshold`, `post_nms_score_threshold` and
     `detections_per_image` of the config and of its parts, such as the box head, but not those of
-    the panoptic map. Beside more
-    `detections_per_image` there are at least twice as many candidates, `pre_nms_topk`: of fewer,
-    NMS could not keep so many.
+    the panoptic map. Beside more `detections_per_image` there are at least twice as many
+    candidates, `pre_nms_topk`: of fewer, NMS could not keep so many.
     """
     changes: dict[str, Any] = {}
     wanted = max_detections or 0

@@ -121,7 +121,7 @@ class Instances:
         ones, select them: `instances[instances.scores >= 0.5].draw()`.
         """
         return visualize.draw_prediction(
-            self._canvas(image), self.prediction, self._class_names, threshold=0.0
+            self._image_below(image), self.prediction, self._class_names, threshold=0.0
         )
 
     def draw_panoptic(
@@ -136,14 +136,14 @@ class Instances:
             raise ValueError("the model is not panoptic: use draw()")
         things = len(self.categories) if self.num_things is None else self.num_things
         return visualize.draw_panoptic(
-            self._canvas(image), self.panoptic, self._class_names, things
+            self._image_below(image), self.panoptic, self._class_names, things
         )
 
     @property
     def _class_names(self) -> list[str]:
         return [category.name for category in self.categories]
 
-    def _canvas(self, image: np.ndarray | None) -> np.ndarray:
+    def _image_below(self, image: np.ndarray | None) -> np.ndarray:
         """Return what to draw over: an image that fits, by default the one predicted on."""
         picture = self.image if image is None else np.asarray(image)
         if picture.dtype != np.uint8 or picture.shape != (*self.size, 3):
