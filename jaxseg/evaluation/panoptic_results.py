@@ -16,11 +16,10 @@ import cv2
 import numpy as np
 from jaxtyping import Int
 
+from jaxseg.data.coco.segment_ids import MAX_ID
 from jaxseg.data.panoptic import PanopticMap, Segment
 from jaxseg.data.source import Category
 from jaxseg.files import atomic_write
-
-MAX_ID = 256**3 - 1
 
 
 def panoptic_result(
