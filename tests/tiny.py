@@ -10,6 +10,7 @@ from flax import linen as nn
 from jaxseg.heads.box_head import BoxHeadConfig
 from jaxseg.heads.cascade import CascadeConfig
 from jaxseg.heads.mask_head import MaskHeadConfig
+from jaxseg.heads.rcnn import two_stage_settings
 from jaxseg.heads.rpn import RPNConfig
 from jaxseg.model import Model
 from jaxseg.models.cascade_rcnn import CascadeRCNNConfig
@@ -106,27 +107,27 @@ def tiny_panoptic_fpn_config(norm="group") -> PanopticFPNConfig:
 
 
 def tiny_cascade_config(norm="group", num_stages=2, **fields) -> CascadeRCNNConfig:
-    trunk = vars(tiny_config(norm)).copy()
-    del trunk["predict_background"]
-    trunk["box"] = dataclasses.replace(trunk["box"], cls_agnostic_bbox_reg=True)
-    cascade = CascadeConfig()
+    config, cascade = tiny_config(norm), CascadeConfig()
+    box = dataclasses.replace(config.box, cls_agnostic_bbox_reg=True)
     stages = {f.name: getattr(cascade, f.name)[:num_stages] for f in dataclasses.fields(cascade)}
-    return CascadeRCNNConfig(**trunk | {"cascade": CascadeConfig(**stages)} | fields)
+    heads = {"box": box, "cascade": CascadeConfig(**stages), "mask": config.mask}
+    return CascadeRCNNConfig(**two_stage_settings(config) | heads | fields)
 
 
 def tiny_htc_config(norm="group", **fields) -> HTCConfig:
-    layers = vars(tiny_cascade_config(norm)).copy()
-    del layers["variant"]
-    semantic = FusedSemanticHeadConfig(num_convs=1, conv_dim=16)
-    branch = {"semantic": semantic, "num_semantic_classes": THINGS + STUFF}
-    return HTCConfig(**layers | branch | fields)
+    config = tiny_cascade_config(norm)
+    heads = {
+        "cascade": config.cascade,
+        "mask": config.mask,
+        "semantic": FusedSemanticHeadConfig(num_convs=1, conv_dim=16),
+        "num_semantic_classes": THINGS + STUFF,
+    }
+    return HTCConfig(**two_stage_settings(config) | heads | fields)
 
 
 def tiny_point_rend_config(norm="group") -> PointRendConfig:
-    trunk = vars(tiny_config(norm)).copy()
-    del trunk["mask"], trunk["predict_background"]
     return PointRendConfig(
-        **trunk,
+        **two_stage_settings(tiny_config(norm)),
         coarse=CoarseMaskConfig(
             pooler_resolution=6, conv_dim=16, fc_dim=16, gt_mask_size=MASK_SIZE
         ),
