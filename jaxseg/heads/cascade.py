@@ -105,7 +105,7 @@ def match_all(proposals: Proposals, batch: Batch, positive_iou: float) -> RoIs:
     """Return all proposals that have an area as RoIs, in their order."""
 
     def one_image(proposals: Proposals, gt_boxes: Array, gt_valid: Array) -> RoIs:
-        has_area = ops.min_size_mask(proposals.boxes, 0)
+        has_area = ops.min_size_mask(proposals.boxes, 0.0)
         proposals = proposals._replace(valid=proposals.valid & has_area)
         matches = match_proposals(
             proposals, gt_boxes, gt_valid, positive_iou=positive_iou, low_quality_overrides=False
