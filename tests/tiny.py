@@ -119,7 +119,7 @@ def tiny_htc_config(norm="group", **fields) -> HTCConfig:
     heads = {
         "cascade": config.cascade,
         "mask": config.mask,
-        "semantic": FusedSemanticHeadConfig(num_convs=1, conv_dim=16),
+        "semantic": FusedSemanticHeadConfig(num_convs=1),
         "num_semantic_classes": THINGS + STUFF,
     }
     return HTCConfig(**two_stage_settings(config) | heads | fields)

@@ -49,7 +49,6 @@ class FusedSemanticHeadConfig:
     """Settings of the semantic branch (section 3.3)."""
 
     num_convs: int = 4
-    conv_dim: int = 256
     loss_weight: float = 0.2
 
 
@@ -107,8 +106,9 @@ class FusedSemanticHead(nn.Module):
     def __call__(
         self, pyramid: Pyramid, padded_size: Int[Array, "B 2"]
     ) -> tuple[Float[Array, "B h w _classes"], Float[Array, "B h w D"]]:
-        channels, dtype = self.config.conv_dim, pyramid[SEMANTIC_STRIDE].dtype
-        _, height, width, _ = pyramid[SEMANTIC_STRIDE].shape
+        dtype = pyramid[SEMANTIC_STRIDE].dtype
+        # As many channels as the pyramid, to whose pooled features the branch's are added.
+        _, height, width, channels = pyramid[SEMANTIC_STRIDE].shape
         extent = level_extent(padded_size, SEMANTIC_STRIDE)
         inside = extent_mask(extent, height, width)
 

@@ -26,7 +26,6 @@ def golden_config(meta) -> HTCConfig:
         return HTCConfig(**golden_fields(meta), semantic=None)
     semantic = FusedSemanticHeadConfig(
         head["num_convs"],
-        head["conv_out_channels"],
         head.get("loss_weight", head.get("loss_seg", {}).get("loss_weight")),
     )
     return HTCConfig(
