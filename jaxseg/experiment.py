@@ -125,13 +125,15 @@ def replace_source(experiment: Experiment, source: data.SourceConfig) -> Experim
 
     Of a COCO-format folder the annotations are read that the model learns from: the panoptic ones
     for a panoptic model, if there are any, and semantic maps where the experiment's own folder has
-    them.
+    them, unless the panoptic annotations are the only ones.
     """
     own = experiment.data.source
     if isinstance(source, data.CocoFolder):
         if isinstance(experiment.model, PanopticModelConfig):
             source = dataclasses.replace(source, panoptic=source.has_panoptic())
-        elif isinstance(own, data.CocoFolder) and source.semantic_maps is None:
+        elif isinstance(own, data.CocoFolder) and not (
+            source.semantic_maps or source.reads_panoptic()
+        ):
             source = dataclasses.replace(
                 source,
                 semantic_maps=own.semantic_maps,

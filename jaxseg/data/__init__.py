@@ -76,4 +76,6 @@ def folder_config(path: pathlib.Path) -> CocoFolder | TfdsFolder:
 
 def without_semantic_maps(config: SourceConfig) -> SourceConfig:
     """Return the config without maps beside instances, which evaluation does not need."""
-    return replace(config, semantic_maps=None) if isinstance(config, CocoFolder) else config
+    if not isinstance(config, CocoFolder):
+        return config
+    return replace(config, semantic_maps=None, num_semantic_classes=None)

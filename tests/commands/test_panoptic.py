@@ -203,7 +203,9 @@ def test_another_folder_is_read_by_the_annotations_that_the_model_needs(tmp_path
     assert source == dataclasses.replace(own, path="other")
     named = CocoFolder("other", semantic_maps="stuff", num_semantic_classes=3)
     assert replace_source(semantic, named).data.source == named
-    assert data.without_semantic_maps(named).semantic_maps is None
+    assert data.without_semantic_maps(named) == CocoFolder("other")
+    # Panoptic annotations alone have semantic maps of their own.
+    assert replace_source(semantic, folder).data.source == folder
     assert replace_source(EXPERIMENT, Shapes()).data.source == Shapes()
 
 

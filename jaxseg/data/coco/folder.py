@@ -94,7 +94,7 @@ class CocoFolder:
             images=self._images,
             val_fraction=self.val_fraction,
             seed=self.split_seed,
-            panoptic=self._is_panoptic(),
+            panoptic=self.reads_panoptic(),
         )
         ignored = self.ignore_image_ids if self._is_train(split) else ()
         content = self._read(files)
@@ -121,7 +121,7 @@ class CocoFolder:
 
         Raises FileNotFoundError or ValueError if there is no such split.
         """
-        panoptic = self._is_panoptic()
+        panoptic = self.reads_panoptic()
         listed = (list_panoptic_splits if panoptic else list_splits)(self._path, self._images)
         if split is not None or not listed:  # without any split it raises
             listed = [find_split(self._path, split or "train", self._images, panoptic=panoptic)]
@@ -134,15 +134,7 @@ class CocoFolder:
         """Return whether there are panoptic annotations."""
         return self._path.exists() and bool(list_panoptic_splits(self._path))
 
-    @property
-    def _path(self) -> pathlib.Path:
-        return pathlib.Path(self.path).expanduser()
-
-    @property
-    def _images(self) -> pathlib.Path | None:
-        return None if self.images is None else pathlib.Path(self.images)
-
-    def _is_panoptic(self) -> bool:
+    def reads_panoptic(self) -> bool:
         """Return whether panoptic annotations are read."""
         panoptic = self.panoptic or is_panoptic(self._path)
         if panoptic and self.semantic_maps is not None:
@@ -152,10 +144,18 @@ class CocoFolder:
             )
         return panoptic
 
+    @property
+    def _path(self) -> pathlib.Path:
+        return pathlib.Path(self.path).expanduser()
+
+    @property
+    def _images(self) -> pathlib.Path | None:
+        return None if self.images is None else pathlib.Path(self.images)
+
     def _read(self, files: Split) -> CocoFile | PanopticFile:
         """Read and check the annotations of a split."""
         outside = self.allow_outside_files
-        if self._is_panoptic():
+        if self.reads_panoptic():
             return check_panoptic_file(
                 files.annotations, *files.images, allow_outside_files=outside, part=files.part
             )
