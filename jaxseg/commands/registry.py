@@ -125,16 +125,21 @@ def _data_config(command: flags.DataFolder) -> Any:
     from jaxseg.data import CocoFolder, folder_config
 
     config = folder_config(command.path)
-    if not isinstance(config, CocoFolder):
-        return config
-    return dataclasses.replace(
-        config,
-        images=None if command.images is None else str(command.images),
-        allow_outside_files=command.allow_outside_files,
-        panoptic=command.panoptic,
-        semantic_maps=None if command.semantic_maps is None else str(command.semantic_maps),
-        num_semantic_classes=command.num_semantic_classes,
-    )
+    settings = {
+        "images": None if command.images is None else str(command.images),
+        "allow_outside_files": command.allow_outside_files,
+        "panoptic": command.panoptic,
+        "semantic_maps": None if command.semantic_maps is None else str(command.semantic_maps),
+        "num_semantic_classes": command.num_semantic_classes,
+    }
+    if isinstance(config, CocoFolder):
+        return dataclasses.replace(config, **settings)
+    given = [f"--{name.replace('_', '-')}" for name, value in settings.items() if value]
+    if given:
+        raise ValueError(
+            f"{command.path} is a TFDS dataset, which these do not apply to: {', '.join(given)}"
+        )
+    return config
 
 
 def _data_check(command: flags.DataCheck, _: Sequence[str]) -> Run:

@@ -97,3 +97,12 @@ def test_semantic_maps_are_drawn_and_counted(tmp_path, capsys):
     assert main(["data", "check", str(tmp_path), *maps]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "semantic classes 12 with pixels 12 pixels without a class 15.0%" in printed
+
+
+@pytest.mark.parametrize("command", ["check", "show"])
+def test_flags_of_folders_are_refused_for_tfds_datasets(tmp_path, capsys, command):
+    (tmp_path / "dataset_info.json").write_text("{}")
+    flags = ["--panoptic", "--num-semantic-classes", "3"]
+    assert main(["data", command, str(tmp_path), *flags]) != 0
+    message = " ".join(capsys.readouterr().err.split())
+    assert "is a TFDS dataset, which these do not apply to: --panoptic, --num-sem" in message

@@ -170,6 +170,11 @@ class CocoFolder:
     def _semantic_folders(self, files: Split) -> tuple[pathlib.Path, ...]:
         """Return the folders that may hold the semantic maps of a split."""
         if self.semantic_maps is None:
+            if self.num_semantic_classes is not None:
+                raise ValueError(
+                    f"num_semantic_classes {self.num_semantic_classes} is the number of classes of "
+                    "semantic maps: set their folder, semantic_maps, too"
+                )
             return ()
         if self.num_semantic_classes is None or not 1 <= self.num_semantic_classes <= IGNORED:
             raise ValueError(

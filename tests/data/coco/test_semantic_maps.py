@@ -133,6 +133,8 @@ def test_settings_that_cannot_be_are_refused(tmp_path):
     for number in (None, 0, 256):
         with pytest.raises(ValueError, match=f"num_semantic_classes {number} must be the number"):
             config(tmp_path, num_semantic_classes=number).open("train")
+    with pytest.raises(ValueError, match=r"num_semantic_classes 12 .* set their folder"):
+        config(tmp_path, semantic_maps=None).open("train")
     with pytest.raises(FileNotFoundError, match=r"no folder of semantic maps .*/absent"):
         config(tmp_path, semantic_maps="absent").open("train")
     small_panoptic.write(tmp_path, small_panoptic.content())
