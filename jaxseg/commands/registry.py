@@ -125,7 +125,7 @@ def _data_config(command: flags.DataFolder) -> Any:
     from jaxseg.data import CocoFolder, folder_config
 
     config = folder_config(command.path)
-    settings = {
+    settings: dict[str, Any] = {
         "images": None if command.images is None else str(command.images),
         "allow_outside_files": command.allow_outside_files,
         "panoptic": command.panoptic,
