@@ -21,7 +21,7 @@ from jaxseg.bench.timing import Sample, Side, time_sides
 from jaxseg.data import Shapes, write_coco
 from tests.conftest import ROOT
 
-QUICK_GROUPS = ("ops", "loader", "evaluation")
+QUICK_GROUPS = ("loader", "evaluation")
 
 
 def constant_side(seconds=0.0):
@@ -34,7 +34,7 @@ def context():
 
 @pytest.fixture(scope="module")
 def small_run(tmp_path_factory):
-    """The printed lines and the JSON of a run of the groups that compile no model."""
+    """The printed lines and the JSON of a run of the groups that compile nothing large."""
     folder = tmp_path_factory.mktemp("bench")
     write_coco(Shapes(size=64, train_images=4).open("train"), folder / "data", "train")
     out, lines = folder / "bench.json", []
@@ -73,6 +73,13 @@ def test_models_learn_from_the_batch_that_is_made_for_them(name):
     losses = jax.eval_shape(model.model.loss, model.variables, batch, key)
     assert USED_SLOTS in losses.metrics
     assert model.mask_slots > 0
+
+
+@pytest.mark.slow
+def test_operations_are_measured():
+    lines = []
+    assert bench(make_settings(("ops",), small=True), lines.append) == 0
+    assert not any("FAILED" in line for line in lines)
 
 
 @pytest.mark.slow

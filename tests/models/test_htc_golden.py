@@ -65,6 +65,7 @@ def test_detections_in_the_same_order(golden):
     assert all(value < 1e-4 for value in differences.values()), differences
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["train", "train_empty1"])
 def test_losses_and_gradients(golden, training, mode):
     semantic = {"semantic": "loss_semantic_seg"} if golden.config.semantic else {}
