@@ -6,7 +6,7 @@ r"""PointRend R50-FPN fine-tuned from ImageNet on fluorescence micrographs of ce
 Data, weights and settings are those of experiments/mask_rcnn_nuclei_r50.py, but for the masks: they
 are refined to 56x56, twice the side of Mask R-CNN's, which is more than the pixels of most nuclei.
 
-Not measured. Hardware: 2 CPU cores.
+Measured beside Mask R-CNN: docs/benchmarks.md. Hardware: 2 CPU cores.
 """
 
 import dataclasses
