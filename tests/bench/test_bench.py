@@ -43,6 +43,7 @@ def small_run(tmp_path_factory):
     return lines, json.loads(out.read_text())
 
 
+@pytest.mark.slow
 def test_every_group_has_rows(small_run):
     lines, content = small_run
     assert [group["name"] for group in content["groups"]] == [*QUICK_GROUPS]
@@ -56,6 +57,7 @@ def test_every_group_has_rows(small_run):
             assert row["wall_s"]
 
 
+@pytest.mark.slow
 def test_the_json_says_where_and_how_it_was_measured(small_run):
     _, content = small_run
     machine = content["machine"]
