@@ -25,8 +25,7 @@ def variables():
     """Parameters with which no mask is certain."""
     shapes = jax.eval_shape(lambda: MODEL.init(jax.random.key(0), (1, 64, 64, 3)))
     rng = np.random.default_rng(0)
-    draw = lambda x: jnp.asarray(rng.normal(0, 0.2, x.shape), jnp.float32)  # noqa: E731
-    return jax.tree.map(draw, shapes)
+    return jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 0.2, x.shape), jnp.float32), shapes)
 
 
 def made_up(bucket=(64, 64), slots=6):
