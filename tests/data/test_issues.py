@@ -7,7 +7,7 @@ import pytest
 from jaxseg.data import CocoFolder
 from jaxseg.data.coco.file import check_file
 from jaxseg.data.issues import FATAL, FOUND_ON_READING, IGNORABLE, WARNINGS
-from tests.data.coco.small_folder import SIZE, compressed, content, disc, write
+from tests.data.coco.small_folder import SIZE, changed, compressed, content, disc, write
 from tests.data.test_panoptic_issues import INVALID as PANOPTIC
 
 FIELD = r"(?: \([a-z_, ]+\))?: "
@@ -17,16 +17,7 @@ SQUARE = [4.0, 2.0, 14.0, 2.0, 14.0, 12.0, 4.0, 12.0]
 
 def change(path, value):
     """Return `content()` with one value replaced, or removed where `value` is ..."""
-    data = content()
-    *parents, last = path
-    container = data
-    for key in parents:
-        container = container[key]
-    if value is ...:
-        del container[last]
-    else:
-        container[last] = value
-    return data
+    return changed(content(), path, value)
 
 
 def image(field, value):

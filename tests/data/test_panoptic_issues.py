@@ -11,21 +11,13 @@ from jaxseg.commands.cli import main
 from jaxseg.data import CocoFolder
 from jaxseg.data.coco.panoptic_file import check_panoptic_file
 from jaxseg.data.issues import FOUND_ON_READING, IGNORABLE, WARNINGS
+from tests.data.coco.small_folder import changed
 from tests.data.coco.small_panoptic import SIZE, content, encode, pixels, segment, write
 
 
 def change(path, value):
     """Return `content()` with one value replaced, or removed where `value` is ..."""
-    data = content()
-    *parents, last = path
-    container = data
-    for key in parents:
-        container = container[key]
-    if value is ...:
-        del container[last]
-    else:
-        container[last] = value
-    return data
+    return changed(content(), path, value)
 
 
 def annotation(field, value):

@@ -67,3 +67,16 @@ def write(folder, data):
     text = data if isinstance(data, str) else json.dumps(data)
     (folder / "train.json").write_text(text)
     return CocoFolder(str(folder))
+
+
+def changed(data, path, value):
+    """Return `data` with one value replaced in place, or removed where `value` is ..."""
+    *parents, last = path
+    container = data
+    for key in parents:
+        container = container[key]
+    if value is ...:
+        del container[last]
+    else:
+        container[last] = value
+    return data
