@@ -225,8 +225,7 @@ def _check_states_agree(state: TrainState) -> None:
 class _Pending(NamedTuple):
     """A step that is perhaps still being computed.
 
-    To read its metrics is to wait for it. They are read while the next step runs, which keeps the
-    device busy.
+    To read its metrics is to wait for it, so they are read while the next step runs.
     """
 
     step: int
