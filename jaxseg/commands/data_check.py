@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxseg.data import CocoFolder, SourceConfig, TfdsFolder
 from jaxseg.data.issues import Issue, check_kinds, errors
-from jaxseg.data.panoptic import PanopticSource
+from jaxseg.data.panoptic import PanopticSource, thing_categories
 from jaxseg.data.proposal import Proposal, propose
 from jaxseg.data.stats import DatasetStats, SemanticStats, scan_folder
 from jaxseg.files import prepare_output_file
@@ -81,6 +81,9 @@ def print_proposal(config: CocoFolder | TfdsFolder, ignore_issues: Collection[st
     try:
         train = source.open("train")
     except (FileNotFoundError, ValueError):  # no split for training, or several
+        return
+    if not thing_categories(train):
+        print("\nno model fits: no category is of things (isthing 1)")
         return
     print(f"\nsettings that fit (`jaxseg train own_data --data {config.path}` has them):")
     print("\n".join(f"  {flag}" for flag in flags_of(propose(train))))

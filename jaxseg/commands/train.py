@@ -120,6 +120,11 @@ def check_num_classes(experiment: Experiment, source: data.Source) -> None:
     """
     model, things = experiment.model, len(thing_categories(source))
     stuff = len(source.categories) - things
+    if not things:
+        raise ValueError(
+            f"the data has {count_categories(source)}, and no objects to learn: give it a category "
+            "of things (isthing 1 in panoptic annotations)"
+        )
     if model.num_classes != things:
         raise ValueError(
             f"the data has {count_categories(source)} and model.num_classes is "

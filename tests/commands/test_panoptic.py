@@ -13,6 +13,7 @@ from jaxseg import data, evaluation, predictor, validation, weights_file
 from jaxseg.commands import eval as eval_command
 from jaxseg.commands import predict as predict_command
 from jaxseg.commands import train as train_command
+from jaxseg.commands.data_check import print_proposal
 from jaxseg.data import CocoFolder, Shapes, write_coco
 from jaxseg.data.coco.categories import coco_categories
 from jaxseg.data.panoptic import PanopticMap, Segment
@@ -156,6 +157,21 @@ def test_a_panoptic_model_needs_the_datas_numbers_of_classes(change, source, mes
     )
     with pytest.raises(ValueError, match=message):
         train_command.check_num_classes(experiment, source.open("val"))
+
+
+def test_data_of_stuff_alone_are_refused(tmp_path, capsys):
+    content = small_panoptic.content()
+    for category in content["categories"]:
+        category["isthing"] = 0
+    for annotation in content["annotations"]:
+        for segment in annotation["segments_info"]:
+            segment["iscrowd"] = 0
+    folder = dataclasses.replace(small_panoptic.write(tmp_path, content), panoptic=True)
+    message = "has 0 categories of things and 4 of stuff, and no objects to learn: .*isthing 1"
+    with pytest.raises(ValueError, match=message):
+        train_command.check_num_classes(EXPERIMENT, folder.open("train"))
+    print_proposal(folder, ())
+    assert "no model fits" in capsys.readouterr().out
 
 
 @dataclasses.dataclass(frozen=True)
