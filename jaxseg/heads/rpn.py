@@ -22,7 +22,7 @@ from jaxseg import losses, ops
 from jaxseg.heads.roi_sampling import Proposals
 from jaxseg.nn.conv import Conv, convolve
 from jaxseg.nn.fpn import Pyramid
-from jaxseg.nn.padding import extent_mask, level_extent
+from jaxseg.nn.padding import level_extent
 from jaxseg.types import Batch, LossTerm
 
 
@@ -144,13 +144,12 @@ def make_anchors(config: RPNConfig, pyramid: Pyramid, padded_size: Int[Array, "B
         step = padded_size // extent if config.round_anchors else jnp.full_like(padded_size, stride)
         boxes.append(jax.vmap(ops.grid_anchors, (None, None, 0))(cell, grid_shape, step))
         # The id packs level, y and x in 11 bits each, so that a wider map changes no other id.
-        rows, columns, a = np.mgrid[: grid_shape[0], : grid_shape[1], : len(cell)]
-        ids.append((((level << 11 | rows) << 11 | columns) * len(cell) + a).reshape(-1))
-        inside = extent_mask(extent, *grid_shape)  # [B, h, w, 1]
-        valid.append(jnp.repeat(inside.reshape(inside.shape[0], -1), len(cell), axis=1))
+        row, column, number = ops.anchor_cells(grid_shape, len(cell))
+        ids.append(((level << 11 | row) << 11 | column) * len(cell) + number)
+        valid.append((row[None] < extent[:, :1]) & (column[None] < extent[:, 1:]))
     return Anchors(
         boxes=jnp.concatenate(boxes, 1),
-        ids=jnp.asarray(np.concatenate(ids), jnp.int32),
+        ids=jnp.concatenate(ids),
         valid=jnp.concatenate(valid, 1),
         level_sizes=tuple(len(i) for i in ids),
     )

@@ -1,6 +1,6 @@
 """Pure array functions for one image, without Flax; `jax.vmap` batches them."""
 
-from jaxseg.ops.anchors import cell_anchors, grid_anchors
+from jaxseg.ops.anchors import anchor_cells, cell_anchors, grid_anchors
 from jaxseg.ops.boxes import (
     box_area,
     box_iou,
@@ -33,6 +33,7 @@ __all__ = [
     "GridTargets",
     "Matches",
     "Samples",
+    "anchor_cells",
     "assign_levels",
     "batched_nms",
     "bitmap_targets",

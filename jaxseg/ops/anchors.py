@@ -48,7 +48,24 @@ def grid_anchors(
     [[-4.0, -4.0, 4.0, 4.0], [4.0, -4.0, 12.0, 4.0]]
     """
     step = jnp.broadcast_to(jnp.asarray(stride, jnp.float32), (2,))
-    y, x = (jnp.asarray(axis, jnp.float32) for axis in np.mgrid[: grid_shape[0], : grid_shape[1]])
-    y, x = y * step[0], x * step[1]
-    shifts = jnp.stack([x, y, x, y], axis=-1).reshape(-1, 1, 4)  # [cells, 1, 4]
-    return (shifts + cell[None]).reshape(-1, 4)
+    y, x, number = anchor_cells(grid_shape, len(cell))  # [K]
+    y, x = y.astype(jnp.float32) * step[0], x.astype(jnp.float32) * step[1]
+    kinds = [number == a for a in range(len(cell))]
+    offsets = [jnp.select(kinds, corner.tolist()) for corner in cell.T]
+    return jnp.stack([s + o for s, o in zip([x, y, x, y], offsets, strict=True)], axis=-1)
+
+
+def anchor_cells(
+    grid_shape: tuple[int, int], anchors: int
+) -> tuple[Int[Array, " K"], Int[Array, " K"], Int[Array, " K"]]:
+    """Return the row and the column of each anchor's cell, and its number in the cell.
+
+    They are computed for each anchor, not for cells that are then repeated: a last axis of 3
+    anchors or 4 corners would fill few lanes of a TPU.
+
+    >>> [axis.tolist() for axis in anchor_cells((1, 2), 2)]
+    [[0, 0, 0, 0], [0, 0, 1, 1], [0, 1, 0, 1]]
+    """
+    height, width = grid_shape
+    index = jnp.arange(height * width * anchors)
+    return index // (width * anchors), index // anchors % width, index % anchors
