@@ -52,6 +52,7 @@ def test_detections_in_the_same_order(golden):
     assert all(value < 1e-4 for value in differences.values()), differences
 
 
+@pytest.mark.slow  # half a minute, as HTC's
 @pytest.mark.parametrize("mode", ["train", "train_empty1"])
 def test_losses_and_gradients(training, mode):
     differences, elements = training.check(mode)

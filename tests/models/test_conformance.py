@@ -222,13 +222,12 @@ def test_bfloat16_computes_the_same_but_for_rounding(subject):
     assert {g.dtype for g in jax.tree.leaves(grads)} == {jnp.dtype("float32")}
 
     arguments = subject.variables, batch.images, batch.image_size
-    found = jax.eval_shape(rounded.predict, *arguments)
+    program, found = jax.make_jaxpr(rounded.predict, return_shape=True)(*arguments)
     floats = jax.tree.leaves((found.boxes, found.scores, found.masks, found.semantic))
     assert {x.dtype for x in floats} == {jnp.dtype("float32")}
-    program = str(jax.make_jaxpr(rounded.predict)(*arguments))
     kinds = [
         line.split(":")[1].split("[")[0]
-        for line in program.splitlines()
+        for line in str(program).splitlines()
         if "= conv_general_dilated" in line
     ]
     assert set(kinds) == {"bf16"}, kinds
