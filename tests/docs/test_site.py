@@ -10,6 +10,7 @@ import pytest
 from tests.conftest import ROOT
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     importlib.util.find_spec("sphinx") is None, reason="needs the extra docs (Sphinx)"
 )
