@@ -41,12 +41,12 @@ from jaxseg.nn.resnet import he_normal
 from jaxseg.types import IGNORED, Average, Batch, Detections, LossTerm, MaskFrame, TargetSpec
 
 SEMANTIC_STRIDE = 8
-"""Stride of the semantic branch, that of P3 (section 3.3)."""
+"""Stride of the semantic branch, that of P3 (section 3)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class FusedSemanticHeadConfig:
-    """Settings of the semantic branch (section 3.3)."""
+    """Settings of the semantic branch (section 3)."""
 
     num_convs: int = 4
     loss_weight: float = 0.2
@@ -159,7 +159,7 @@ class FlowMaskHead(MaskHead):
 
 
 class MaskFlow(nn.Module):
-    """The mask heads of all stages, each on the features of those before (section 3.2)."""
+    """The mask heads of all stages, each on the features of the one before (section 3)."""
 
     config: MaskHeadConfig
     outputs: int

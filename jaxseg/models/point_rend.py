@@ -86,7 +86,7 @@ class PointHeadConfig:
     train_points: int = 196
     """Points of each RoI in training."""
     oversample_ratio: int = 3
-    """Candidates for each point: k of the paper's section 3.3."""
+    """Candidates for each point: k of the paper's section 3."""
     importance_fraction: float = 0.75
     """Share of the points that are the most uncertain candidates; the others are random: beta."""
     subdivision_steps: int = 5
