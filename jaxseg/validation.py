@@ -25,7 +25,7 @@ from jaxseg.training.step import TrainState
 PICTURES = 4
 """Number of images with predictions that a training adds to TensorBoard."""
 _SCORES = ("panoptic/PQ", "segm/AP", "bbox/AP")
-"""The metrics that a training keeps the best checkpoint by, the first that there is."""
+"""A training keeps the best checkpoint by the first of these metrics that there is."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -172,7 +172,7 @@ def _warn_of_lvis(truth: dict[str, Any], split: str) -> None:
 def _panoptic_quality(
     source: PanopticSource, results: Sequence[dict[str, Any]]
 ) -> evaluation.Metrics:
-    """Return the panoptic quality of the results of a whole source, of whatever process."""
+    """Return the panoptic quality of the results of a whole source, from all processes."""
     labels = {c.id: label for label, c in enumerate(source.categories)}
     result_of = {result["image_id"]: result for result in results}
     pairs = (
@@ -187,7 +187,7 @@ def draw_first(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the ids and comparisons (uint8 `[h, w, 3]`) of a source's first `count` images.
 
-    The results are of the whole source, of whatever process. Where they are panoptic, so are the
+    The results are of the whole source, from all processes. Where they are panoptic, so are the
     comparisons.
     """
     names = [c.name for c in source.categories]

@@ -76,7 +76,7 @@ def write_panoptic_results(
     num_things: int,
     path: pathlib.Path,
 ) -> None:
-    """Write results to a JSON file and a folder beside it, all atomically and the JSON at last."""
+    """Write results to a JSON file and a folder beside it, each file atomically, the JSON last."""
     for result in results:
         write_panoptic_png(result, path.with_suffix(""))
     write_panoptic_json(results, categories, num_things, path)

@@ -1,5 +1,5 @@
-"""A cascade of box heads (Cai & Vasconcelos 2019, arXiv 1906.09756): each refines the boxes that
-the one before it found, and learns from RoIs that overlap an object by a higher IoU.
+"""A cascade of box heads (Cai & Vasconcelos 2019, arXiv 1906.09756): each refines the boxes of the
+one before it, and its positive RoIs need a higher IoU.
 
     proposals -> match, sample -> RoIs -> head 1 -> boxes -> match, sample -> RoIs -> head 2 -> ...
     proposals -> head 1 -> boxes -> head 2 -> boxes -> head 3 -> boxes, mean of the scores
@@ -66,7 +66,7 @@ def stage_configs(box: BoxHeadConfig, cascade: CascadeConfig) -> list[BoxHeadCon
 
 
 def stage_terms(terms: dict[str, LossTerm], stage: int, weight: float) -> dict[str, LossTerm]:
-    """Return a stage's terms by its number, which counts from 1, and with its weight."""
+    """Return a stage's terms, named by its number (from 1) and multiplied by its weight."""
     return {
         f"stage{stage}_{name}": term._replace(weight=weight * term.weight)
         for name, term in terms.items()
@@ -102,7 +102,10 @@ def next_proposals(
 
 
 def match_all(proposals: Proposals, batch: Batch, positive_iou: float) -> RoIs:
-    """Return all proposals that have an area as RoIs, in their order."""
+    """Match all proposals instead of sampling; return them in their order as RoIs.
+
+    Those without an area are not valid.
+    """
 
     def one_image(proposals: Proposals, gt_boxes: Array, gt_valid: Array) -> RoIs:
         has_area = ops.min_size_mask(proposals.boxes, 0.0)

@@ -154,7 +154,7 @@ def _stage_rois(
     batch: Batch,
     keys: Key[Array, " B"],
 ) -> tuple[RoIs, Bool[Array, "B R"]]:
-    """Return what a stage learns from, and which of the RoIs the next stage does not get."""
+    """Return the RoIs that a stage learns from, and which of them the next stage does not get."""
     if config.variant == "detectron2" and number > 1:
         rois = cascade.match_all(proposals, batch, box.positive_iou)
         return rois, jnp.zeros_like(rois.valid)
@@ -171,8 +171,8 @@ def _pool_for_boxes(
     pooled = pool_rois(config.roi_align, pyramid, boxes, padded_size, config.box.pooler_resolution)
     if config.variant == "mmdet":
         return pooled
-    # The value is `pooled`, the gradient a part of its own.
     share = 1 / len(config.cascade.positive_ious)
+    # The value is that of `pooled`, the gradient is multiplied by the share.
     return pooled - (1 - share) * (pooled - jax.lax.stop_gradient(pooled))
 
 

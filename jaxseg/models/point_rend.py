@@ -9,7 +9,7 @@ Terms:
     F       the first RoI slots of an image, as many as there may be positives
     P       points of a RoI, `(x, y)` in [0, 1] of its box
     S       side of a coarse mask, half that of the features it is made of (7 in the paper)
-    fine    features of P2, which the box of no RoI is too large for
+    fine    features of P2, the finest level, whatever the size of the RoI
 """
 
 import dataclasses
