@@ -50,22 +50,22 @@ def grid_anchors(
     step = jnp.broadcast_to(jnp.asarray(stride, jnp.float32), (2,))
     y, x, number = anchor_cells(grid_shape, len(cell))  # [K]
     y, x = y.astype(jnp.float32) * step[0], x.astype(jnp.float32) * step[1]
-    kinds = [number == a for a in range(len(cell))]
-    offsets = [jnp.select(kinds, corner.tolist()) for corner in cell.T]
-    return jnp.stack([s + o for s, o in zip([x, y, x, y], offsets, strict=True)], axis=-1)
+    is_anchor = [number == a for a in range(len(cell))]
+    corners = [jnp.select(is_anchor, corner.tolist()) for corner in cell.T]  # four of [K]
+    return jnp.stack([s + c for s, c in zip([x, y, x, y], corners, strict=True)], axis=-1)
 
 
 def anchor_cells(
-    grid_shape: tuple[int, int], anchors: int
+    grid_shape: tuple[int, int], num_anchors: int
 ) -> tuple[Int[Array, " K"], Int[Array, " K"], Int[Array, " K"]]:
-    """Return the row and the column of each anchor's cell, and its number in the cell.
+    """Return the row and the column of each anchor's cell, and the anchor's number in the cell.
 
-    They are computed for each anchor, not for cells that are then repeated: a last axis of 3
-    anchors or 4 corners would fill few lanes of a TPU.
+    The K anchors are in the order of `grid_anchors`, `num_anchors` in each cell. All are computed
+    along one axis: a last axis of 3 anchors or 4 corners would fill few lanes of a TPU.
 
     >>> [axis.tolist() for axis in anchor_cells((1, 2), 2)]
     [[0, 0, 0, 0], [0, 0, 1, 1], [0, 1, 0, 1]]
     """
     height, width = grid_shape
-    index = jnp.arange(height * width * anchors)
-    return index // (width * anchors), index // anchors % width, index % anchors
+    index = jnp.arange(height * width * num_anchors)
+    return index // (width * num_anchors), index // num_anchors % width, index % num_anchors
