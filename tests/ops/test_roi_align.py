@@ -1,5 +1,6 @@
+"""RoIAlign on one map."""
+
 import functools
-import importlib
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +12,11 @@ from hypothesis import strategies as st
 from jaxseg import ops
 from tests import strategies
 from tests.goldens import load_golden
+from tests.ops.roi_align_inputs import OFFSET, OUT, boxes_off_the_rim, maps
 from tests.oracles import roi_align as oracle
 from tests.oracles.roi_align import roi_align as slow_roi_align
 
-# The package's attribute of that name is the function.
-module = importlib.import_module("jaxseg.ops.roi_align")
-
-RNG = np.random.default_rng(0)
-FEATURES = RNG.normal(size=(9, 12, 3)).astype(np.float32)
+FEATURES = np.random.default_rng(0).normal(size=(9, 12, 3)).astype(np.float32)
 BOXES = np.asarray(
     [
         [4, 6, 30, 28],
@@ -50,12 +48,8 @@ def test_no_boxes():
     assert pooled.shape == (0, 7, 7, 3)
 
 
-MAP, OUT, SCALE = (6, 7, 2), (2, 4), 0.25
+MAP, SCALE = (6, 7, 2), 0.25
 OPTIONS = [(ratio, aligned) for ratio in range(4) for aligned in (False, True)]
-OFFSET = np.float32(2**-8)
-"""Added to boxes in quarters of a pixel, it keeps samples off the map's border, where RoIAlign is
-discontinuous, and sizes off those where the number of adaptive samples changes: there, rounding
-would decide the result."""
 
 
 @functools.partial(jax.jit, static_argnames=("sampling_ratio", "aligned"))
@@ -73,14 +67,6 @@ def pool_with_gradients(features, boxes, out_gradient, extent, sampling_ratio, a
 
     pooled, pullback = jax.vjp(pool, features, boxes)
     return pooled, *pullback(out_gradient)
-
-
-def maps(shape):
-    return strategies.integers(shape, -8, 8).map(lambda k: k.astype(np.float32))
-
-
-def boxes_off_the_rim(count):
-    return strategies.boxes(count, largest=40, low=-16, high=40).map(lambda boxes: boxes + OFFSET)
 
 
 @pytest.mark.parametrize(("sampling_ratio", "aligned"), OPTIONS)
@@ -168,75 +154,6 @@ def test_a_constant_map_is_constant_inside_and_zero_outside(sampling_ratio, alig
     assert not gradient.any()
 
 
-STRIDES = [4, 8, 16]
-
-
-@functools.partial(jax.jit, static_argnames=("sampling_ratio", "aligned"))
-def pool_levels(pyramid, boxes, sampling_ratio, aligned):
-    pooled = ops.multilevel_roi_align(
-        pyramid,
-        boxes,
-        output_size=OUT,
-        sampling_ratio=sampling_ratio,
-        aligned=aligned,
-        canonical_box_size=16.0,
-        canonical_level=3,
-    )
-    return pooled, ops.assign_levels(boxes, STRIDES, 16.0, 3)
-
-
-@pytest.mark.parametrize(("sampling_ratio", "aligned"), [(2, False), (0, True)])
-@settings(max_examples=15, deadline=None)
-@given(
-    pyramid=st.fixed_dictionaries({4: maps((8, 9, 1)), 8: maps((4, 5, 1)), 16: maps((2, 3, 1))}),
-    boxes=boxes_off_the_rim(5),
-)
-def test_levels_and_their_pooled_features_agree_with_the_loop(
-    sampling_ratio, aligned, pyramid, boxes
-):
-    pooled, levels = pool_levels(pyramid, boxes, sampling_ratio, aligned)
-    for box, level, actual in zip(boxes, levels, pooled, strict=True):
-        assert level == oracle.assign_level(box, STRIDES, 16.0, 3)
-        stride = STRIDES[level]
-        expected = slow_roi_align(
-            pyramid[stride], box[None], OUT, 1 / stride, sampling_ratio, aligned
-        )
-        np.testing.assert_allclose(actual, expected[0], atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("canonical_box_size", "canonical_level"), [(16.0, 3), (224.0, 4), (8.0, 2)]
-)
-@settings(max_examples=40, deadline=None)
-@given(boxes=strategies.boxes(8, largest=70), exact=st.sampled_from([1, 2, 4, 8, 16, 32]))
-def test_a_box_of_exactly_a_levels_size_is_on_that_level(
-    canonical_box_size, canonical_level, boxes, exact
-):
-    boxes[0] = np.asarray([3, 5, 3 + 4 * exact, 5 + exact])
-    boxes[1] = np.asarray([0, 0, 7 * exact, 7 * exact])
-    levels = assign_levels(boxes, canonical_box_size, canonical_level)
-    expected = [
-        oracle.assign_level(box, STRIDES, canonical_box_size, canonical_level) for box in boxes
-    ]
-    np.testing.assert_array_equal(levels, expected)
-
-
-@pytest.mark.parametrize(("side", "largest"), [(112, 500), (224, 1000), (448, 1000)])
-def test_a_box_of_a_levels_size_but_for_the_rounding_of_its_corners_is_on_that_level(side, largest):
-    """Far from the origin, corners in tenths of a pixel are up to 6e-5 off."""
-    corner = np.random.default_rng(0).integers(0, 10 * largest, (1000, 2)) / 10
-    boxes = np.concatenate([corner, corner + side], axis=1).astype(np.float32)
-    rounded = (boxes[:, 2:] - boxes[:, :2]).astype(np.float64)
-    assert (rounded.prod(1) < side**2).any()
-    levels = ops.assign_levels(jnp.asarray(boxes), [4, 8, 16, 32], 224.0, 4)
-    np.testing.assert_array_equal(levels, [112, 224, 448].index(side) + 1)
-
-
-@functools.partial(jax.jit, static_argnames=("canonical_box_size", "canonical_level"))
-def assign_levels(boxes, canonical_box_size, canonical_level):
-    return ops.assign_levels(boxes, STRIDES, canonical_box_size, canonical_level)
-
-
 @functools.partial(jax.jit, static_argnames=("sampling_ratio", "aligned"))
 def pool_each(features, map_index, boxes, sampling_ratio, aligned):
     return ops.indexed_roi_align(
@@ -273,38 +190,6 @@ def test_adaptive_samples_of_a_whole_number_of_cells_per_bin():
     np.testing.assert_allclose(pooled, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("sampling_ratio", [0, 2])
-def test_multilevel_does_not_depend_on_padding_or_batch(sampling_ratio):
-    rng = np.random.default_rng(1)
-    sizes = [{4: (12, 16), 8: (6, 8)}, {4: (20, 16), 8: (10, 8)}]
-    images = [
-        {s: rng.normal(size=(*hw, 2)).astype(np.float32) for s, hw in size.items()}
-        for size in sizes
-    ]
-    boxes = np.asarray([[1, 2, 9, 12], [0, 0, 60, 44], [30, 20, 64, 80]], np.float32)
-    pool = functools.partial(
-        ops.multilevel_roi_align,
-        boxes=jnp.asarray(boxes),
-        output_size=(2, 3),
-        sampling_ratio=sampling_ratio,
-        canonical_box_size=32.0,
-        canonical_level=3,
-    )
-
-    def padded(image, stride):
-        shape = image[stride].shape
-        out = np.full((96 // stride, 80 // stride, 2), 1e6, np.float32)
-        out[: shape[0], : shape[1]] = image[stride]
-        return out
-
-    batch = {s: jnp.stack([padded(image, s) for image in images]) for s in (4, 8)}
-    extent = {s: jnp.asarray([size[s] for size in sizes]) for s in (4, 8)}
-    pooled = jax.vmap(lambda p, e: pool(p, extent=e))(batch, extent)
-    for image, actual in zip(images, pooled, strict=True):
-        expected = pool({s: jnp.asarray(x) for s, x in image.items()})
-        np.testing.assert_allclose(actual, expected, atol=1e-5)
-
-
 def test_a_map_without_any_image_gives_zeros():
     pooled = ops.roi_align(
         jnp.asarray(FEATURES),
@@ -314,31 +199,6 @@ def test_a_map_without_any_image_gives_zeros():
         extent=(0, 0),
     )
     assert not pooled.any()
-
-
-@pytest.mark.parametrize("strides", [(), (4, 16), (6, 12)])
-def test_strides_that_are_not_consecutive_powers_of_two_are_an_error(strides):
-    pyramid = {stride: jnp.zeros((4, 4, 1)) for stride in strides}
-    with pytest.raises(ValueError, match=r"strides .* consecutive powers of two"):
-        ops.multilevel_roi_align(pyramid, jnp.zeros((1, 4)), output_size=(2, 2))
-
-
-def test_adaptive_golden_of_a_pyramid(shared):
-    """MMDetection's extractor: aligned, as many samples as a bin has cells."""
-    _, golden = load_golden(shared, "mm_ops")
-    pyramid = {
-        4 * 2**level: jnp.asarray(golden[f"extract__feat{level}"][0].transpose(1, 2, 0))
-        for level in range(4)
-    }
-    boxes = jnp.asarray(golden["extract__rois"][:, 1:])
-    pooled = ops.multilevel_roi_align(
-        pyramid, boxes, output_size=(7, 7), sampling_ratio=0, aligned=True
-    )
-    expected = golden["extract__out"].transpose(0, 2, 3, 1)
-    # Features reach 4: this is 1e-5 of their scale.
-    np.testing.assert_allclose(pooled, expected, rtol=1e-5, atol=4e-5)
-    levels = module.assign_levels(boxes, sorted(pyramid), 224.0, 4)
-    np.testing.assert_array_equal(levels, golden["extract__levels"])
 
 
 def test_golden_with_gradient(shared):
@@ -372,76 +232,3 @@ def test_golden_with_gradient(shared):
                 pooled[in_image], expected[in_image], rtol=1e-5, atol=1e-5, err_msg=case["key"]
             )
             np.testing.assert_allclose(gradient, gradients[image], rtol=1e-4, atol=1e-4)
-
-
-def test_multilevel_golden(shared):
-    meta, golden = load_golden(shared, "multiscale_roi_align")
-    first = len(golden["boxes0"])
-    for case in meta["cases"]:
-        size = case["output_size"]
-        expected = golden[case["key"]].transpose(0, 2, 3, 1)
-        for image, part in enumerate((slice(0, first), slice(first, None))):
-            pyramid = {
-                4 * 2**level: jnp.asarray(golden[f"feat_{level}"][image].transpose(1, 2, 0))
-                for level in range(4)
-            }
-            boxes = jnp.asarray(golden[f"boxes{image}"])
-            pooled = ops.multilevel_roi_align(pyramid, boxes, output_size=(size, size))
-            # Features reach 4: this is 5e-6 of their scale.
-            np.testing.assert_allclose(pooled, expected[part], rtol=1e-5, atol=2e-5)
-            levels = module.assign_levels(boxes, sorted(pyramid), 224.0, 4)
-            np.testing.assert_array_equal(levels, golden["levels"][part])
-
-
-def test_bfloat16_maps_are_pooled_and_summed_in_float32():
-    rng = np.random.default_rng(0)
-    maps = {4: rng.normal(size=(16, 20, 3)), 8: rng.normal(size=(8, 10, 3))}
-    pyramid = {stride: jnp.asarray(x, jnp.bfloat16) for stride, x in maps.items()}
-    exact = {stride: x.astype(jnp.float32) for stride, x in pyramid.items()}
-    boxes = jnp.asarray([[3.0, 5.0, 20.0, 30.0], [0.0, 0.0, 80.0, 60.0]])
-
-    def pool(pyramid):
-        return ops.multilevel_roi_align(
-            pyramid, boxes, output_size=(7, 7), canonical_box_size=32.0, canonical_level=3
-        )
-
-    pooled, vjp = jax.vjp(pool, pyramid)
-    expected, vjp_of_float32 = jax.vjp(pool, exact)
-    assert pooled.dtype == jnp.float32
-    np.testing.assert_array_equal(pooled, expected)
-    cotangent = jnp.cos(expected)
-    for stride, gradient in vjp(cotangent)[0].items():
-        of_float32 = vjp_of_float32(cotangent)[0][stride]
-        np.testing.assert_array_equal(gradient, of_float32.astype(jnp.bfloat16))
-
-
-def test_one_image_after_the_other_gives_the_same_as_all_at_once():
-    boxes = jnp.asarray(RNG.uniform(0, 90, (2, 5, 4)), jnp.float32)
-    extents = jnp.asarray([[18, 24], [12, 20]])
-    pyramid = {4: RNG.normal(size=(2, 18, 24, 3)), 8: RNG.normal(size=(2, 9, 12, 3))}
-    pyramid = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), pyramid)
-    gradient = jnp.asarray(RNG.normal(size=(2, 5, 2, 2, 3)), jnp.float32)
-
-    def pool(pyramid, batching):
-        def one_image(pyramid, boxes, extent):
-            return ops.multilevel_roi_align(
-                pyramid,
-                boxes,
-                output_size=(2, 2),
-                sampling_ratio=1,
-                canonical_box_size=32.0,
-                canonical_level=3,
-                extent={4: extent, 8: -(-extent // 2)},
-                batching=batching,
-            )
-
-        return jax.vmap(one_image)(pyramid, boxes, extents)
-
-    @functools.partial(jax.jit, static_argnames="batching")
-    def both(pyramid, batching):
-        pooled, pull = jax.vjp(lambda pyramid: pool(pyramid, batching), pyramid)
-        return pooled, pull(gradient)[0]
-
-    for a, b in zip(*(jax.tree.leaves(both(pyramid, x)) for x in ("map", "vmap")), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5)
-        assert np.asarray(a).any()
