@@ -1,5 +1,7 @@
 """What the goldens of MMDetection's cascades have in common: Cascade Mask R-CNN and HTC."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,70 +9,30 @@ from flax import linen as nn
 
 from jaxseg import ops, zoo
 from jaxseg.heads import rcnn
-from jaxseg.heads.box_head import BoxHeadConfig
 from jaxseg.heads.cascade import CascadeConfig
 from jaxseg.heads.mask_head import MaskHeadConfig
-from jaxseg.heads.roi_pooler import RoIAlignConfig
 from jaxseg.heads.roi_sampling import Proposals
-from jaxseg.heads.rpn import RPNConfig
 from jaxseg.nn.freezing import merge_frozen
 from jaxseg.nn.padding import round_up_size
-from jaxseg.nn.resnet import ResNetConfig
 from jaxseg.zoo.engine import export_state
 from tests.goldens import difference, nchw
+from tests.models.mmdet_golden import anchors_of_an_image, trunk_fields
 
-STRIDES = (4, 8, 16, 32, 64)
 STAGES = range(3)
 
 
 def golden_fields(meta):
-    """Return the fields of a cascade's config that a golden states."""
-    c = meta["config"]
-    roi, train, test = c["roi_head"], c["train_cfg"], c["test_cfg"]
-    heads, assigner = roi["bbox_head"], train["rpn"]["assigner"]
+    """Return the fields of a cascade's config that a golden states; everything is sampled."""
+    roi, fields = meta["config"]["roi_head"], trunk_fields(meta)
     mask = roi["mask_head"][0] if isinstance(roi["mask_head"], list) else roi["mask_head"]
-    scale = c["rpn_head"]["anchor_generator"]["scales"][0]
-    height, width = meta["batch"]
-    anchors = 3 * sum(-(-height // stride) * -(-width // stride) for stride in STRIDES)
-    stds = [head["bbox_coder"]["target_stds"] for head in heads]
-    return {
-        "num_classes": heads[0]["num_classes"],
-        "backbone": ResNetConfig(depth=c["backbone"]["depth"], norm="norm_eval"),
-        "fpn_channels": c["neck"]["out_channels"],
-        "rpn": RPNConfig(
-            anchor_sizes=tuple(float(scale * stride) for stride in STRIDES),
-            positive_iou=assigner["pos_iou_thr"],
-            negative_iou=assigner["neg_iou_thr"],
-            min_pos_iou=assigner["min_pos_iou"],
-            low_quality_overrides=True,
-            batch_size_per_image=anchors,
-            positive_fraction=1.0,
-            allowed_border=train["rpn"]["allowed_border"],
-            count_empty=True,
-            pre_nms_topk_train=train["rpn_proposal"]["nms_pre"],
-            post_nms_topk_train=train["rpn_proposal"]["max_per_img"],
-            pre_nms_topk_test=test["rpn"]["nms_pre"],
-            post_nms_topk_test=test["rpn"]["max_per_img"],
-            smooth_l1_beta=c["rpn_head"]["loss_bbox"]["beta"],
-        ),
-        "roi_align": RoIAlignConfig(
-            aligned=True,
-            sampling_ratio=0,
-            canonical_box_size=4.0 * roi["bbox_roi_extractor"]["finest_scale"],
-        ),
-        "box": BoxHeadConfig(
-            fc_dim=heads[0]["fc_out_channels"],
-            cls_agnostic_bbox_reg=True,
-            batch_size_per_image=80,  # all of them
-            positive_fraction=1.0,
-            low_quality_overrides=train["rcnn"][0]["assigner"].get("match_low_quality", True),
-            smooth_l1_beta=heads[0]["loss_bbox"]["beta"],
-            score_threshold=test["rcnn"]["score_thr"],
-            nms_threshold=test["rcnn"]["nms"]["iou_threshold"],
-            detections_per_image=test["rcnn"]["max_per_img"],
-        ),
+    stds = [head["bbox_coder"]["target_stds"] for head in roi["bbox_head"]]
+    stages = meta["config"]["train_cfg"]["rcnn"]
+    anchors = anchors_of_an_image(meta)
+    return fields | {
+        "rpn": replace(fields["rpn"], batch_size_per_image=anchors, positive_fraction=1.0),
+        "box": replace(fields["box"], batch_size_per_image=80, positive_fraction=1.0),
         "cascade": CascadeConfig(
-            positive_ious=tuple(stage["assigner"]["pos_iou_thr"] for stage in train["rcnn"]),
+            positive_ious=tuple(stage["assigner"]["pos_iou_thr"] for stage in stages),
             bbox_reg_weights=tuple(tuple(1 / std for std in stage) for stage in stds),
             loss_weights=tuple(map(float, roi["stage_loss_weights"])),
         ),
@@ -79,8 +41,6 @@ def golden_fields(meta):
             conv_dim=mask["conv_out_channels"],
             mask_targets="binary",
         ),
-        # MMDetection's padding is that of the whole batch, and its layers see into it.
-        "size_divisibility": (height, width),
     }
 
 

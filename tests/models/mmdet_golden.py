@@ -11,9 +11,78 @@ import numpy as np
 from flax import linen as nn
 
 from jaxseg import zoo
+from jaxseg.heads.box_head import BoxHeadConfig
+from jaxseg.heads.roi_pooler import RoIAlignConfig
+from jaxseg.heads.rpn import RPNConfig
 from jaxseg.nn.freezing import merge_frozen
+from jaxseg.nn.resnet import ResNetConfig
 from jaxseg.types import IGNORED, Batch
 from tests.goldens import load_model
+
+
+def trunk_fields(meta: dict) -> dict[str, Any]:
+    """Return the fields of a two-stage model's config that a golden states.
+
+    Those of sampling are the defaults. A cascade's box head is the first one.
+    """
+    c = meta["config"]
+    roi, train, test = c["roi_head"], c["train_cfg"], c["test_cfg"]
+    box, box_train = roi["bbox_head"], train["rcnn"]
+    if isinstance(box, list):
+        box, box_train = box[0], box_train[0]
+    anchors, assigner = c["rpn_head"]["anchor_generator"], train["rpn"]["assigner"]
+    (scale,) = anchors["scales"]
+    nms = test["rcnn"]["nms"]
+    return {
+        "num_classes": box["num_classes"],
+        "backbone": ResNetConfig(
+            depth=c["backbone"]["depth"],
+            norm="norm_eval",
+            freeze_at=c["backbone"]["frozen_stages"] + 1,
+        ),
+        "fpn_channels": c["neck"]["out_channels"],
+        "rpn": RPNConfig(
+            anchor_sizes=tuple(float(scale * stride) for stride in anchors["strides"]),
+            aspect_ratios=tuple(anchors["ratios"]),
+            positive_iou=assigner["pos_iou_thr"],
+            negative_iou=assigner["neg_iou_thr"],
+            min_pos_iou=assigner["min_pos_iou"],
+            low_quality_overrides=True,
+            allowed_border=train["rpn"]["allowed_border"],
+            count_empty=True,
+            pre_nms_topk_train=train["rpn_proposal"]["nms_pre"],
+            post_nms_topk_train=train["rpn_proposal"]["max_per_img"],
+            pre_nms_topk_test=test["rpn"]["nms_pre"],
+            post_nms_topk_test=test["rpn"]["max_per_img"],
+            nms_threshold=test["rpn"]["nms"]["iou_threshold"],
+            smooth_l1_beta=c["rpn_head"]["loss_bbox"].get("beta", 0.0),
+        ),
+        "roi_align": RoIAlignConfig(
+            aligned=True,
+            sampling_ratio=roi["bbox_roi_extractor"]["roi_layer"]["sampling_ratio"],
+            canonical_box_size=4.0 * roi["bbox_roi_extractor"]["finest_scale"],
+        ),
+        "box": BoxHeadConfig(
+            fc_dim=box["fc_out_channels"],
+            cls_agnostic_bbox_reg=box["reg_class_agnostic"],
+            positive_iou=box_train["assigner"]["pos_iou_thr"],
+            low_quality_overrides=box_train["assigner"].get("match_low_quality", True),
+            smooth_l1_beta=box["loss_bbox"].get("beta", 0.0),
+            score_threshold=test["rcnn"]["score_thr"],
+            nms_threshold=nms["iou_threshold"],
+            cls_agnostic_nms=nms.get("class_agnostic", False),
+            detections_per_image=test["rcnn"]["max_per_img"],
+        ),
+        # MMDetection's padding is that of the whole batch, and its layers see into it.
+        "size_divisibility": tuple(meta["batch"]),
+    }
+
+
+def anchors_of_an_image(meta: dict) -> int:
+    """Return the number of anchors of an image."""
+    height, width = meta["batch"]
+    strides = meta["config"]["rpn_head"]["anchor_generator"]["strides"]
+    return 3 * sum(-(-height // stride) * -(-width // stride) for stride in strides)
 
 
 class Golden:

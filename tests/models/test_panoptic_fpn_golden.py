@@ -13,73 +13,34 @@ from pycocotools import mask as mask_api
 
 from jaxseg.evaluation import to_predictions
 from jaxseg.heads import rcnn, rpn
-from jaxseg.heads.box_head import BoxHeadConfig
 from jaxseg.heads.mask_head import MaskHeadConfig
-from jaxseg.heads.roi_pooler import RoIAlignConfig
 from jaxseg.heads.roi_sampling import Proposals
-from jaxseg.heads.rpn import RPNConfig
 from jaxseg.models import mask_rcnn
 from jaxseg.models import panoptic_fpn as module
 from jaxseg.models.panoptic_fpn import PanopticFPN, PanopticFPNConfig, SemanticHeadConfig
 from jaxseg.nn.freezing import merge_frozen
 from jaxseg.nn.padding import round_up_size
-from jaxseg.nn.resnet import ResNetConfig
 from jaxseg.types import EvalBatch, HeuristicMerging, PanopticMerging
 from jaxseg.zoo.engine import export_state
 from jaxseg.zoo.panoptic_fpn import mmdet_table
 from tests.goldens import difference, nchw
-from tests.models.mmdet_golden import Golden
+from tests.models.mmdet_golden import Golden, trunk_fields
 
 pytestmark = pytest.mark.golden
 
 
 def golden_config(meta) -> PanopticFPNConfig:
     """Return the config of a golden's settings."""
-    c, train, test = (meta["config"], meta["config"]["train_cfg"], meta["config"]["test_cfg"])
-    anchors, semantic = c["rpn_head"]["anchor_generator"], c["semantic_head"]
-    box, mask = c["roi_head"]["bbox_head"], c["roi_head"]["mask_head"]
-    (scale,) = anchors["scales"]
-    pooler = c["roi_head"]["bbox_roi_extractor"]
+    semantic, test = meta["config"]["semantic_head"], meta["config"]["test_cfg"]
+    mask = meta["config"]["roi_head"]["mask_head"]
     return PanopticFPNConfig(
-        num_classes=box["num_classes"],
-        backbone=ResNetConfig(
-            depth=c["backbone"]["depth"],
-            norm="norm_eval",
-            freeze_at=c["backbone"]["frozen_stages"] + 1,
-        ),
-        fpn_channels=c["neck"]["out_channels"],
-        rpn=RPNConfig(
-            anchor_sizes=tuple(float(scale * stride) for stride in anchors["strides"]),
-            aspect_ratios=tuple(anchors["ratios"]),
-            min_pos_iou=train["rpn"]["assigner"]["min_pos_iou"],
-            low_quality_overrides=True,
-            count_empty=True,
-            pre_nms_topk_test=test["rpn"]["nms_pre"],
-            post_nms_topk_test=test["rpn"]["max_per_img"],
-            smooth_l1_beta=0.0,
-        ),
-        roi_align=RoIAlignConfig(
-            aligned=True,
-            sampling_ratio=pooler["roi_layer"]["sampling_ratio"],
-            canonical_box_size=float(4 * pooler["finest_scale"]),
-        ),
-        box=BoxHeadConfig(
-            fc_dim=box["fc_out_channels"],
-            low_quality_overrides=True,
-            smooth_l1_beta=0.0,
-            score_threshold=test["rcnn"]["score_thr"],
-            nms_threshold=test["rcnn"]["nms"]["iou_threshold"],
-            cls_agnostic_nms=test["rcnn"]["nms"]["class_agnostic"],
-            detections_per_image=test["rcnn"]["max_per_img"],
-        ),
+        **trunk_fields(meta),
         mask=MaskHeadConfig(
             num_convs=mask["num_convs"],
             conv_dim=mask["conv_out_channels"],
             logit_init_std=None,
             mask_targets="binary",
         ),
-        # MMDetection's padding is that of the whole batch, and its layers see into it.
-        size_divisibility=tuple(meta["batch"]),
         num_stuff_classes=semantic["num_stuff_classes"],
         semantic=SemanticHeadConfig(
             conv_dim=semantic["inner_channels"],
