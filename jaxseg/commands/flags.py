@@ -303,7 +303,7 @@ class Bench:
     """Groups of measurements."""
     models: Annotated[
         tuple[str, ...] | None,
-        arg(metavar="NAME...", help_behavior_hint="(R50-FPN of both models)"),
+        arg(metavar="NAME...", help_behavior_hint="(Mask R-CNN and SOLOv2, R50-FPN)"),
     ] = None
     """Names as for weights import."""
     size: Annotated[
