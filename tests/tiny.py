@@ -132,7 +132,7 @@ def tiny_point_rend_config(norm="group") -> PointRendConfig:
             pooler_resolution=6, conv_dim=16, fc_dim=16, gt_mask_size=MASK_SIZE
         ),
         point=PointHeadConfig(
-            num_fc=2, fc_dim=16, train_points=12, subdivision_steps=3, subdivision_points=36
+            num_fc=2, fc_dim=16, train_num_points=12, subdivision_steps=3, subdivision_num_points=36
         ),
     )
 

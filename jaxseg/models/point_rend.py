@@ -83,21 +83,21 @@ class PointHeadConfig:
 
     num_fc: int = 3
     fc_dim: int = 256
-    train_points: int = 196
+    train_num_points: int = 196
     """Points of each RoI in training."""
     oversample_ratio: int = 3
     """Candidates for each point: k of the paper's section 3."""
-    importance_fraction: float = 0.75
+    importance_sample_ratio: float = 0.75
     """Share of the points that are the most uncertain candidates; the others are random: beta."""
     subdivision_steps: int = 5
     """Doublings of the coarse mask in prediction: from 7x7 to 224x224."""
-    subdivision_points: int = 784
+    subdivision_num_points: int = 784
     """Points that a step predicts again, the most uncertain ones. A step before the last one is
     only a doubling if this number would suffice for all points of the next."""
 
     def is_refined(self, step: int, side: int) -> bool:
         """Return whether points are predicted after doubling number `step`, the first being 1."""
-        return step == self.subdivision_steps or self.subdivision_points < 4 * side * side
+        return step == self.subdivision_steps or self.subdivision_num_points < 4 * side * side
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,8 +246,8 @@ def random_points(
     They depend on the image's key and the slot alone. RoIs are in the order in which they were
     sampled, which padding and the order of the objects do not change.
     """
-    candidates = config.oversample_ratio * config.train_points
-    others = config.train_points - int(config.importance_fraction * config.train_points)
+    candidates = config.oversample_ratio * config.train_num_points
+    others = config.train_num_points - int(config.importance_sample_ratio * config.train_num_points)
 
     def one_image(key: Key[Array, ""]) -> Float[Array, "F _ 2"]:
         return jax.random.uniform(key, (slots, candidates + others, 2))
@@ -278,7 +278,7 @@ def mask_losses(
     samples = MaskSamples(mask_targets(kind, rois, batch, side), labels, positive)
     count = positive.sum().astype(coarse.dtype)
 
-    num_uncertain = config.point.train_points - others.shape[2]
+    num_uncertain = config.point.train_num_points - others.shape[2]
     choose = jax.vmap(lambda logits, points: ops.uncertain_points(logits, points, num_uncertain))
     uncertain = choose(of_class, candidates.reshape(-1, *candidates.shape[2:]))
     points = jnp.concatenate([uncertain.reshape(*others.shape[:2], -1, 2), others], axis=2)
@@ -355,7 +355,7 @@ def refine_masks(
             logits = upsample2x(logits, extent)  # [F, side, side, 1]
             if not config.is_refined(step, logits.shape[1]):
                 continue
-            choose = jax.vmap(lambda x: ops.uncertain_cells(x, config.subdivision_points))
+            choose = jax.vmap(lambda x: ops.uncertain_cells(x, config.subdivision_num_points))
             index, points = choose(logits[..., 0])
             flat = logits.reshape(len(boxes), -1)
             replace = jax.vmap(lambda x, i, values: x.at[i].set(values, unique_indices=True))

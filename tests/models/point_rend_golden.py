@@ -28,11 +28,11 @@ def golden_config(meta) -> PointRendConfig:
         point=PointHeadConfig(
             num_fc=point["num_fcs"],
             fc_dim=point["fc_channels"],
-            train_points=train["rcnn"]["num_points"],
+            train_num_points=train["rcnn"]["num_points"],
             oversample_ratio=train["rcnn"]["oversample_ratio"],
-            importance_fraction=train["rcnn"]["importance_sample_ratio"],
+            importance_sample_ratio=train["rcnn"]["importance_sample_ratio"],
             subdivision_steps=test["rcnn"]["subdivision_steps"],
-            subdivision_points=test["rcnn"]["subdivision_num_points"],
+            subdivision_num_points=test["rcnn"]["subdivision_num_points"],
         ),
     )
 

@@ -119,9 +119,9 @@ def test_crops_and_whole_masks_give_nearly_the_same_targets():
     ("config", "refined"),
     [
         (PointHeadConfig(), [28, 56, 112, 224]),
-        (PointHeadConfig(subdivision_steps=4, subdivision_points=100), [14, 28, 56, 112]),
+        (PointHeadConfig(subdivision_steps=4, subdivision_num_points=100), [14, 28, 56, 112]),
         (PointHeadConfig(subdivision_steps=1), [14]),
-        (PointHeadConfig(subdivision_steps=3, subdivision_points=10**6), [56]),
+        (PointHeadConfig(subdivision_steps=3, subdivision_num_points=10**6), [56]),
     ],
 )
 def test_steps_that_would_predict_all_points_of_the_next_are_skipped(config, refined):
@@ -131,7 +131,7 @@ def test_steps_that_would_predict_all_points_of_the_next_are_skipped(config, ref
 
 def test_refined_masks_are_predicted_at_uncertain_points_and_doubled_elsewhere(variables):
     _, features, rois = made_up()
-    config = dataclasses.replace(CONFIG.point, subdivision_steps=2, subdivision_points=20)
+    config = dataclasses.replace(CONFIG.point, subdivision_steps=2, subdivision_num_points=20)
     net = PointRend(dataclasses.replace(CONFIG, point=config))
     labels = jnp.asarray([[0, 1, 2, 0, 1], [2, 1, 0, 0, 0]], jnp.int32)
 

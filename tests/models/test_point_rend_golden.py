@@ -80,7 +80,7 @@ def test_points_of_every_step(golden):
     def start(logits):
         extent = jnp.broadcast_to(jnp.asarray(logits.shape[1:]), (len(logits), 2))
         logits = upsample2x(logits[..., None], extent)[..., 0]
-        choose = jax.vmap(lambda x: ops.uncertain_cells(x, config.subdivision_points))
+        choose = jax.vmap(lambda x: ops.uncertain_cells(x, config.subdivision_num_points))
         return logits, *choose(logits)
 
     coarse = golden["eval__mask_logits"]
@@ -245,7 +245,7 @@ def test_points_and_targets_of_training(golden):
     """The points chosen among the recorded random ones, their features and targets."""
     (rois, (candidates, others)), batch = recorded_rois(golden, "train"), golden.batch()
     positives = RoIs(*(x[:, : candidates.shape[1]] for x in rois))
-    is_positive, num_points = positives.positive, golden.config.point.train_points
+    is_positive, num_points = positives.positive, golden.config.point.train_num_points
 
     @jax.jit
     def run(variables, batch, coords):

@@ -213,11 +213,11 @@ POINT_REND = {
     "coarse.fc_dim": 1024,
     "point.num_fc": 3,
     "point.fc_dim": 256,
-    "point.train_points": 14 * 14,
+    "point.train_num_points": 14 * 14,
     "point.oversample_ratio": 3,
-    "point.importance_fraction": 0.75,
+    "point.importance_sample_ratio": 0.75,
     "point.subdivision_steps": 5,
-    "point.subdivision_points": 28 * 28,
+    "point.subdivision_num_points": 28 * 28,
     "backbone.depth": 50,
 }
 CAFFE = {key: DETECTRON2[key] for key in ("pixels", "backbone.norm", "backbone.stride_in_1x1")}
