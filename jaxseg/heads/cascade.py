@@ -19,14 +19,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxseg import ops
-from jaxseg.heads.box_head import (
-    BoxHead,
-    BoxHeadConfig,
-    class_scores,
-    refine_boxes,
-    select_detections,
-)
-from jaxseg.heads.rcnn import BoxDetections
+from jaxseg.heads.box_head import BoxHead, BoxHeadConfig, class_scores, refine_boxes
+from jaxseg.heads.rcnn import BoxDetections, select_boxes
 from jaxseg.heads.roi_sampling import Proposals, RoIs, match_proposals
 from jaxseg.types import Batch, LossTerm
 
@@ -130,7 +124,6 @@ def detect_boxes(
 
     Their scores are the softmax of the stages' mean logits, or the mean of their softmax.
     """
-    batch, slots = proposals.valid.shape
     scores = []
     for number, (config, head) in enumerate(zip(stages, heads, strict=True), start=1):
         logits, deltas = head(pool(proposals.boxes), proposals.valid.reshape(-1), train=False)
@@ -140,12 +133,4 @@ def detect_boxes(
             proposals = proposals._replace(boxes=boxes)
     mean = sum(scores[1:], scores[0]) / len(scores)
     mean = class_scores(mean) if average == "logits" else mean
-    select = jax.vmap(lambda *image: select_detections(stages[-1], *image))
-    return BoxDetections(
-        *select(
-            mean.reshape(batch, slots, -1),
-            deltas.reshape(batch, slots, 1, 4),
-            proposals,
-            image_size,
-        )
-    )
+    return select_boxes(stages[-1], mean, deltas, proposals, image_size)

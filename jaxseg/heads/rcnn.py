@@ -184,8 +184,23 @@ def detect_boxes(
     """Pool the proposals, run the box head and select each image's best detections."""
     pooled = pool_rois(roi_align, pyramid, proposals.boxes, padded_size, config.pooler_resolution)
     logits, deltas = head(pooled, proposals.valid.reshape(-1), train=False)
+    return select_boxes(config, class_scores(logits), deltas, proposals, image_size)
+
+
+def select_boxes(
+    config: BoxHeadConfig,
+    scores: Float[Array, "BP C"],
+    deltas: Float[Array, "BP _outputs 4"],
+    proposals: Proposals,
+    image_size: Int[Array, "B 2"],
+) -> BoxDetections:
+    """Select each image's best detections; see `box_head.select_detections`."""
     batch, slots = proposals.valid.shape
-    scores = class_scores(logits).reshape(batch, slots, -1)  # [B, P, C]
-    deltas = deltas.reshape(batch, slots, *deltas.shape[1:])  # [B, P, outputs, 4]
     select = jax.vmap(lambda *image: select_detections(config, *image))
-    return BoxDetections(*select(scores, deltas, proposals, image_size))
+    found = select(
+        scores.reshape(batch, slots, -1),
+        deltas.reshape(batch, slots, *deltas.shape[1:]),
+        proposals,
+        image_size,
+    )
+    return BoxDetections(*found)
