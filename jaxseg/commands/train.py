@@ -113,9 +113,9 @@ def _open_data(
 
 
 def check_num_classes(experiment: Experiment, source: data.Source) -> None:
-    """Raise ValueError unless the model has as many classes as the data has categories.
+    """Raise ValueError unless the data has things, and the model as many classes as the data.
 
-    A panoptic model has classes of things and of stuff; others learn from panoptic data things.
+    A panoptic model has classes of things and of stuff; others learn panoptic data's things alone.
     A model with a semantic branch has `num_semantic_classes`, those of the semantic maps.
     """
     model, things = experiment.model, len(thing_categories(source))
