@@ -70,7 +70,7 @@ def check_semantic_maps(source: Source, targets: TargetSpec) -> None:
     """Raise ValueError if the targets have semantic maps and the source has none."""
     if targets.semantic_stride is not None and num_semantic_classes(source) is None:
         raise ValueError(
-            "the model learns from semantic maps, which the data do not have: give panoptic "
+            "the model learns from semantic maps, which the data does not have: give panoptic "
             "annotations (--data.source.panoptic) or a folder of maps "
             "(--data.source.semantic-maps DIR)"
         )

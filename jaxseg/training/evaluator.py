@@ -97,7 +97,7 @@ class Evaluator:
             self.metadata,
             validation,
         )
-        # At last: an evaluation that is recorded has done all it should.
+        # Last, so that an evaluation that is recorded is complete.
         self.progress.show_validation(
             done, validation.metrics, validation.pictures, validation.raw_metrics
         )

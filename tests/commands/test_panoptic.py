@@ -199,7 +199,7 @@ def test_a_semantic_branch_needs_the_maps_number_of_classes(tmp_path):
     with pytest.raises(ValueError, match=message):
         train_command.check_num_classes(other, folder.open("train"))
     plain = data.without_semantic_maps(folder).open("train")
-    with pytest.raises(ValueError, match="learns from semantic maps, which the data do not have"):
+    with pytest.raises(ValueError, match="semantic maps, which the data does not have"):
         train_command.check_num_classes(experiment, plain)
     scenes = dataclasses.replace(model, num_classes=5, num_semantic_classes=8)
     train_command.check_num_classes(dataclasses.replace(experiment, model=scenes), SOURCE)

@@ -126,7 +126,7 @@ def test_cells_are_those_of_mmdetection(shared):
 def test_a_source_without_maps_is_refused():
     source, targets = Shapes(train_images=2).open("train"), TargetSpec(semantic_stride=4)
     config = DataConfig(Shapes(), ((128, 128),))
-    with pytest.raises(ValueError, match="semantic maps, which the data do not have: give panopt"):
+    with pytest.raises(ValueError, match="semantic maps, which the data does not have: give"):
         TrainPipeline(source, config, targets, batch_size=1, seed=0)
     with pytest.raises(ValueError, match="image id 1 has no semantic map, which the model learns"):
         train_sample(
