@@ -2,7 +2,8 @@
 
 A map is resized as masks are: each pixel of the resized image takes the nearest original one, so no
 class is invented and a map and a mask of the same pixels stay equal. At a stride, each cell takes
-its first pixel, the top left one, as `nearest` of PyTorch does in MMDetection's semantic heads.
+its middle pixel, since logits are enlarged from the middles of cells. MMDetection takes the first,
+the top left one, so that its panoptic maps are half a cell too far to the right and down.
 """
 
 import numpy as np
@@ -17,6 +18,8 @@ def view_semantic(
 ) -> np.ndarray:
     """Return the view of a map, uint8 `[H/s, W/s]`, with `IGNORED` in the padding.
 
+    A cell at the image's border whose middle pixel is padding is `IGNORED` too.
+
     Args:
         semantic: the map of the original image, uint8 `[h, w]`.
         view: the part of the image, and its size in the bucket.
@@ -29,7 +32,7 @@ def view_semantic(
     if view.flipped:
         region = region[:, ::-1]
     rows, columns = (
-        nearest_pixels(np.arange(0, resized, stride), resized, side, view.resize_backend)
+        nearest_pixels(np.arange(stride // 2, resized, stride), resized, side, view.resize_backend)
         for resized, side in zip(view.size, view.region_size, strict=True)
     )
     padded[: len(rows), : len(columns)] = region[rows][:, columns]
@@ -37,7 +40,7 @@ def view_semantic(
 
 
 def paste_semantic(below: np.ndarray, other: np.ndarray, pasted: np.ndarray) -> None:
-    """Copy the cells of `other` whose first pixel is pasted into `below`, in place.
+    """Copy the cells of `other` whose middle pixel is pasted into `below`, in place.
 
     Args:
         below: uint8 `[H/s, W/s]`.
@@ -45,5 +48,5 @@ def paste_semantic(below: np.ndarray, other: np.ndarray, pasted: np.ndarray) -> 
         pasted: uint8 `[H, W]`, 1 where an object is pasted.
     """
     stride = len(pasted) // len(below)
-    cells = pasted[::stride, ::stride].astype(bool)
+    cells = pasted[stride // 2 :: stride, stride // 2 :: stride].astype(bool)
     below[cells] = other[cells]

@@ -1,7 +1,5 @@
 """Semantic maps: resized without new classes, cut, mirrored and pasted as the masks are."""
 
-import json
-
 import cv2
 import numpy as np
 import pytest
@@ -16,11 +14,11 @@ from jaxseg.data import (
     Shapes,
     TrainPipeline,
 )
-from jaxseg.data.transforms.sample import make_sample, train_sample
+from jaxseg.data.transforms.sample import train_sample
 from jaxseg.data.transforms.semantic import view_semantic
 from jaxseg.data.transforms.view import View
 from jaxseg.types import IGNORED, ImageMasks, TargetSpec
-from tests.data.scenes import Examples, blobs, rectangle, scene
+from tests.data.scenes import Examples, blobs, scene
 
 BUCKET = (48, 64)
 PIXELS = TargetSpec(ImageMasks(1), semantic_stride=1)
@@ -81,7 +79,7 @@ def test_map_and_masks_agree_after_every_augmentation(backend, paste):
             targets=TargetSpec(semantic_stride=4),
             **arguments,
         )
-        np.testing.assert_array_equal(coarse.semantic, sample.semantic[::4, ::4])
+        np.testing.assert_array_equal(coarse.semantic, sample.semantic[2::4, 2::4])
     assert pixels > 5000
 
 
@@ -103,24 +101,18 @@ def test_a_map_is_resized_as_opencv_and_pillow_do(size, flipped):
         assert (found[:, size[1] :] == IGNORED).all()
 
 
-def test_cells_are_those_of_mmdetection(shared):
-    """Compare the target of Panoptic FPN's semantic head: stuff first, things as one class."""
-    arrays = np.load(shared / "goldens" / "models" / "panoptic_fpn.npz")
-    height, width = json.loads(str(arrays["meta"]))["batch"]
-    for image, target in enumerate(arrays["train__seg_target"]):
-        semantic = arrays[f"gt_sem{image}"]
-        example = scene([rectangle(*semantic.shape, 0, 0, 1, 1)])._replace(semantic=semantic)
-        sample = make_sample(
-            example,
-            bucket=(height, width),
-            min_max_size=None,
-            max_objects=1,
-            targets=TargetSpec(semantic_stride=4),
-            flipped=False,
-        )
-        labels = sample.semantic.astype(int)
-        channels = np.where(labels < 5, 4, labels - 5)
-        np.testing.assert_array_equal(np.where(labels == IGNORED, IGNORED, channels), target)
+def test_a_map_enlarged_from_its_cells_is_in_its_place():
+    """The edge of a class moves by a pixel at most, to the left as often as to the right."""
+    shifts = []
+    for edge in range(8, 24):
+        semantic = np.zeros((32, 32), np.uint8)
+        semantic[:, edge:] = 1
+        view = View((32, 32), (0, 0, 32, 32), False, (32, 32), "cv2")
+        cells = view_semantic(semantic, view, (32, 32), 4)
+        enlarged = cv2.resize(cells.astype(np.float32), (32, 32)) > 0.5
+        shifts.append(int(np.argmax(enlarged[0])) - edge)
+    assert max(shifts) - min(shifts) <= 3
+    assert abs(np.mean(shifts)) <= 0.5
 
 
 def test_a_source_without_maps_is_refused():
