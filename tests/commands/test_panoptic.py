@@ -16,6 +16,7 @@ from jaxseg.commands import train as train_command
 from jaxseg.commands.data_check import print_proposal
 from jaxseg.data import CocoFolder, Shapes, write_coco
 from jaxseg.data.coco.categories import coco_categories
+from jaxseg.data.issues import errors
 from jaxseg.data.panoptic import PanopticMap, Segment
 from jaxseg.detector import Detector, widen_limits
 from jaxseg.evaluation import Prediction
@@ -282,6 +283,13 @@ def test_predict_draws_and_writes_panoptic_maps(detector, photo, tmp_path, monke
     np.testing.assert_array_equal(overlay, found.draw_panoptic())
     dataset = json.loads((out / "dataset.json").read_text())
     assert len(dataset["categories"]) == 5  # objects are of things
+
+    (instances,) = CocoFolder(str(out)).check()
+    assert instances.name == "dataset"
+    (maps,) = CocoFolder(str(out), panoptic=True).check()
+    assert not errors(maps.issues, ())
+    np.testing.assert_array_equal(maps.source.panoptic_map(0).ids, found.panoptic.ids)
+    np.testing.assert_array_equal(maps.source[0].image, found.image)
 
 
 def test_things_of_the_model_must_be_things_of_the_data():

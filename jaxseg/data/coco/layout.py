@@ -13,6 +13,8 @@ ROLES = ("train", "val", "test")
 _ALIASES = {"valid": "val", "validation": "val"}
 _ROBOFLOW = "_annotations.coco.json"
 _PANOPTIC = "panoptic_"
+_PREDICTED_MAPS = "panoptic.json"
+"""What `jaxseg predict` names the panoptic annotations that it writes."""
 
 
 class Split(NamedTuple):
@@ -48,7 +50,8 @@ def list_splits(path: pathlib.Path, images: pathlib.Path | None = None) -> list[
 def list_panoptic_splits(path: pathlib.Path, images: pathlib.Path | None = None) -> list[Split]:
     """List the splits with panoptic annotations, as `list_splits` lists those with instances.
 
-    The maps of `panoptic_<split>.json` are in the folder of that name without `.json`.
+    The maps of `panoptic_<split>.json`, and of the `panoptic.json` that `jaxseg predict` writes,
+    are in the folder of that name without `.json`.
     """
     folders = [path.parent] if path.is_file() else [path, path / "annotations"]
     files = [file for folder in folders for file in _panoptic_files(folder)]
@@ -58,7 +61,9 @@ def list_panoptic_splits(path: pathlib.Path, images: pathlib.Path | None = None)
     for file in files:
         name = file.stem.removeprefix(_PANOPTIC)
         root = file.parent.parent if file.parent.name == "annotations" else file.parent
-        splits.append(Split(name, file, (root / name, root / "images" / name, root / "images")))
+        beside = root / name, root / "images" / name, root / "images"
+        # Those of `panoptic.json` are not in `panoptic/`, which has the maps.
+        splits.append(Split(name, file, tuple(f for f in beside if f != file.with_suffix(""))))
     return sorted(_with_images(splits, images))
 
 
@@ -71,7 +76,8 @@ def is_panoptic(path: pathlib.Path) -> bool:
 
 def _panoptic_files(folder: pathlib.Path) -> list[pathlib.Path]:
     """Return the panoptic annotations of a folder, which have a folder of maps beside them."""
-    return [p for p in folder.glob(f"{_PANOPTIC}*.json") if p.with_suffix("").is_dir()]
+    found = [*folder.glob(f"{_PANOPTIC}*.json"), *folder.glob(_PREDICTED_MAPS)]
+    return [path for path in found if path.with_suffix("").is_dir()]
 
 
 def _with_images(splits: list[Split], images: pathlib.Path | None) -> list[Split]:
