@@ -14,7 +14,7 @@ from jaxseg import predictor, weights_file, zoo
 from jaxseg.commands.settings import changed_fields, flatten
 from jaxseg.data.coco.categories import coco_categories
 from jaxseg.experiment import Experiment, config_modules, to_json
-from jaxseg.model import Model, ModelConfig, PanopticModelConfig, Variables
+from jaxseg.model import Model, ModelConfig, Variables
 from jaxseg.nn.build import split_frozen_backbone
 from jaxseg.nn.freezing import merge_frozen
 from jaxseg.training.step import init_variables
@@ -29,6 +29,8 @@ class Origin(NamedTuple):
     arrays: Mapping[Path, np.ndarray]
     """Its parameters and statistics by path, none of them in the collection `"frozen"`."""
     class_names: Sequence[str]
+    """Things first, then stuff."""
+    num_things: int
 
 
 class Transfer(NamedTuple):
@@ -115,7 +117,8 @@ def read_origin(path: pathlib.Path, experiment: Experiment) -> Origin:
         # Only arrays of the model's number of classes fit, and a file does not name its classes.
         categories = coco_categories(experiment.model)
         arrays = zoo.load_fitting(path, experiment.model)
-        return Origin(arrays, [category.name for category in categories])
+        names = [category.name for category in categories]
+        return Origin(arrays, names, experiment.model.num_classes)
     read = predictor.restore if path.is_dir() else weights_file.read_model
     trained = read(path, allow_modules=config_modules(experiment))
     before, now = (flatten(to_json(e.model)) for e in (trained.experiment, experiment))
@@ -123,7 +126,8 @@ def read_origin(path: pathlib.Path, experiment: Experiment) -> Origin:
     if changed:
         _LOG.warning("the model differs from that of %s: %s", path, ", ".join(map(str, changed)))
     arrays = traverse_util.flatten_dict(merge_frozen(trained.variables))
-    return Origin(arrays, [category.name for category in trained.categories])
+    names = [category.name for category in trained.categories]
+    return Origin(arrays, names, trained.experiment.model.num_classes)
 
 
 def fit(
@@ -132,12 +136,17 @@ def fit(
     """Return a model's variables with the origin's arrays where they fit, and what was taken.
 
     An array fits if it has the same path and shape. Arrays whose shape depends on the number of
-    classes also need the same classes in the same order.
+    things, or of stuff, also need the same ones in the same order.
 
     Raises ValueError if no array fits.
     """
     own = traverse_util.flatten_dict(merge_frozen(variables))
-    depends = per_class_paths(config) if list(class_names) != list(origin.class_names) else set()
+    depends: set[Path] = set()
+    now, before = list(class_names), list(origin.class_names)
+    if now[: config.num_classes] != before[: origin.num_things]:
+        depends |= per_class_paths(config)
+    if now[config.num_classes :] != before[origin.num_things :]:
+        depends |= per_class_paths(config, "num_stuff_classes")
     groups: dict[str, list[Path]] = {name: [] for name in Transfer._fields}
     for path, value in own.items():
         if path in depends:
@@ -157,12 +166,16 @@ def fit(
     return values, Transfer(**names)
 
 
-def per_class_paths(config: ModelConfig) -> set[Path]:
-    """Return the paths of the arrays whose shape depends on the number of classes."""
-    changed = {"num_classes": config.num_classes + 1}
-    if isinstance(config, PanopticModelConfig):
-        changed["num_stuff_classes"] = config.num_stuff_classes + 1
-    other = dataclasses.replace(config, **changed)  # type: ignore[type-var]
+def per_class_paths(config: ModelConfig, field: str = "num_classes") -> set[Path]:
+    """Return the paths of the arrays whose shape depends on a number of classes.
+
+    The number is that of things, or of stuff with the field `num_stuff_classes`, on which no array
+    depends of a model that is not panoptic.
+    """
+    number = getattr(config, field, None)
+    if number is None:
+        return set()
+    other = dataclasses.replace(config, **{field: number + 1})  # type: ignore[type-var]
     shapes, other_shapes = (
         {path: leaf.shape for path, leaf in traverse_util.flatten_dict(abstract(c)).items()}
         for c in (config, other)

@@ -82,9 +82,26 @@ def test_arrays_that_depend_on_the_classes_are_the_heads_outputs():
     assert all("head" in name for name in names)
 
 
-def test_arrays_that_depend_on_the_stuff_are_those_of_the_classes_too():
-    names = {".".join(path[1:-1]) for path in per_class_paths(tiny_panoptic_fpn_config())}
-    assert names == {"box_head.logit", "box_head.delta", "mask_head.logit", "semantic_head.logit"}
+THINGS_LAYERS = {"box_head.logit", "box_head.delta", "mask_head.logit"}
+STUFF_LAYERS = {"semantic_head.logit"}
+
+
+@pytest.mark.parametrize(
+    ("things", "stuff", "new"),
+    [
+        (["a", "b", "c"], ["d", "e"], set()),
+        (["a", "b", "c"], [], STUFF_LAYERS),  # a model of instances
+        (["a", "b", "c"], ["e", "d"], STUFF_LAYERS),
+        (["a", "b"], ["c", "d", "e"], THINGS_LAYERS | STUFF_LAYERS),
+        (["c", "b", "a"], ["d", "e"], THINGS_LAYERS),
+    ],
+)
+def test_things_and_stuff_are_each_taken_if_they_are_the_same(things, stuff, new):
+    config = tiny_panoptic_fpn_config()
+    variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), initial.abstract(config))
+    origin = Origin(flat(variables), things + stuff, len(things))
+    _, transfer = fit(variables, origin, config, ["a", "b", "c", "d", "e"])
+    assert {name.rpartition(".")[0] for name in transfer.per_class} == new
 
 
 def test_another_model_takes_the_backbone(origin):
@@ -99,7 +116,7 @@ def test_another_model_takes_the_backbone(origin):
 def test_a_detector_of_which_nothing_fits_is_refused(random_variables, origin):
     renamed = {("params", "other", *path): value for path, value in origin.arrays.items()}
     with pytest.raises(ValueError, match="none of its arrays has the name and shape"):
-        fit(random_variables, Origin(renamed, NAMES), EXPERIMENT.model, NAMES)
+        fit(random_variables, Origin(renamed, NAMES, len(NAMES)), EXPERIMENT.model, NAMES)
 
 
 def test_a_published_checkpoint_of_other_classes(tmp_path, caplog):
