@@ -69,6 +69,13 @@ class CoarseMaskConfig:
     """Side of the ground-truth masks that are cropped to their boxes. At single points of large
     objects, crops of 224 have half the error of 112 (docs/benchmarks.md)."""
 
+    def __post_init__(self) -> None:
+        if self.pooler_resolution < 2 or self.pooler_resolution % 2:
+            raise ValueError(
+                f"coarse: pooler_resolution {self.pooler_resolution} must be even: the coarse mask "
+                "has half of it"
+            )
+
     @property
     def gt_masks(self) -> BoxCrops | ImageMasks:
         """Return the ground-truth masks that the targets are made from."""
@@ -94,6 +101,13 @@ class PointHeadConfig:
     subdivision_num_points: int = 784
     """Points that a step predicts again, the most uncertain ones. A step before the last one is
     only a doubling if this number would suffice for all points of the next."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.importance_sample_ratio <= 1 or self.oversample_ratio < 1:
+            raise ValueError(
+                f"point: importance_sample_ratio {self.importance_sample_ratio} must be from 0 to "
+                f"1 and oversample_ratio {self.oversample_ratio} at least 1"
+            )
 
     def is_refined(self, step: int, side: int) -> bool:
         """Return whether points are predicted after doubling number `step`, the first being 1."""

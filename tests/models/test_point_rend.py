@@ -151,3 +151,20 @@ def test_refined_masks_are_predicted_at_uncertain_points_and_doubled_elsewhere(v
     predicted = np.isclose(refined, everywhere, atol=1e-5).sum((1, 2))
     assert (predicted >= 20).all()
     assert (predicted < 144).any()
+
+
+@pytest.mark.parametrize(
+    ("config", "fields", "message"),
+    [
+        (CONFIG.coarse, {"pooler_resolution": 7}, "coarse: pooler_resolution 7 must be even"),
+        (
+            CONFIG.point,
+            {"importance_sample_ratio": 1.5},
+            "importance_sample_ratio 1.5 must be from 0 to 1",
+        ),
+        (CONFIG.point, {"oversample_ratio": 0}, "oversample_ratio 0 at least 1"),
+    ],
+)
+def test_settings_that_no_head_can_have_are_refused(config, fields, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(config, **fields)
