@@ -83,7 +83,7 @@ def print_proposal(config: CocoFolder | TfdsFolder, ignore_issues: Collection[st
     except (FileNotFoundError, ValueError):  # no split for training, or several
         return
     if not thing_categories(train):
-        print("\nno model fits: no category is of things (isthing 1)")
+        print("\nno model fits: there is no category of things (isthing 1 in panoptic annotations)")
         return
     print(f"\nsettings that fit (`jaxseg train own_data --data {config.path}` has them):")
     print("\n".join(f"  {flag}" for flag in flags_of(propose(train))))
