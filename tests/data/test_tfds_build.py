@@ -14,6 +14,7 @@ from jaxseg.commands.cli import main
 from jaxseg.data import CocoFolder, Shapes, TfdsFolder, write_coco
 from jaxseg.data.tfds import build, write
 from jaxseg.evaluation import Prediction, coco_results, evaluate
+from tests.data.coco import small_panoptic
 
 SHAPES = Shapes(size=48, train_images=7, val_images=3)
 
@@ -294,6 +295,14 @@ def test_splits_and_folders_that_cannot_be_built(folder, tmp_path):
         build(tmp_path, tmp_path / "set")
     with pytest.raises(FileNotFoundError, match="no data folder"):
         build(tmp_path / "nowhere", tmp_path / "set")
+
+
+@pytest.mark.parametrize("splits", [(), ("train",)])
+def test_no_dataset_is_built_from_panoptic_annotations(tmp_path, splits):
+    (tmp_path / "data").mkdir()
+    small_panoptic.write(tmp_path / "data", small_panoptic.content())
+    with pytest.raises(ValueError, match="from which no dataset is built"):
+        build(tmp_path / "data", tmp_path / "out", splits)
 
 
 def test_the_command_builds_once(folder, tmp_path, capsys):

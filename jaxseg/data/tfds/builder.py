@@ -21,11 +21,14 @@ import tensorflow_datasets as tfds
 
 from jaxseg.data.coco.folder import CocoFolder
 from jaxseg.data.coco.instances import CocoSource
-from jaxseg.data.coco.layout import list_splits
+from jaxseg.data.coco.layout import is_panoptic, list_splits
 from jaxseg.data.tfds.records import IMAGES_PER_SHARD, IndexedAnnotation, features, to_record
 from jaxseg.files import open_regular
 
 VERSION = "1.0.0"
+_NOT_OF_PANOPTIC = (
+    "{} has panoptic annotations, from which no dataset is built: training reads the folder itself"
+)
 
 
 @dataclasses.dataclass(eq=False)
@@ -141,7 +144,7 @@ def open_splits(
     for name in names:
         source = config.open(name)
         if not isinstance(source, CocoSource):
-            raise ValueError(f"{folder} has panoptic annotations, from which no dataset is built")
+            raise ValueError(_NOT_OF_PANOPTIC.format(folder))
         sources[name] = source
     first = names[0]
     for name in names[1:]:
@@ -155,6 +158,8 @@ def open_splits(
 
 def _all_split_names(folder: pathlib.Path, images: pathlib.Path | None) -> tuple[str, ...]:
     names = tuple(split.name for split in list_splits(folder, images))
+    if not names and is_panoptic(folder):
+        raise ValueError(_NOT_OF_PANOPTIC.format(folder))
     if not names:
         raise FileNotFoundError(
             f"{folder} has no annotations; it needs SPLIT.json and images/, or "
