@@ -69,7 +69,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return path
 
 
-LONGEST = ("training/test_step.py", "commands/", "models/")
+LONGEST = ("test_types.py", "training/test_step.py", "commands/", "models/")
 """The modules that take longest: they start first, so that no worker ends alone."""
 
 

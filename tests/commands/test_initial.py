@@ -119,6 +119,7 @@ def test_a_detector_of_which_nothing_fits_is_refused(random_variables, origin):
         fit(random_variables, Origin(renamed, NAMES, len(NAMES)), EXPERIMENT.model, NAMES)
 
 
+@pytest.mark.slow
 def test_a_published_checkpoint_of_other_classes(tmp_path, caplog):
     config = small(TORCHVISION_R50_FPN_V2)
     published = dataclasses.replace(config, num_classes=9)

@@ -223,7 +223,7 @@ def test_a_run_from_before_a_field_existed_is_resumed_with_its_default(tmp_path)
     metadata = train_command.run_metadata(EXPERIMENT, SHAPES.open("train").categories)
     saved = json.loads(json.dumps(metadata))
     del saved["experiment"]["data"]["resize_backend"]
-    del saved["experiment"]["train"]["optimizer"]["schedule"]
+    del saved["experiment"]["train"]["optimizer"]["milestones"]
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(2, TrainState(np.asarray(2), {"w": np.ones(2)}, {}, ()), saved)
     resume.check_resumable(tmp_path, metadata)

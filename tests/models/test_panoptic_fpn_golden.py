@@ -225,6 +225,7 @@ def check_losses_and_norms(golden, mode, exported, means, names):
     np.testing.assert_allclose(norms, expected, rtol=1e-3, atol=1e-3 * expected.max())
 
 
+@pytest.mark.slow
 def test_losses_and_gradients(golden, gradient):
     exported, means, (samples, rois) = run_training(golden, gradient, "train")
     learned = golden.unpacked("train__rpn_label_weights_nonzero")
@@ -249,6 +250,7 @@ def test_losses_and_gradients(golden, gradient):
     assert max(worst.values()) < 1e-3
 
 
+@pytest.mark.slow
 def test_an_image_without_objects(golden, gradient):
     exported, means, _ = run_training(golden, gradient, "train_empty1", empty=(1,))
     names = golden.meta["grad_names_empty1"]

@@ -26,7 +26,7 @@ from tests.tiny import (
     scope="module",
     params=[
         tiny_config,
-        tiny_solov2_config,
+        pytest.param(tiny_solov2_config, marks=pytest.mark.slow),
         pytest.param(tiny_panoptic_fpn_config, marks=pytest.mark.slow),
         pytest.param(tiny_point_rend_config, marks=pytest.mark.slow),
     ],

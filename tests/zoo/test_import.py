@@ -141,6 +141,7 @@ def test_evaluation_matches_classes_by_name(checkpoint, tmp_path, capsys):
     assert "(the model has class 1, class 2" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_published_solov2_is_imported_and_predicts(tmp_path, monkeypatch, capsys):
     config = dataclasses.replace(tiny_solov2("norm_eval"), num_classes=80)
     name = "mmdet_solov2_light_r18_fpn"
