@@ -2,8 +2,9 @@
 
 A map is resized as masks are: each pixel of the resized image takes the nearest original one, so no
 class is invented and a map and a mask of the same pixels stay equal. At a stride, each cell takes
-its middle pixel, since logits are enlarged from the middles of cells. MMDetection takes the first,
-the top left one, so that its panoptic maps are half a cell too far to the right and down.
+its middle pixel, since logits are enlarged from the middles of cells: of an even stride, whose
+middle is between two pixels, the one to the right and below. MMDetection takes the top left one, so
+that at a stride of 4 its panoptic maps are 1.5 pixels too far to the right and down.
 """
 
 import numpy as np

@@ -1,5 +1,7 @@
 """Semantic maps: resized without new classes, cut, mirrored and pasted as the masks are."""
 
+import json
+
 import cv2
 import numpy as np
 import pytest
@@ -113,6 +115,18 @@ def test_a_map_enlarged_from_its_cells_is_in_its_place():
         shifts.append(int(np.argmax(enlarged[0])) - edge)
     assert max(shifts) - min(shifts) <= 3
     assert abs(np.mean(shifts)) <= 0.5
+
+
+def test_a_map_differs_from_that_of_mmdetection_in_the_pixel_of_a_cell_alone(shared):
+    """Compare the target of Panoptic FPN's semantic head: stuff first, things as one class."""
+    arrays = np.load(shared / "goldens" / "models" / "panoptic_fpn.npz")
+    bucket = tuple(json.loads(str(arrays["meta"]))["batch"])
+    for image, target in enumerate(arrays["train__seg_target"]):
+        semantic = arrays[f"gt_sem{image}"]
+        view = View(semantic.shape, (0, 0, *semantic.shape), False, semantic.shape, "cv2")
+        labels = view_semantic(semantic, view, bucket, 1)[::4, ::4].astype(int)
+        channels = np.where(labels < 5, 4, labels - 5)
+        np.testing.assert_array_equal(np.where(labels == IGNORED, IGNORED, channels), target)
 
 
 def test_a_source_without_maps_is_refused():
