@@ -204,7 +204,7 @@ TIMED = GroupResult("ops", [Row("case", "jaxseg", [Sample(1.0, 1.0), Sample(2.0,
 
 
 def test_times_are_drawn(tmp_path):
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="needs the extra notebooks (matplotlib)")
     assert plot.plot(tmp_path / "x.png", [TIMED], "title").endswith("x.png: drawn")
     assert (tmp_path / "x.png").stat().st_size > 1000
 
@@ -215,7 +215,7 @@ def test_without_matplotlib_a_line_says_so(tmp_path, monkeypatch):
     assert "matplotlib is not installed" in line
 
 
-@pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="it is here")
+@pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="torch is installed")
 def test_without_torch_the_reason_is_known():
     assert find_peer() == (None, "No module named 'torch'")
 
