@@ -13,7 +13,7 @@ ROLES = ("train", "val", "test")
 _ALIASES = {"valid": "val", "validation": "val"}
 _ROBOFLOW = "_annotations.coco.json"
 _PANOPTIC = "panoptic_"
-_PREDICTED_MAPS = "panoptic.json"
+_PREDICTED_PANOPTIC = "panoptic.json"
 """What `jaxseg predict` names the panoptic annotations that it writes."""
 
 
@@ -76,7 +76,7 @@ def is_panoptic(path: pathlib.Path) -> bool:
 
 def _panoptic_files(folder: pathlib.Path) -> list[pathlib.Path]:
     """Return the panoptic annotations of a folder, which have a folder of maps beside them."""
-    found = [*folder.glob(f"{_PANOPTIC}*.json"), *folder.glob(_PREDICTED_MAPS)]
+    found = [*folder.glob(f"{_PANOPTIC}*.json"), *folder.glob(_PREDICTED_PANOPTIC)]
     return [path for path in found if path.with_suffix("").is_dir()]
 
 
