@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 
-from jaxseg.types import Batch, Detections, Losses, TargetSpec
+from jaxseg.types import Batch, Detections, Losses, TargetSpec, padded_shape
 
 BATCH_AXIS = "batch"
 """Name of the mapped axis over which the images of a global batch are split."""
@@ -92,5 +92,5 @@ def num_labels(config: ModelConfig) -> int:
 def image_shape(batch_or_shape: Batch | tuple[int, ...]) -> tuple[int, ...]:
     """Return `(B, H, W, 3)` of a batch's images, or the shape itself."""
     if isinstance(batch_or_shape, Batch):
-        return tuple(batch_or_shape.images.shape)
+        return (len(batch_or_shape.images), *padded_shape(batch_or_shape.images), 3)
     return tuple(batch_or_shape)

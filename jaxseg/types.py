@@ -125,7 +125,9 @@ class Batch(NamedTuple):
     bit (uint8, `w8 = ceil(w / 8)`); a model unpacks them first (`unpack_masks`).
     """
 
-    images: UInt8[Array, "B H W 3"] | Float[Array, "B H W 3"]  # RGB, 0 to 255
+    images: UInt8[Array, "B H W 3"] | Float[Array, "B H W 3"]
+    """RGB, 0 to 255; or blocks of 2x2 pixels, `[B, H/2, W/2, 12]`, with the channels of the two
+    upper pixels first (`jaxseg.data.DataConfig.space_to_depth`)."""
     image_size: Int[Array, "B 2"]
     boxes: Float[Array, "B N 4"]
     labels: Int[Array, "B N"]
@@ -141,18 +143,28 @@ class Batch(NamedTuple):
     """The class of each cell; `IGNORED` cells have none."""
 
 
+def padded_shape(images: Any) -> tuple[int, int]:
+    """Return `(H, W)` in pixels of padded images, `[B, H, W, 3]` or `[B, H/2, W/2, 12]`."""
+    _, height, width, channels = images.shape
+    side = 2 if channels == 12 else 1
+    return side * height, side * width
+
+
 def batch_shapes(
     targets: TargetSpec,
     images: int,
     bucket: tuple[int, int],
     slots: int,
     pixels: type[np.uint8] | type[np.float32] = np.uint8,
+    *,
+    space_to_depth: bool = False,
 ) -> Batch:
     """Return a batch's shapes and dtypes (`jax.ShapeDtypeStruct`), as the pipeline makes them."""
 
     def array(dtype: type, *shape: int) -> Any:
         return jax.ShapeDtypeStruct((images, *shape), dtype)
 
+    image_shape = (bucket[0] // 2, bucket[1] // 2, 12) if space_to_depth else (*bucket, 3)
     masks = semantic = None
     if targets.masks is not None:
         height, width = targets.masks.shape(bucket)
@@ -160,7 +172,7 @@ def batch_shapes(
     if targets.semantic_stride is not None:
         semantic = array(np.uint8, *ImageMasks(targets.semantic_stride).shape(bucket))
     return Batch(
-        images=array(pixels, *bucket, 3),
+        images=array(pixels, *image_shape),
         image_size=array(np.int32, 2),
         boxes=array(np.float32, slots, 4),
         labels=array(np.int32, slots),
@@ -176,7 +188,7 @@ def unpack_masks(batch: Batch, targets: TargetSpec) -> Batch:
     """Return the batch with bool masks, whether they were packed or not."""
     if batch.masks is None or targets.masks is None or batch.masks.dtype == bool:
         return batch
-    _, width = targets.masks.shape((batch.images.shape[1], batch.images.shape[2]))
+    _, width = targets.masks.shape(padded_shape(batch.images))
     return batch._replace(masks=jnp.unpackbits(batch.masks, axis=-1, count=width).astype(bool))
 
 

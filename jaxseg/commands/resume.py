@@ -23,6 +23,7 @@ CHANGEABLE_ON_RESUME = (
     "data.source.allow_outside_files",
     "data.num_threads",
     "data.num_workers",
+    "data.space_to_depth",
     "model.backbone.remat",
     "model.roi_align.batching",
     "pretrained",

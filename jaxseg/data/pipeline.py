@@ -51,7 +51,14 @@ def abstract_batch(
     Raises ValueError if the bucket does not divide by a stride of the targets.
     """
     pixels = np.float32 if config.resize_backend == "torch" else np.uint8
-    return batch_shapes(targets, batch_size, bucket, config.max_objects, pixels)
+    return batch_shapes(
+        targets,
+        batch_size,
+        bucket,
+        config.max_objects,
+        pixels,
+        space_to_depth=config.space_to_depth,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +163,10 @@ class _TrainBatches:
             self._sample(int(refs.epochs[slot]), int(refs.indices[slot]), bucket)
             for slot in self._slots
         ]
-        return _stack(samples, self._slots)
+        batch = _stack(samples, self._slots)
+        if self._pipeline.config.space_to_depth:
+            return batch._replace(images=space_to_depth(batch.images))
+        return batch
 
     def _sample(self, epoch: int, index: int, bucket: tuple[int, int]) -> Sample:
         pipeline = self._pipeline
@@ -191,6 +201,16 @@ def _stack(samples: Sequence[Sample], slots: Sequence[int]) -> Batch:
     fields["masks"] = _pack_masks(samples) if samples[0].masks is not None else None
     fields["index"] = np.asarray(slots, np.int32)
     return Batch(**fields)
+
+
+def space_to_depth(images: np.ndarray) -> np.ndarray:
+    """Return images `[B, H, W, 3]` as blocks of 2x2 pixels: `[B, H/2, W/2, 12]`.
+
+    The order in a block is that of `jaxseg.types.Batch.images`.
+    """
+    batch, height, width, channels = images.shape
+    rows = images.reshape(batch, height // 2, 2, width // 2, 2 * channels)
+    return np.concatenate([rows[:, :, 0], rows[:, :, 1]], axis=-1)
 
 
 def _pack_masks(samples: Sequence[Sample]) -> np.ndarray:

@@ -16,7 +16,8 @@ class BackboneConfig(Protocol):
     def build(self) -> nn.Module:
         """Return the backbone's layers.
 
-        They are called with `images [B, H, W, 3]` (normalised, zero in the padding),
+        They are called with `images [B, H, W, 3]` (normalised, zero in the padding; or blocks of
+        2x2 pixels, where `jaxseg.data.DataConfig.space_to_depth` asks for them),
         `padded_size [B, 2]` (see `jaxseg.nn.padding`) and `train`, and return `FeatureMaps`.
         """
         ...

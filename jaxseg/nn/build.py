@@ -11,7 +11,16 @@ from flax import linen as nn
 from jaxseg.model import Model, Variables, image_shape
 from jaxseg.nn.backbone import BackboneConfig
 from jaxseg.nn.freezing import FROZEN, merge_frozen, split_frozen
-from jaxseg.types import Average, Batch, Detections, Losses, LossTerm, TargetSpec, unpack_masks
+from jaxseg.types import (
+    Average,
+    Batch,
+    Detections,
+    Losses,
+    LossTerm,
+    TargetSpec,
+    padded_shape,
+    unpack_masks,
+)
 
 COARSEST_STRIDE = 32
 """Stride of C5: images are padded to multiples of it."""
@@ -44,7 +53,7 @@ def build_model(
         return split_frozen_backbone(backbone, variables)
 
     def model_loss(variables: Variables, batch: Batch, key: jax.Array, /) -> Losses:
-        _check_shape(batch.images.shape[1:3], size_divisibility)
+        _check_shape(padded_shape(batch.images), size_divisibility)
         _check_targets(batch, targets)
         run = nn.apply(loss, net, mutable=["batch_stats"])
         (terms, metrics), state = run(merge_frozen(variables), unpack_masks(batch, targets), key)
@@ -54,7 +63,7 @@ def build_model(
     def model_predict(
         variables: Variables, images: jax.Array, image_size: jax.Array, /
     ) -> Detections:
-        _check_shape(images.shape[1:3], size_divisibility)
+        _check_shape(padded_shape(images), size_divisibility)
         return nn.apply(predict, net)(merge_frozen(variables), images, image_size)
 
     return Model(init, model_loss, model_predict, targets)

@@ -17,13 +17,15 @@ The sums have another order, so results differ from XLA's by rounding.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 PART_CELLS = 4096
@@ -113,21 +115,48 @@ def _convolve_column_pairs(
 ) -> Float[Array, "B h w D"]:
     """Convolve at stride 2 with each two columns as one of twice the channels; W is even."""
     batch, height, width, channels = x.shape
-    left, right = pads[1]
-    columns = (width + left + right - kernel.shape[1]) // 2 + 1  # of the result
-    # A window begins at an even column, and has an even width, with zeros in the kernel.
-    before = left % 2
-    after = (before + kernel.shape[1]) % 2
-    kernel = jnp.pad(kernel, ((0, 0), (before, after), (0, 0), (0, 0)))
-    pairs = kernel.shape[1] // 2  # of columns in a window
-    left = (left + before) // 2
-    right = columns - 1 + pairs - width // 2 - left
+    zeros, pads_of_pairs = _pair_up(width, kernel.shape[1], pads[1])
+    kernel = jnp.pad(kernel, ((0, 0), zeros, (0, 0), (0, 0)))
     return _xla(
         x.reshape(batch, height, width // 2, 2 * channels),
-        kernel.reshape(kernel.shape[0], pairs, 2 * channels, -1),
+        kernel.reshape(kernel.shape[0], kernel.shape[1] // 2, 2 * channels, -1),
         (2, 1),
-        (pads[0], (left, right)),
+        (pads[0], pads_of_pairs),
     )
+
+
+def convolve_blocks(
+    blocks: Float[Array, "B _ _ _"], kernel: Float[Array, "kh kw C D"], pads: Pads
+) -> Float[Array, "B h w D"]:
+    """Convolve images at stride 2, given as blocks of 2x2 pixels, with a kernel for pixels.
+
+    `pads` are in pixels, and the result is that of `convolve` for the pixels.
+    """
+    _, rows, columns, _ = blocks.shape
+    zeros_y, pads_y = _pair_up(2 * rows, kernel.shape[0], pads[0])
+    zeros_x, pads_x = _pair_up(2 * columns, kernel.shape[1], pads[1])
+    kernel = jnp.pad(kernel, (zeros_y, zeros_x, (0, 0), (0, 0)))
+    height, width, channels, features = kernel.shape
+    kernel = kernel.reshape(height // 2, 2, width // 2, 2, channels, features)
+    kernel = kernel.transpose(0, 2, 1, 3, 4, 5)  # [kh/2, kw/2, 2, 2, C, D]
+    kernel = kernel.reshape(height // 2, width // 2, 4 * channels, features)
+    return convolve(blocks, kernel, (1, 1), (pads_y, pads_x))
+
+
+def _pair_up(
+    length: int, size: int, pads: tuple[int, int]
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return how an axis at stride 2 becomes one of pairs at stride 1; its length is even.
+
+    The first pair are the zeros before and after the kernel, of `size`, so that a window begins at
+    an even index and has an even size. The second are the `pads` in pairs.
+    """
+    results = (length + sum(pads) - size) // 2 + 1
+    before = pads[0] % 2
+    after = (before + size) % 2
+    pairs = (before + size + after) // 2  # of a window
+    left = (pads[0] + before) // 2
+    return (before, after), (left, results - 1 + pairs - length // 2 - left)
 
 
 def _input_gradient(
@@ -186,3 +215,27 @@ def _of_flax(
 
 Conv = functools.partial(nn.Conv, conv_general_dilated=_of_flax)
 """`flax.linen.Conv` for maps `[B, H, W, C]`, computed by `convolve`."""
+
+
+class StemConv(nn.Module):
+    """A convolution of RGB images at stride 2 without bias, padded by `size // 2` on every side.
+
+    The images are pixels `[B, H, W, 3]` or blocks of 2x2 pixels `[B, H/2, W/2, 12]`; the kernel is
+    one for pixels, `[size, size, 3, features]`, in both cases.
+    """
+
+    features: int
+    size: int
+    dtype: DTypeLike | None = None
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    promote_dtype: Callable[..., list[Any]] = promote_dtype
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "B _ _ _"]) -> Float[Array, "B h w D"]:
+        shape = (self.size, self.size, 3, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        x, kernel, _ = self.promote_dtype(images, kernel, None, dtype=self.dtype)
+        pads = ((self.size // 2, self.size // 2), (self.size // 2, self.size // 2))
+        if images.shape[3] == 12:
+            return convolve_blocks(x, kernel, pads)
+        return convolve(x, kernel, (2, 2), pads)

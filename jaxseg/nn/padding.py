@@ -36,7 +36,7 @@ def extent_mask(extent: Int[Array, "B 2"], height: int, width: int) -> Bool[Arra
 
 
 def zero_outside(
-    x: Float[Array, "B h w C"], mask: Bool[Array, "B h w 1"]
+    x: Float[Array, "B h w C"], mask: Bool[Array, "B h w _"]
 ) -> Float[Array, "B h w C"]:
-    """Set everything outside the mask to zero."""
+    """Set everything outside the mask, `[B, h, w, 1]` or with the channels of `x`, to zero."""
     return jnp.where(mask, x, 0)

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Literal
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxseg.nn.padding import extent_mask, zero_outside
 
@@ -35,14 +35,32 @@ def normalize(
     images: Array,
     image_size: Int[Array, "B 2"],
     dtype: ComputeDtype = "float32",
-) -> Float[Array, "B H W 3"]:
+) -> Float[Array, "B _ _ C"]:
     """Normalise RGB images, uint8 or float32 from 0 to 255, and set the padding to zero.
 
-    Every layer computes in the dtype of its input, so `dtype` sets that of the whole model.
+    The images are pixels `[B, H, W, 3]` or blocks of 2x2 pixels `[B, H/2, W/2, 12]`, and so is the
+    result. Every layer computes in the dtype of its input, so `dtype` sets that of the whole model.
     """
-    mean, std = (jnp.asarray(v)[None, None, None, :] for v in (config.mean, config.std))
+    _, height, width, channels = images.shape
+    pixels = channels // 3  # 1, or the 4 of a block
+    mean, std = (
+        jnp.tile(jnp.asarray(v), pixels)[None, None, None] for v in (config.mean, config.std)
+    )
     x = (images.astype(jnp.float32) - mean) / std
     if config.channel_order == "bgr":
-        x = x[..., ::-1]
-    x = zero_outside(x, extent_mask(image_size, images.shape[1], images.shape[2]))
-    return x.astype(dtype)
+        x = x.reshape(*x.shape[:3], pixels, 3)[..., ::-1].reshape(x.shape)
+    mask = (
+        extent_mask(image_size, height, width) if pixels == 1 else _block_mask(image_size, images)
+    )
+    return zero_outside(x, mask).astype(dtype)
+
+
+def _block_mask(image_size: Int[Array, "B 2"], blocks: Array) -> Bool[Array, "B h w 12"]:
+    """Mark the pixels inside each image, whose size may be odd, for each of their channels."""
+    _, height, width, channels = blocks.shape
+    pixel = jnp.arange(channels)[None, None] // 3  # of a block: 0 and 1 are the upper two
+    rows = 2 * jnp.arange(height)[None, :, None] + pixel // 2  # [1, H/2, 12]
+    columns = 2 * jnp.arange(width)[None, :, None] + pixel % 2  # [1, W/2, 12]
+    inside_y = rows < image_size[:, :1, None]
+    inside_x = columns < image_size[:, 1:, None]
+    return inside_y[:, :, None] & inside_x[:, None]

@@ -18,9 +18,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxseg.nn.backbone import FeatureMaps
-from jaxseg.nn.conv import Conv
+from jaxseg.nn.conv import Conv, StemConv
 from jaxseg.nn.norm import NormKind, conv_and_norm, make_norm
 from jaxseg.nn.padding import extent_mask, level_extent, zero_outside
+from jaxseg.types import padded_shape
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 """Number of blocks of stages 2 to 5, by depth."""
@@ -130,22 +131,27 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Images to `{4: C2, 8: C3, 16: C4, 32: C5}`; H and W are multiples of 32."""
+    """Images to `{4: C2, 8: C3, 16: C4, 32: C5}`; H and W are multiples of 32.
+
+    The images are pixels or blocks of 2x2 pixels (`jaxseg.types.Batch.images`).
+    """
 
     config: ResNetConfig
 
     @nn.compact
     def __call__(
-        self, images: Float[Array, "B H W 3"], padded_size: Int[Array, "B 2"], train: bool
+        self, images: Float[Array, "B _ _ _"], padded_size: Int[Array, "B 2"], train: bool
     ) -> FeatureMaps:
         config = self.config
+        height, width = padded_shape(images)
 
         def mask_at(stride: int) -> Bool[Array, "B h w 1"]:
-            height, width = images.shape[1] // stride, images.shape[2] // stride
-            return extent_mask(level_extent(padded_size, stride), height, width)
+            return extent_mask(level_extent(padded_size, stride), height // stride, width // stride)
 
         trains = train and config.freeze_at < 1
-        conv = conv_layer(config.width, 7, 2, dtype=images.dtype, name="stem_conv")
+        conv = functools.partial(
+            StemConv, config.width, 7, dtype=images.dtype, kernel_init=he_normal, name="stem_conv"
+        )
         norm = make_norm(config.norm, config.norm_epsilon, name="stem_norm")
         x = conv_and_norm(conv, norm, images, mask_at(2), trains)
         x = zero_outside(nn.relu(x), mask_at(2))

@@ -35,7 +35,7 @@ from jaxseg.training.step import (
     start_state,
 )
 from jaxseg.training.train_step import TrainStep
-from jaxseg.types import Batch
+from jaxseg.types import Batch, padded_shape
 
 _LOG = logging.getLogger(__name__)
 STALL_SECONDS = 10.0
@@ -258,7 +258,7 @@ class _Steps:
         buckets: set[tuple[int, ...]] = set()
         for step in range(start, self.config.steps):
             batch = self._next_batch(step, state, pending)
-            bucket, compiled = batch.images.shape[1:3], self.compilations.count_in_thread()
+            bucket, compiled = padded_shape(batch.images), self.compilations.count_in_thread()
             state, metrics, noticed = self.train_step(state, batch, bool(self.notice.reason))
             again = self.compilations.count_in_thread().since(compiled)
             if again.programs and bucket in buckets:
@@ -279,7 +279,7 @@ class _Steps:
         for number, batch in enumerate(self.abstract_batches, start=1):
             if self.notice.reason and process_count() == 1:
                 return
-            bucket = batch.images.shape[1:3]
+            bucket = padded_shape(batch.images)
             self.progress.show_compilation(bucket, number, len(self.abstract_batches))
             self.train_step.compile(state, batch)
 

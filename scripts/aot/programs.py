@@ -16,7 +16,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxseg import ops
 from jaxseg.heads import rpn
 from jaxseg.model import BATCH_AXIS, Model
-from jaxseg.nn.conv import convolve
+from jaxseg.nn.conv import StemConv, convolve
+from jaxseg.nn.pixels import PixelConfig, normalize
 from jaxseg.training.optimizer import OptimizerConfig, make_optimizer
 from jaxseg.training.step import init_state, make_step
 from jaxseg.types import batch_shapes
@@ -224,6 +225,30 @@ def _convolution_shapes(settings: Settings) -> tuple[Shape, Shape]:
     return kernel, Shape((settings.images, *finest.shape), finest.dtype)
 
 
+def _stem(settings: Settings) -> Program:
+    height, width = settings.size
+    return _stem_of(settings, (height, width, 3))
+
+
+def _stem_of_blocks(settings: Settings) -> Program:
+    height, width = settings.size
+    return _stem_of(settings, (height // 2, width // 2, 12))
+
+
+def _stem_of(settings: Settings, image_shape: tuple[int, ...]) -> Program:
+    """Normalise images or blocks of 2x2 pixels (`space_to_depth`), and convolve them."""
+    stem, dtype = StemConv(64, 7), jnp.dtype(settings.dtype).name
+
+    def run(kernel: jax.Array, images: jax.Array, image_size: jax.Array) -> jax.Array:
+        x = normalize(PixelConfig(), images, image_size, dtype)  # type: ignore[arg-type]
+        result: jax.Array = stem.apply({"params": {"kernel": kernel.astype(dtype)}}, x)  # type: ignore[assignment]
+        return result
+
+    images = Shape((settings.images, *image_shape), np.uint8)
+    size = Shape((settings.images, 2), np.int32)
+    return Program(run, (Shape((7, 7, 3, 64), np.float32),), (images, size))
+
+
 def _convolution(settings: Settings) -> Program:
     kernel, maps = _convolution_shapes(settings)
     return Program(_convolve, (kernel,), (maps,))
@@ -247,6 +272,8 @@ PROGRAMS: dict[str, Callable[[Settings], Program]] = {
     "proposals": _proposals,
     "mask_targets": _mask_targets,
     "paste": _paste,
+    "stem": _stem,
+    "stem_of_blocks": _stem_of_blocks,
     "convolution": _convolution,
     "convolution_gradient": _convolution_gradient,
 }

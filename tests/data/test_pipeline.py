@@ -1,6 +1,7 @@
 """The batches of a training: their order, workers, shards, padding and errors."""
 
 import dataclasses
+import itertools
 import os
 import signal
 import subprocess
@@ -31,7 +32,7 @@ from jaxseg.data import (
 )
 from jaxseg.data.order import Order
 from jaxseg.data.transforms.sample import train_sample
-from jaxseg.types import Batch, BoxCrops, ImageMasks, TargetSpec, unpack_masks
+from jaxseg.types import Batch, BoxCrops, ImageMasks, TargetSpec, padded_shape, unpack_masks
 from tests.conftest import ROOT
 
 TARGETS = TargetSpec(BoxCrops(14))
@@ -150,6 +151,10 @@ def test_an_empty_split_raises():
         ({"min_size": 0, "max_size": 0}, "min_size"),
         ({"max_objects": 0}, "max_objects 0 must be at least 1"),
         ({"num_workers": -1}, "num_workers -1 must be at least 0"),
+        (
+            {"buckets": ((64, 64), (63, 64)), "space_to_depth": True},
+            r"buckets \(\(64, 64\), \(63, 64\)\) must be even with space_to_depth",
+        ),
     ],
 )
 def test_invalid_config_raises(change, message):
@@ -227,10 +232,17 @@ def test_images_of_a_batch_share_the_bucket_that_they_fit():
     assert ids.tolist() == [1, 3, 5, 7, 9, 11, 0, 2, 4, 6, 8, 10]
 
 
-@pytest.mark.parametrize("targets", [TARGETS, TargetSpec(ImageMasks(4), centers=True)])
-def test_the_shapes_of_the_batches_are_known_before(targets):
+@pytest.mark.parametrize(
+    ("targets", "options"),
+    [
+        (TARGETS, {}),
+        (TargetSpec(ImageMasks(4), centers=True), {}),
+        (TARGETS, {"space_to_depth": True, "resize_backend": "torch"}),
+    ],
+)
+def test_the_shapes_of_the_batches_are_known_before(targets, options):
     buckets = ((64, 64), (48, 64), (32, 32))  # no image fits the last alone
-    config = dataclasses.replace(CONFIG, buckets=buckets)
+    config = dataclasses.replace(CONFIG, buckets=buckets, **options)
     pipeline = TrainPipeline(TwoSizes(), config, targets, 4, seed=0, shard_count=2)
     stream = pipeline.batches(1)
     expected = {}
@@ -241,6 +253,20 @@ def test_the_shapes_of_the_batches_are_known_before(targets):
     assert pipeline.abstract_batches(1, 9) == list(expected.values())
     assert pipeline.abstract_batches(1, 2) == list(expected.values())[:1]
     assert pipeline.abstract_batches(9, 9) == []
+
+
+def test_space_to_depth_changes_the_images_to_blocks_of_pixels_and_nothing_else():
+    (expected,) = take_batches(1)
+    config = dataclasses.replace(CONFIG, space_to_depth=True)
+    batch = next(train_batches(SHAPES.open("train"), config, TARGETS, batch_size=4, seed=3))
+    assert batch.images.shape == (4, 32, 32, 12)
+    assert padded_shape(batch.images) == padded_shape(expected.images) == (64, 64)
+    for y, x, channel in itertools.product(range(2), range(2), range(3)):
+        pixels = expected.images[:, y::2, x::2, channel]
+        np.testing.assert_array_equal(batch.images[..., 6 * y + 3 * x + channel], pixels)
+    assert_equal(batch._replace(images=expected.images), expected)
+    a, b = (unpack_masks(batch, TargetSpec(ImageMasks(4))) for batch in (batch, expected))
+    assert_equal(a._replace(images=b.images), b)
 
 
 @pytest.mark.parametrize("targets", [TARGETS, TargetSpec(ImageMasks(4)), TargetSpec(BoxCrops(8))])

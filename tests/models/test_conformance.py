@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxseg.data.pipeline import space_to_depth
 from jaxseg.nn.resnet import ResNetConfig
 from jaxseg.types import Batch, MaskFrame
 from tests.tiny import (
@@ -186,6 +187,19 @@ def test_weights_add_up_over_images(subject):
         parts.append({name: np.asarray(value) / 2 for name, value in losses.items()})
     total = {name: parts[0][name] + parts[1][name] for name in whole}
     assert_same_losses(whole, total)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_blocks_of_pixels_change_neither_loss_nor_gradient(name):
+    subject = ModelUnderTest(dataclasses.replace(MODELS[name](), backbone=RESNET))
+    batch = subject.batch()
+    expected, terms = subject.gradients_and_terms(batch)
+    blocks = batch._replace(images=space_to_depth(batch.images))
+    found, terms_of_blocks = subject.gradients_and_terms(blocks)
+    assert_same_losses(totals(terms), totals(terms_of_blocks))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert np.abs(a - b).max() <= 1e-3 * np.abs(b).max()
 
 
 def test_images_of_mixed_sizes_compile_once(subject):

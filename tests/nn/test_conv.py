@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from jaxseg.data.pipeline import space_to_depth
 from jaxseg.nn import conv
 from jaxseg.nn.conv import Conv, convolve
 from tests.oracles import conv as oracle
@@ -72,6 +73,37 @@ def test_pairs_of_columns_give_the_same_as_columns(width, size, pads):
     x, kernel = make(2, 9, width, 3, 4, size)
     found = conv._convolve_column_pairs(x, kernel, pads)
     np.testing.assert_allclose(found, oracle.convolve(x, kernel, (2, 2), pads, 1), atol=1e-4)
+
+
+BLOCK_CASES = [
+    ((8, 8), (7, 7), ((3, 3), (3, 3))),
+    ((6, 10), (3, 3), ((1, 1), (0, 1))),
+    ((10, 6), (4, 2), ((2, 0), (0, 0))),
+    ((8, 8), (5, 6), ((2, 2), (1, 2))),
+]
+
+
+@pytest.mark.parametrize(("shape", "size", "pads"), BLOCK_CASES)
+def test_blocks_of_pixels_give_the_same_as_pixels(shape, size, pads):
+    x, kernel = make(2, *shape, 3, 4, size)
+    blocks = jnp.asarray(space_to_depth(np.asarray(x)))
+    found = conv.convolve_blocks(blocks, kernel, pads)
+    np.testing.assert_allclose(found, oracle.convolve(x, kernel, (2, 2), pads, 1), atol=1e-4)
+
+
+def test_the_stem_has_the_parameters_and_values_of_a_convolution():
+    x, _ = make(2, 8, 12, 3, 4, (7, 7))
+    plain = Conv(4, (7, 7), strides=(2, 2), padding=3, use_bias=False)
+    variables = plain.init(jax.random.key(0), x)
+    stem = conv.StemConv(4, 7)
+    for images in (x, jnp.asarray(space_to_depth(np.asarray(x)))):
+        assert jax.tree.all(
+            jax.tree.map(
+                lambda a, b: (a == b).all(), variables, stem.init(jax.random.key(0), images)
+            )
+        )
+        found = stem.apply(variables, images)
+        np.testing.assert_allclose(found, plain.apply(variables, x), atol=1e-4)
 
 
 def test_gradients_of_bfloat16_are_summed_in_float32(monkeypatch):

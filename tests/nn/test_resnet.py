@@ -1,12 +1,15 @@
 """A ResNet's features do not depend on padding, and remat and bfloat16 keep them."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxseg.data.pipeline import space_to_depth
+from jaxseg.nn.pixels import PixelConfig, normalize
 from jaxseg.nn.resnet import ResNetConfig
 from tests.tiny import tiny_config
 
@@ -50,6 +53,25 @@ def test_remat_changes_nothing_and_bfloat16_only_rounds():
         assert rounded[stride].dtype == jnp.bfloat16
         error = np.linalg.norm(np.asarray(rounded[stride], np.float32) - np.asarray(x))
         assert error < 0.05 * np.linalg.norm(x)
+
+
+@pytest.mark.parametrize("norm", ["frozen", "group"])
+def test_blocks_of_pixels_have_the_features_of_pixels(norm):
+    config = ResNetConfig(depth=18, width=8, norm=norm)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    size = jnp.asarray([[64, 64], [61, 33]])  # the border of the second is inside blocks
+
+    def run(variables, images, order):
+        x = normalize(PixelConfig(channel_order=order), images, size)
+        return config.build().apply(variables, x, size, False)
+
+    variables, _ = features(config, images())
+    for order in ("rgb", "bgr"):
+        apply = jax.jit(functools.partial(run, order=order))
+        expected = apply(variables, pixels)
+        found = apply(variables, space_to_depth(pixels))
+        for stride, x in expected.items():
+            np.testing.assert_allclose(found[stride], x, atol=1e-4 * np.abs(x).max())
 
 
 def test_frozen_stages_are_in_a_collection_of_their_own():
