@@ -25,7 +25,7 @@ CHANGEABLE_ON_RESUME = (
     "data.num_workers",
     "data.space_to_depth",
     "model.backbone.remat",
-    "model.roi_align.batching",
+    "model.roi_align.method",
     "pretrained",
     "init_from",
     "train.checkpoint_every",

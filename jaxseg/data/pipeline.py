@@ -163,10 +163,7 @@ class _TrainBatches:
             self._sample(int(refs.epochs[slot]), int(refs.indices[slot]), bucket)
             for slot in self._slots
         ]
-        batch = _stack(samples, self._slots)
-        if self._pipeline.config.space_to_depth:
-            return batch._replace(images=space_to_depth(batch.images))
-        return batch
+        return _stack(samples, self._slots, self._pipeline.config)
 
     def _sample(self, epoch: int, index: int, bucket: tuple[int, int]) -> Sample:
         pipeline = self._pipeline
@@ -191,13 +188,15 @@ class _TrainBatches:
         return f"the batch of step {self._start + step} (image ids {ids})"
 
 
-def _stack(samples: Sequence[Sample], slots: Sequence[int]) -> Batch:
+def _stack(samples: Sequence[Sample], slots: Sequence[int], config: DataConfig) -> Batch:
     """Stack samples into a batch with packed masks; `slots` become `Batch.index`."""
     fields: dict[str, Any] = {
         name: np.stack(values) if values[0] is not None else None
         for name, values in zip(Sample._fields, zip(*samples, strict=True), strict=True)
         if name != "masks"
     }
+    if config.space_to_depth:
+        fields["images"] = space_to_depth(fields["images"])
     fields["masks"] = _pack_masks(samples) if samples[0].masks is not None else None
     fields["index"] = np.asarray(slots, np.int32)
     return Batch(**fields)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from jaxseg import ops
 from jaxseg.nn.fpn import Pyramid
 from jaxseg.nn.padding import level_extent
-from jaxseg.ops.batching import Batching
+from jaxseg.ops.roi_align import Method
 
 MAX_STRIDE = 32
 """Stride of P5, the coarsest level that RoIs are pooled from (Lin et al. 2017, section 4.2)."""
@@ -31,9 +31,10 @@ class RoIAlignConfig:
     sampling_ratio: int = 2
     canonical_box_size: float = 224.0
     """Side of the box that is pooled from P4."""
-    batching: Batching = "auto"
-    """Pool from all images at once ("vmap") or from one after the other ("map"), which is less
-    work for a TPU and takes less memory; "auto" is "map" on a TPU, "vmap" elsewhere."""
+    method: Method = "auto"
+    """How the features are computed, with the same result up to rounding: "taps" gathers cells,
+    "tiles" multiplies matrices; "auto" is "tiles" on a TPU, "taps" elsewhere
+    (`jaxseg.ops.roi_align`)."""
 
 
 def pool_rois(
@@ -59,7 +60,7 @@ def pool_rois(
             aligned=config.aligned,
             canonical_box_size=config.canonical_box_size,
             extent=extents,
-            batching=config.batching,
+            method=config.method,
         )
 
     pooled = jax.vmap(one_image)(levels, boxes, extents)  # [B, R, p, p, C]

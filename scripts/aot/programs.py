@@ -5,6 +5,7 @@ of Mask R-CNN R50-FPN: 256 channels, 512 RoIs, 2,000 boxes in NMS, 100 objects.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -225,24 +226,15 @@ def _convolution_shapes(settings: Settings) -> tuple[Shape, Shape]:
     return kernel, Shape((settings.images, *finest.shape), finest.dtype)
 
 
-def _stem(settings: Settings) -> Program:
+def _stem(settings: Settings, *, blocks: bool) -> Program:
+    """Normalise and convolve images, pixel by pixel or in `blocks` (`space_to_depth`)."""
     height, width = settings.size
-    return _stem_of(settings, (height, width, 3))
+    image_shape = (height // 2, width // 2, 12) if blocks else (height, width, 3)
+    stem = StemConv(64, 7)
 
-
-def _stem_of_blocks(settings: Settings) -> Program:
-    height, width = settings.size
-    return _stem_of(settings, (height // 2, width // 2, 12))
-
-
-def _stem_of(settings: Settings, image_shape: tuple[int, ...]) -> Program:
-    """Normalise images or blocks of 2x2 pixels (`space_to_depth`), and convolve them."""
-    stem, dtype = StemConv(64, 7), jnp.dtype(settings.dtype).name
-
-    def run(kernel: jax.Array, images: jax.Array, image_size: jax.Array) -> jax.Array:
-        x = normalize(PixelConfig(), images, image_size, dtype)  # type: ignore[arg-type]
-        result: jax.Array = stem.apply({"params": {"kernel": kernel.astype(dtype)}}, x)  # type: ignore[assignment]
-        return result
+    def run(kernel: jax.Array, images: jax.Array, image_size: jax.Array) -> Any:
+        x = normalize(PixelConfig(), images, image_size, settings.dtype)  # type: ignore[arg-type]
+        return stem.apply({"params": {"kernel": kernel.astype(x.dtype)}}, x)
 
     images = Shape((settings.images, *image_shape), np.uint8)
     size = Shape((settings.images, 2), np.int32)
@@ -272,8 +264,8 @@ PROGRAMS: dict[str, Callable[[Settings], Program]] = {
     "proposals": _proposals,
     "mask_targets": _mask_targets,
     "paste": _paste,
-    "stem": _stem,
-    "stem_of_blocks": _stem_of_blocks,
+    "stem": functools.partial(_stem, blocks=False),
+    "stem_of_blocks": functools.partial(_stem, blocks=True),
     "convolution": _convolution,
     "convolution_gradient": _convolution_gradient,
 }

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxseg import ops
+from jaxseg.ops import roi_tiles
 from tests import strategies
 from tests.goldens import load_golden
 from tests.ops.roi_align_inputs import OUT, boxes_off_the_rim, maps
@@ -183,34 +184,65 @@ def test_bfloat16_maps_are_pooled_and_summed_in_float32():
         np.testing.assert_array_equal(gradient, of_float32.astype(jnp.bfloat16))
 
 
-def test_one_image_after_the_other_gives_the_same_as_all_at_once():
+METHODS = ("taps", "tiles")
+
+
+@functools.partial(jax.jit, static_argnames=("method", "options"))
+def pool_images(pyramid, boxes, extents, gradient, method, options):
+    def one_image(pyramid, boxes, extent):
+        return ops.multilevel_roi_align(
+            pyramid,
+            boxes,
+            output_size=gradient.shape[2:4],
+            canonical_box_size=32.0,
+            canonical_level=3,
+            extent={4: extent, 8: -(-extent // 2)},
+            method=method,
+            **dict(options),
+        )
+
+    pooled, pull = jax.vjp(lambda p: jax.vmap(one_image)(p, boxes, extents), pyramid)
+    return pooled, pull(gradient)[0]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("options", [{}, {"aligned": True}, {"sampling_ratio": 0}], ids=str)
+def test_tiles_give_the_same_as_taps(options, dtype, monkeypatch):
+    monkeypatch.setattr(roi_tiles, "CHUNK", 3)
     rng = np.random.default_rng(0)
-    boxes = jnp.asarray(rng.uniform(0, 90, (2, 5, 4)), jnp.float32)
-    extents = jnp.asarray([[18, 24], [12, 20]])
-    pyramid = {4: rng.normal(size=(2, 18, 24, 3)), 8: rng.normal(size=(2, 9, 12, 3))}
-    pyramid = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), pyramid)
-    gradient = jnp.asarray(rng.normal(size=(2, 5, 2, 2, 3)), jnp.float32)
+    boxes = rng.uniform(-40, 200, (2, 9, 4)).astype(np.float32)
+    boxes[..., 2:] = boxes[..., :2] + rng.exponential(40, (2, 9, 2))
+    boxes[0, :3] = [[0, 0, 160, 160], [-9, 30, 400, 40], [500, 500, 600, 600]]
+    boxes[1, :2] = [[50, 50, 50, 50], [8, 150, 12, 152]]
+    extents = jnp.asarray([[42, 60], [40, 37]])
+    maps = {4: rng.normal(size=(2, 42, 60, 3)), 8: rng.normal(size=(2, 21, 30, 3))}
+    pyramid = {stride: jnp.asarray(x, dtype) for stride, x in maps.items()}
+    gradient = jnp.asarray(rng.normal(size=(2, 9, 3, 2, 3)), jnp.float32)
+    taps, tiles = (
+        pool_images(pyramid, boxes, extents, gradient, method, tuple(options.items()))
+        for method in METHODS
+    )
+    assert tiles[0].dtype == jnp.float32
+    np.testing.assert_allclose(tiles[0], taps[0], atol=1e-5)
+    for stride, x in tiles[1].items():
+        assert x.dtype == dtype
+        error = np.abs(np.asarray(x, np.float32) - np.asarray(taps[1][stride], np.float32))
+        assert error.max() <= (1e-5 if dtype == "float32" else 2.0**-8) * np.abs(x).max()
+        assert np.asarray(x).any()
 
-    def pool(pyramid, batching):
-        def one_image(pyramid, boxes, extent):
-            return ops.multilevel_roi_align(
-                pyramid,
-                boxes,
-                output_size=(2, 2),
-                sampling_ratio=1,
-                canonical_box_size=32.0,
-                canonical_level=3,
-                extent={4: extent, 8: -(-extent // 2)},
-                batching=batching,
-            )
 
-        return jax.vmap(one_image)(pyramid, boxes, extents)
+def test_a_tpu_pools_many_channels_by_tiles_and_few_by_taps_one_image_after_the_other():
+    boxes, extents = jnp.zeros((2, 5, 4)), jnp.full((2, 2), 8)
 
-    @functools.partial(jax.jit, static_argnames="batching")
-    def both(pyramid, batching):
-        pooled, pull = jax.vjp(lambda pyramid: pool(pyramid, batching), pyramid)
-        return pooled, pull(gradient)[0]
+    def program(channels, platform):
+        pyramid = {4: jnp.zeros((2, 8, 8, channels)), 8: jnp.zeros((2, 4, 4, channels))}
+        gradient = jnp.zeros((2, 5, 2, 2, channels))
+        traced = pool_images.trace(pyramid, boxes, extents, gradient, "auto", ())
+        return traced.lower(lowering_platforms=(platform,)).as_text()
 
-    for a, b in zip(*(jax.tree.leaves(both(pyramid, x)) for x in ("map", "vmap")), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5)
-        assert np.asarray(a).any()
+    of_tpu = program(128, "tpu")
+    assert "dot_general" in of_tpu
+    assert "dot_general" not in program(8, "tpu")
+    assert "while" in program(8, "tpu")
+    for platform in ("cpu", "cuda"):
+        assert "dot_general" not in program(128, platform)
