@@ -83,7 +83,7 @@ class FPN(nn.Module):
 
 
 def _upsample_nearest2x(x: Float[Array, "B h w C"]) -> Float[Array, "B 2*h 2*w C"]:
-    """Repeat each cell, to the right by way of its channels: on a TPU in half of `repeat`'s time."""
+    # Along a row by way of the channels: on a TPU twice as fast as `jnp.repeat`.
     batch, height, width, channels = x.shape
     twice = jnp.concatenate([x, x], axis=3).reshape(batch, height, 2 * width, channels)
     return jnp.repeat(twice, 2, axis=1)

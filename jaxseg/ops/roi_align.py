@@ -4,14 +4,11 @@ Terms:
     R        RoIs: boxes whose features are pooled, in pixels of the image
     bin      one of the `oh x ow` equal parts of a RoI
     extent   the `(h, w)` part of a feature map that is image; the rest is padding
-    K        cells of all maps, in one list
 
-A bin is the sum over the taps of its row and its column (`jaxseg.ops.roi_taps`), computed by one
-of two methods:
+A bin is a weighted sum of cells, as bilinear interpolation weighs them, by one of two methods:
 
-    taps     each pair of taps is one gather of whole rows of C channels from the list of cells,
-             and its gradient is one scatter-add
-    tiles    products of matrices, for one image after the other (`jaxseg.ops.roi_tiles`)
+    taps     gathers these cells (`jaxseg.ops.roi_taps`)
+    tiles    multiplies matrices, for one image after the other (`jaxseg.ops.roi_tiles`)
 
 `auto` is `tiles` on a TPU for maps of `TPU_LANES` channels or a multiple of it, `taps` elsewhere.
 The results differ by rounding.
@@ -25,21 +22,17 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxseg.ops import roi_tiles
 from jaxseg.ops.batching import one_by_one
 from jaxseg.ops.boxes import box_area
-from jaxseg.ops.roi_taps import Extent, Taps, make_taps
+from jaxseg.ops.roi_taps import Extent, Maps, Taps, make_taps, pool_taps, pool_taps_gradient
+from jaxseg.ops.roi_tiles import pool_tiles, pool_tiles_gradient
 
 Method = Literal["auto", "taps", "tiles"]
 
 TPU_LANES = 128
 """Channels that a TPU computes at once."""
-
-_MAX_UNROLLED_SAMPLES = 4
-"""Up to this number of samples along an axis, XLA gets one sum over all taps, which it fuses."""
 
 
 def roi_align(
@@ -180,18 +173,12 @@ def _checked_strides(pyramid: Mapping[int, Array]) -> list[int]:
     return strides
 
 
-Maps = tuple[Float[Array, "_ _ C"], ...]
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _pool(
     maps: Maps, level: Int[Array, " R"], taps_y: Taps, taps_x: Taps, method: Method
 ) -> Float[Array, "R oh ow C"]:
-    """Return the sum over pairs of taps; each pair reads a cell of the RoI's map `maps[level]`.
-
-    The cells are read in their own dtype, and summed in that of the weights, float32.
-    """
-    pool = _by_method(method, maps, taps=_pool_taps, tiles=roi_tiles.pool_tiles)
+    """Return the bins of each RoI, from the map `maps[level]`."""
+    pool = _by_method(method, maps, taps=pool_taps, tiles=pool_tiles)
     return pool(maps, level, taps_y, taps_x)
 
 
@@ -204,9 +191,7 @@ def _pool_forward(
 def _pool_backward(
     method: Method, saved: tuple[Any, ...], gradient: Float[Array, "R oh ow C"]
 ) -> tuple[Maps, None, None, None]:
-    pull = _by_method(
-        method, saved[0], taps=_pool_taps_gradient, tiles=roi_tiles.pool_tiles_gradient
-    )
+    pull = _by_method(method, saved[0], taps=pool_taps_gradient, tiles=pool_tiles_gradient)
     return tuple(pull(*saved, gradient)), None, None, None
 
 
@@ -221,117 +206,3 @@ def _by_method(
         return {"taps": taps, "tiles": tiles}[method]
     on_tpu = tiles if maps[0].shape[2] % TPU_LANES == 0 else one_by_one(taps)
     return functools.partial(jax.lax.platform_dependent, tpu=on_tpu, default=taps)
-
-
-def _pool_taps(
-    maps: Maps, level: Int[Array, " R"], taps_y: Taps, taps_x: Taps
-) -> Float[Array, "R oh ow C"]:
-    cells = jnp.concatenate([features.reshape(-1, features.shape[2]) for features in maps])
-
-    def add(total: Array, index: Array, weight: Array) -> Array:
-        # Taps are clamped to the maps, so indices are in bounds without checks.
-        rows = cells.at[index].get(mode="promise_in_bounds", wrap_negative_indices=False)
-        return total + rows.astype(weight.dtype) * weight[..., None]
-
-    shape = (*taps_y.cell.shape[:2], taps_x.cell.shape[1], cells.shape[1])
-    start = jnp.zeros(shape, taps_y.weight.dtype)
-    return _over_taps(add, start, _in_list(taps_y, maps, level), taps_x)
-
-
-def _pool_taps_gradient(
-    maps: Maps,
-    level: Int[Array, " R"],
-    taps_y: Taps,
-    taps_x: Taps,
-    gradient: Float[Array, "R oh ow C"],
-) -> list[Float[Array, "_ _ C"]]:
-    """Add the gradients of all taps into one array.
-
-    JAX's own gradient makes an array as large as all maps for every pair of taps and adds them up:
-    up to twice the time on large maps. On a CPU the taps are in a loop, whose body XLA computes in
-    place: twice as fast as a scatter-add for each, in a fifteenth of the memory.
-    """
-    ends = np.cumsum([x.shape[0] * x.shape[1] for x in maps])
-
-    def add_to_cells(over_taps: Callable[..., Array]) -> Callable[[Array, Taps, Taps], Array]:
-        def add(total: Array, index: Array, weight: Array, gradient: Array) -> Array:
-            update = gradient * weight[..., None]
-            return total.at[index].add(
-                update, mode="promise_in_bounds", wrap_negative_indices=False
-            )
-
-        def sum_all(gradient: Array, taps_y: Taps, taps_x: Taps) -> Array:
-            start = jnp.zeros((ends[-1], gradient.shape[3]), gradient.dtype)
-            total = over_taps(functools.partial(add, gradient=gradient), start, taps_y, taps_x)
-            return total.astype(maps[0].dtype)
-
-        return sum_all
-
-    total = jax.lax.platform_dependent(
-        gradient,
-        _in_list(taps_y, maps, level),
-        taps_x,
-        cpu=add_to_cells(_loop_over_taps),
-        default=add_to_cells(_over_taps),
-    )
-    parts = jnp.split(total, ends[:-1])
-    return [part.reshape(x.shape) for part, x in zip(parts, maps, strict=True)]
-
-
-def _in_list(taps_y: Taps, maps: Maps, level: Int[Array, " R"]) -> Taps:
-    """Return taps whose cell is the first of its row in the list of all maps' cells.
-
-    Cell (y, x) of a map is first + y * width + x in the list.
-    """
-    sizes = [x.shape[0] * x.shape[1] for x in maps]
-    first = jnp.asarray(np.cumsum([0, *sizes[:-1]]))[level]  # [R]
-    width = jnp.asarray([x.shape[1] for x in maps])[level]  # [R]
-    cell = taps_y.cell * width[:, None, None, None] + first[:, None, None, None]
-    return taps_y._replace(cell=cell)
-
-
-def _over_taps(
-    add: Callable[[Array, Array, Array], Array], total: Array, taps_y: Taps, taps_x: Taps
-) -> Array:
-    """Return `total` after `total = add(total, index, weight)` for each pair of taps.
-
-    `index` and `weight` are `[R, oh, ow]`.
-    """
-
-    def add_sample(total: Array, y: int | Array, x: int | Array) -> Array:
-        for a, b in itertools.product(range(2), range(2)):
-            # [R, oh, 1] and [R, 1, ow]
-            index = taps_y.cell[:, :, None, y, a] + taps_x.cell[:, None, :, x, b]
-            weight = taps_y.weight[:, :, None, y, a] * taps_x.weight[:, None, :, x, b]
-            total = add(total, index, weight)
-        return total
-
-    max_samples = taps_y.cell.shape[2]
-    if max_samples <= _MAX_UNROLLED_SAMPLES:
-        for y, x in itertools.product(range(max_samples), range(max_samples)):
-            total = add_sample(total, y, x)
-        return total
-
-    def add_row(y: Array, total: Array) -> Array:
-        return jax.lax.fori_loop(0, taps_x.used, lambda x, t: add_sample(t, y, x), total)
-
-    return jax.lax.fori_loop(0, taps_y.used, add_row, total)
-
-
-def _loop_over_taps(
-    add: Callable[[Array, Array, Array], Array], total: Array, taps_y: Taps, taps_x: Taps
-) -> Array:
-    """Do the same as `_over_taps`, one pair of taps after the other."""
-    (cell_y, weight_y), (cell_x, weight_x) = (
-        (taps.cell.reshape(*taps.cell.shape[:2], -1), taps.weight.reshape(*taps.cell.shape[:2], -1))
-        for taps in (taps_y, taps_x)
-    )  # [R, bins, S 2]
-    columns = 2 * taps_x.used
-
-    def add_pair(number: Array, total: Array) -> Array:
-        y, x = number // columns, number % columns
-        index = cell_y[:, :, None, y] + cell_x[:, None, :, x]  # [R, oh, ow]
-        weight = weight_y[:, :, None, y] * weight_x[:, None, :, x]
-        return add(total, index, weight)
-
-    return jax.lax.fori_loop(0, 2 * taps_y.used * columns, add_pair, total)

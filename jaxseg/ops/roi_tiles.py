@@ -23,7 +23,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxseg.ops.batching import one_by_one
-from jaxseg.ops.roi_taps import Taps
+from jaxseg.ops.roi_taps import Maps, Taps
 
 BLOCK = 8
 TILE_ROWS, TILE_BLOCKS = 16, 3
@@ -56,7 +56,7 @@ class Chunk(NamedTuple):
 
 
 def pool_tiles(
-    maps: Sequence[Float[Array, "_ _ C"]], level: Int[Array, " R"], taps_y: Taps, taps_x: Taps
+    maps: Maps, level: Int[Array, " R"], taps_y: Taps, taps_x: Taps
 ) -> Float[Array, "R oh ow C"]:
     """Return the bins of each RoI, from the map `maps[level]`, summed in float32.
 
@@ -84,7 +84,7 @@ def pool_tiles(
 
 
 def pool_tiles_gradient(
-    maps: Sequence[Float[Array, "_ _ C"]],
+    maps: Maps,
     level: Int[Array, " R"],
     taps_y: Taps,
     taps_x: Taps,

@@ -15,6 +15,8 @@ MODULES = r"[/(](backbone|fpn|rpn_head|box_head|mask_head|mask_feature_head|head
 """Layers of the models, in JAX's name of an operation."""
 SOURCES = {
     "ops/roi_align.py:": "roi_align",
+    "ops/roi_taps.py:": "roi_align",
+    "ops/roi_tiles.py:": "roi_align",
     "heads/roi_pooler.py:": "roi_align",
     "ops/nms.py:": "nms",
     "ops/matrix_nms.py:": "nms",
