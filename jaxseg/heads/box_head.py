@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxseg import losses, ops
 from jaxseg.heads.conv_stack import conv_stack
 from jaxseg.heads.roi_sampling import Proposals, RoIs
+from jaxseg.nn.activation import relu
 from jaxseg.nn.norm import NormKind
 from jaxseg.types import Batch, LossTerm
 
@@ -93,7 +94,7 @@ class BoxHead(nn.Module):
             return nn.Dense(features, kernel_init=init, dtype=x.dtype, name=name)(x)
 
         for number in range(1, config.num_fc + 1):
-            x = nn.relu(dense(x, config.fc_dim, xavier, f"hidden{number}"))
+            x = relu(dense(x, config.fc_dim, xavier, f"hidden{number}"))
         logits = dense(x, self.num_classes + 1, normal(0.01), "logit").astype(jnp.float32)
         deltas = dense(x, 4 * self.outputs, normal(0.001), "delta").astype(jnp.float32)
         return logits, deltas.reshape(-1, self.outputs, 4)

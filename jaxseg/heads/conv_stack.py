@@ -1,9 +1,9 @@
 """The convolutions that heads on pooled features begin with."""
 
 import jax.numpy as jnp
-from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
+from jaxseg.nn.activation import relu
 from jaxseg.nn.conv import Conv
 from jaxseg.nn.norm import NormKind, make_norm
 from jaxseg.nn.resnet import he_normal
@@ -36,5 +36,5 @@ def conv_stack(
         )(x)
         if norm is not None:
             x = make_norm(norm, name=f"norm{number}")(x, mask, train)
-        x = nn.relu(x)
+        x = relu(x)
     return x

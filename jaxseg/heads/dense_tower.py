@@ -3,9 +3,9 @@
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
+from jaxseg.nn.activation import relu
 from jaxseg.nn.conv import Conv
 from jaxseg.nn.norm import GroupNorm
-from jaxseg.nn.padding import zero_outside
 
 tower_init = nn.initializers.normal(0.01)
 """Initial weights of dense heads (Lin et al. 2017, arXiv 1708.02002, section 4.1)."""
@@ -32,7 +32,7 @@ class ConvGN(nn.Module):
             name="conv",
         )
         x = GroupNorm(self.groups, name="norm")(conv(x), mask, train=False)
-        return zero_outside(nn.relu(x), mask)
+        return relu(x, mask)
 
 
 class DenseTower(nn.Module):

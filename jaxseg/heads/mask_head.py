@@ -19,6 +19,7 @@ from jaxseg import losses, ops
 from jaxseg.heads.conv_stack import conv_stack
 from jaxseg.heads.roi_sampling import RoIs
 from jaxseg.model import Variables
+from jaxseg.nn.activation import relu
 from jaxseg.nn.norm import NormKind
 from jaxseg.nn.resnet import he_normal
 from jaxseg.nn.used_rows import sum_over_used
@@ -134,7 +135,7 @@ class MaskHead(nn.Module):
         std = config.logit_init_std
         logit_init = he_normal if std is None else nn.initializers.normal(std)
         output = jnp.zeros_like(labels) if config.cls_agnostic_mask else labels
-        x = ClassLogit(self.outputs, logit_init, name="logit")(nn.relu(x), output)
+        x = ClassLogit(self.outputs, logit_init, name="logit")(relu(x), output)
         x = x.astype(jnp.float32).transpose(0, 1, 3, 2, 4)  # [R, y, dy, x, dx]
         return x.reshape(count, 2 * height, 2 * width)
 

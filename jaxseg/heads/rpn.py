@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxseg import losses, ops
 from jaxseg.heads.roi_sampling import Proposals
+from jaxseg.nn.activation import relu
 from jaxseg.nn.conv import Conv, convolve
 from jaxseg.nn.fpn import Pyramid
 from jaxseg.nn.padding import level_extent
@@ -121,7 +122,7 @@ class RPNHead(nn.Module):
         logits, deltas = [], []
         for x in pyramid.values():
             for conv in convs:
-                x = nn.relu(conv(x))
+                x = relu(conv(x))
             both = convolve(x, kernel, (1, 1), ((0, 0), (0, 0)))
             logit, delta = jnp.split(both + bias[None, None, None], [self.num_anchors], axis=-1)
             logits.append(logit.reshape(x.shape[0], -1))  # [B, h w A]

@@ -31,11 +31,12 @@ from jaxseg.heads.roi_pooler import pool_rois
 from jaxseg.heads.roi_sampling import Proposals
 from jaxseg.heads.rpn import RPNConfig
 from jaxseg.model import Model
+from jaxseg.nn.activation import relu
 from jaxseg.nn.build import build_model
 from jaxseg.nn.conv import Conv
 from jaxseg.nn.fpn import Pyramid
 from jaxseg.nn.norm import NormKind
-from jaxseg.nn.padding import extent_mask, level_extent, round_up_size, zero_outside
+from jaxseg.nn.padding import extent_mask, level_extent, round_up_size
 from jaxseg.nn.resize import resize
 from jaxseg.nn.resnet import he_normal
 from jaxseg.types import IGNORED, Average, Batch, Detections, LossTerm, MaskFrame, TargetSpec
@@ -121,7 +122,7 @@ class FusedSemanticHead(nn.Module):
                 dtype=dtype,
                 name=name,
             )
-            return zero_outside(nn.relu(conv(x)), inside)
+            return relu(conv(x), inside)
 
         levels = []
         for stride, x in sorted(pyramid.items()):
@@ -153,7 +154,7 @@ class FlowMaskHead(MaskHead):
             conv = Conv(
                 x.shape[-1], (1, 1), kernel_init=he_normal, dtype=x.dtype, name="conv_previous"
             )
-            x = x + nn.relu(conv(previous))
+            x = x + relu(conv(previous))
         x = self.features(x, valid, train)
         return x if labels is None else self.upsampled_logits(x, labels)
 

@@ -32,6 +32,7 @@ from jaxseg.heads.mask_head import (
 )
 from jaxseg.heads.roi_sampling import RoIs
 from jaxseg.model import Model
+from jaxseg.nn.activation import relu
 from jaxseg.nn.build import build_model
 from jaxseg.nn.fpn import Pyramid
 from jaxseg.nn.padding import round_up_size
@@ -156,12 +157,12 @@ class CoarseMaskHead(nn.Module):
         x = x.reshape(count, side[0], 2, side[1], 2, channels).transpose(0, 1, 3, 2, 4, 5)
         x = x.reshape(count, *side, 4 * channels)
         conv = nn.Dense(config.conv_dim, kernel_init=he_normal, dtype=x.dtype, name="downsample")
-        x = nn.relu(conv(x)).reshape(count, -1)
+        x = relu(conv(x)).reshape(count, -1)
         xavier = nn.initializers.xavier_uniform()
         for number in range(1, config.num_fc + 1):
             name = f"hidden{number}"
             x = nn.Dense(config.fc_dim, kernel_init=xavier, dtype=x.dtype, name=name)(x)
-            x = nn.relu(x)
+            x = relu(x)
         outputs, normal = side[0] * side[1] * self.num_classes, nn.initializers.normal(0.001)
         x = nn.Dense(outputs, kernel_init=normal, dtype=x.dtype, name="logit")(x)
         return x.astype(jnp.float32).reshape(count, *side, self.num_classes)
@@ -188,7 +189,7 @@ class PointHead(nn.Module):
             x = jnp.concatenate([x, coarse], axis=-1)
             name = f"hidden{number}"
             dense = nn.Dense(self.config.fc_dim, kernel_init=he_normal, dtype=x.dtype, name=name)
-            x = nn.relu(dense(x))
+            x = relu(dense(x))
         x = jnp.concatenate([x, coarse], axis=-1)
         logit = ClassLogit(self.num_classes, nn.initializers.normal(0.001), name="logit")
         return logit(x, labels).astype(jnp.float32)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from jaxseg.nn.activation import relu
 from jaxseg.nn.backbone import FeatureMaps
 from jaxseg.nn.conv import Conv
 from jaxseg.nn.norm import NormKind, make_norm
@@ -76,7 +77,7 @@ class FPN(nn.Module):
                 x = x[:, ::2, ::2]
             else:
                 if number > 0 and self.relu_before_extra_convs:
-                    x = nn.relu(x)
+                    x = relu(x)
                 x = layer(x, 3, 2, stride, f"extra{stride.bit_length() - 1}")
             pyramid[stride] = x
         return dict(sorted(pyramid.items()))

@@ -17,6 +17,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxseg.nn.activation import relu
 from jaxseg.nn.backbone import FeatureMaps
 from jaxseg.nn.conv import Conv, StemConv
 from jaxseg.nn.norm import NormKind, conv_and_norm, make_norm
@@ -116,18 +117,18 @@ class Block(nn.Module):
             inner = self.channels * config.groups * config.width_per_group // 64
             first, second = (self.stride, 1) if config.stride_in_1x1 else (1, self.stride)
             mask_mid = mask if config.stride_in_1x1 else mask_in
-            y = zero_outside(nn.relu(layer(x, inner, 1, first, mask_mid, 1)), mask_mid)
-            y = nn.relu(layer(y, inner, 3, second, mask, 2, config.groups))
+            y = relu(layer(x, inner, 1, first, mask_mid, 1), mask_mid)
+            y = relu(layer(y, inner, 3, second, mask, 2, config.groups))
             y = layer(y, out_channels, 1, 1, mask, 3)
         else:
             out_channels = self.channels
-            y = zero_outside(nn.relu(layer(x, self.channels, 3, self.stride, mask, 1)), mask)
+            y = relu(layer(x, self.channels, 3, self.stride, mask, 1), mask)
             y = layer(y, self.channels, 3, 1, mask, 2)
         if x.shape[-1] != out_channels or self.stride != 1:
             conv = conv_layer(out_channels, 1, self.stride, dtype=x.dtype, name="shortcut_conv")
             norm = make_norm(config.norm, config.norm_epsilon, name="shortcut_norm")
             x = conv_and_norm(conv, norm, x, mask, train)
-        return zero_outside(nn.relu(x + y), mask)
+        return relu(x + y, mask)
 
 
 class ResNet(nn.Module):
@@ -154,7 +155,7 @@ class ResNet(nn.Module):
         )
         norm = make_norm(config.norm, config.norm_epsilon, name="stem_norm")
         x = conv_and_norm(conv, norm, images, mask_at(2), trains)
-        x = zero_outside(nn.relu(x), mask_at(2))
+        x = relu(x, mask_at(2))
         x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
         x = zero_outside(x, mask_at(4))  # pooling windows reach one cell into the padding
 
