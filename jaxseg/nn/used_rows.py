@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from jaxseg.ops.scheduling import zeros_after
+
 CHUNK_ROWS = 16
 """Rows of a chunk. The maps of 16 RoIs, 3,136 cells, are enough for a CPU's fastest kernels."""
 
@@ -68,7 +70,7 @@ def _forward(
             return value + more, jax.tree.map(jnp.add, of_variables, of_these), of_x
 
         take, loop = _used_chunks(used)
-        zeros = jax.tree.map(jnp.zeros_like, (variables, x))
+        zeros = jax.tree.map(jnp.zeros_like, variables), zeros_after(x.shape, x)
         value, *gradients = loop(add, (jnp.zeros((), jnp.float32), *zeros))
         return value, tuple(gradients)
 
