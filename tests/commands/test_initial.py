@@ -14,6 +14,7 @@ from jaxseg.commands import train as train_command
 from jaxseg.commands.cli import main
 from jaxseg.commands.initial import Origin, fit, per_class_paths, read_origin
 from jaxseg.nn.freezing import merge_frozen
+from jaxseg.training import loop
 from jaxseg.training.step import init_variables
 from jaxseg.zoo.mask_rcnn import TORCHVISION_R50_FPN_V2
 from tests.commands.tiny_run import EXPERIMENT, SHAPES, final_state
@@ -140,14 +141,20 @@ def test_a_published_checkpoint_of_other_classes(tmp_path, caplog):
     assert "arrays are taken from" in caplog.text
 
 
-def test_a_run_starts_from_a_workdir_and_then_needs_it_no_more(workdir, tmp_path, capsys):
-    optimizer = dataclasses.replace(EXPERIMENT.train.optimizer, learning_rate=0.0)
-    train = dataclasses.replace(EXPERIMENT.train, steps=1, checkpoint_every=1, optimizer=optimizer)
+def test_a_run_starts_from_a_workdir_and_then_needs_it_no_more(workdir, tmp_path, monkeypatch):
+    starts, start_state = [], loop.start_state
+
+    def start_recorded_state(variables, *optimizer, **ema):
+        starts.append(jax.tree.map(np.array, variables))
+        return start_state(variables, *optimizer, **ema)
+
+    monkeypatch.setattr(loop, "start_state", start_recorded_state)
+    train = dataclasses.replace(EXPERIMENT.train, steps=1)
     experiment = dataclasses.replace(EXPERIMENT, train=train, init_from=str(workdir))
     train_command.train(experiment, tmp_path / "run")
-    _, variables = final_state(tmp_path / "run")
-    start = predictor.restore(workdir).variables["params"]
-    jax.tree.map(np.testing.assert_array_equal, variables["params"], start)
+    assert final_state(tmp_path / "run")[0] == 1
+    (start,) = starts
+    jax.tree.map(np.testing.assert_array_equal, start, predictor.restore(workdir).variables)
     again = dataclasses.replace(experiment, init_from=str(tmp_path / "absent"))
     train_command.train(again, tmp_path / "run")
 
