@@ -60,10 +60,11 @@ def test_the_training_loop_runs(tmp_path, monkeypatch):
         some = [block.replace(text, other) for block in some]
     config = tiny_config()
     fields = {name: getattr(config, name) for name in config.__dataclass_fields__}
-    ran = run(some, {"TINY_FIELDS": fields | {"num_classes": 5}})
+    ran = run(some[:1], {"TINY_FIELDS": fields | {"num_classes": 5}})
+    first = ran["variables"]["params"]
+    run(some[1:], ran)
     assert np.isfinite(ran["value"])
     assert ran["number"] == 2
     assert ran["detections"].boxes.shape == (2, 8, 4)
-    first = ran["init_variables"](ran["model"], (1, 64, 64, 3), seed=0)["params"]
     changed = jax.tree.map(lambda a, b: bool((a != b).any()), first, ran["variables"]["params"])
     assert np.mean(jax.tree.leaves(changed)) > 0.9
