@@ -6,13 +6,17 @@ from collections.abc import Iterator
 from importlib.metadata import version
 
 # Before JAX starts. Tests of data parallelism need more than one device on any machine. The tests'
-# time is compilation: without LLVM's optimisation it is a third, and without XLA's fusion emitters
-# half of that. `scripts/test --slow` leaves both as users have them, and runs the goldens again.
-# JAX 0.11 no longer has that flag, and later versions end at an unknown one.
+# time is compilation: without LLVM's optimisation it is a third, without XLA's fusion emitters half
+# of that, and a sixth less in one piece: a worker has one core. `scripts/test --slow` leaves all as
+# users have them, and runs the goldens again. JAX 0.11 has other flags, and ends at unknown ones.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
-    + " --xla_cpu_use_fusion_emitters=false" * version("jaxlib").startswith("0.10."),
+    + (
+        " --xla_cpu_use_fusion_emitters=false --xla_llvm_disable_expensive_passes=true"
+        " --xla_cpu_parallel_codegen_split_count=1"
+    )
+    * version("jaxlib").startswith("0.10."),
 )
 # The commands that tests start as processes, which may be killed, keep their programs apart.
 os.environ["XDG_CACHE_HOME"] = str(pathlib.Path(__file__).resolve().parents[1] / ".cache")
