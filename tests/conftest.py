@@ -4,6 +4,7 @@ import os
 import pathlib
 from collections.abc import Iterator
 from importlib.metadata import version
+from typing import Any
 
 # Before JAX starts. Tests of data parallelism need more than one device on any machine. The tests'
 # time is compilation: without LLVM's optimisation it is a third, without XLA's fusion emitters half
@@ -83,3 +84,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return [module.startswith(prefix) for prefix in (*LONGEST, "")].index(True)
 
     items.sort(key=rank)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give a worker whole modules, and one worker all tests of the commands, for one `workdir`."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByModule(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            commands = "tests/commands"
+            return commands if nodeid.startswith(f"{commands}/") else super()._split_scope(nodeid)
+
+    return ByModule(config, log) if config.getvalue("dist") == "loadscope" else None
