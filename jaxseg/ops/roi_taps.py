@@ -148,8 +148,6 @@ def pool_taps(
     shape = (*taps_y.cell.shape[:2], taps_x.cell.shape[1], cells.shape[1])
     start = jnp.zeros(shape, taps_y.weight.dtype)
     pooled = _over_taps(add, start, _in_list(taps_y, maps, level), taps_x)
-    if not pooled.size:
-        return pooled
     return lax.platform_dependent(
         pooled, taps_y.weight, cpu=compute_once, default=lambda pooled, weight: pooled
     )

@@ -21,6 +21,13 @@ def test_values_are_unchanged_whatever_they_wait_for(first):
     np.testing.assert_array_equal(zeros, np.zeros(4, np.float32))
 
 
+def test_arrays_without_elements():
+    empty = jnp.zeros((0, 3))
+    for function in (wait_for, compute_once):
+        assert jax.jit(function)(empty, empty).shape == empty.shape
+    assert not zeros_after((4,), empty).any()
+
+
 def test_each_image_keeps_its_values():
     images, others = np.stack([SPECIAL, 2 * SPECIAL]), jnp.ones((2, 3))
     for function in (wait_for, compute_once):
