@@ -14,25 +14,36 @@ Terms, beside those of `jaxseg.ops.roi_align` and `roi_taps`:
 A tile has cells that its RoI does not read. Their weights are 0, so they must be finite.
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxseg.ops.batching import one_by_one
 from jaxseg.ops.roi_taps import Maps, Taps
 
 BLOCK = 8
 TILE_ROWS, TILE_BLOCKS = 16, 3
 CHUNK = 256
 
-Shape = tuple[int, ...]
+
+class RoIs(NamedTuple):
+    """Where the features of each RoI are, in the list of all maps' blocks."""
+
+    first: Int[Array, " R"]
+    """The first block of the RoI's map."""
+    blocks_in_row: Int[Array, " R"]
+    """Of the RoI's map."""
+    cell_y: Int[Array, "R oh taps"]
+    weight_y: Float[Array, "R oh taps"]
+    cell_x: Int[Array, "R ow taps"]
+    weight_x: Float[Array, "R ow taps"]
 
 
-class RoITiles(NamedTuple):
+class Tiles(NamedTuple):
     """The tiles of each RoI, row by row; a RoI without a sample in its map has none."""
 
     first_y: Int[Array, " R"]
@@ -60,27 +71,10 @@ def pool_tiles(
 ) -> Float[Array, "R oh ow C"]:
     """Return the bins of each RoI, from the map `maps[level]`, summed in float32.
 
-    `jax.vmap` computes one image after the other.
+    `jax.vmap` pools from several images as from one that has the RoIs of all.
     """
-    shapes = [x.shape for x in maps]
-    table = jnp.concatenate([_to_blocks(x) for x in maps])
-    channels, precision = shapes[0][2], _precision(table.dtype)
-    bins = (taps_y.cell.shape[1], taps_x.cell.shape[1])
-
-    def pool(table: Array, level: Array, taps_y: Taps, taps_x: Taps) -> Array:
-        def add(chunk: Chunk, total: Array) -> Array:
-            cells = table.at[chunk.blocks].get(mode="promise_in_bounds")
-            cells = cells.reshape(len(chunk.roi), -1, channels).astype(jnp.float32)
-            product = jnp.einsum("tbc,tcd->tbd", chunk.weights, cells, precision=precision)
-            rows = _rows_of_bins(chunk.roi, bins[0])
-            product = product.reshape(len(rows), -1)
-            return total.at[rows].add(product, mode="promise_in_bounds")
-
-        total = jnp.zeros((len(level) * bins[0], bins[1] * channels), jnp.float32)
-        return _over_chunks(add, total, shapes, level, taps_y, taps_x)
-
-    pooled = one_by_one(pool)(table, level, taps_y, taps_x)
-    return pooled.reshape(len(level), *bins, channels)
+    blocks = jnp.concatenate([_to_blocks(x) for x in maps])
+    return _pool(blocks, _make_rois(maps, level, taps_y, taps_x))
 
 
 def pool_tiles_gradient(
@@ -91,96 +85,157 @@ def pool_tiles_gradient(
     gradient: Float[Array, "R oh ow C"],
 ) -> list[Float[Array, "_ _ C"]]:
     """Return the gradient of each map, given that of the bins; summed in float32."""
-    shapes, dtype = [x.shape for x in maps], maps[0].dtype
-    channels, precision = shapes[0][2], _precision(dtype)
-    ends = np.cumsum([height * _blocks_in_row(width) for height, width, _ in shapes])
+    rois, ends = _make_rois(maps, level, taps_y, taps_x), _ends(maps)
+    blocks = _gradient_of(int(ends[-1]), maps[0].dtype)(gradient, rois)
+    parts = jnp.split(blocks, ends[:-1])
+    return [
+        _from_blocks(part, x.shape).astype(x.dtype) for part, x in zip(parts, maps, strict=True)
+    ]
 
-    def pull(gradient: Array, level: Array, taps_y: Taps, taps_x: Taps) -> Array:
+
+def _make_rois(maps: Maps, level: Int[Array, " R"], taps_y: Taps, taps_x: Taps) -> RoIs:
+    first = np.concatenate([[0], _ends(maps)[:-1]])
+    in_row = np.asarray([_blocks_in_row(x.shape[1]) for x in maps])
+    taps = (taps_y.cell, taps_y.weight, taps_x.cell, taps_x.weight)
+    return RoIs(
+        jnp.asarray(first)[level],
+        jnp.asarray(in_row)[level],
+        *(x.reshape(*x.shape[:2], 2 * x.shape[2]) for x in taps),
+    )
+
+
+@jax.custom_batching.custom_vmap
+def _pool(blocks: Float[Array, "K _"], rois: RoIs) -> Float[Array, "R oh ow C"]:
+    height, width = rois.cell_y.shape[1], rois.cell_x.shape[1]
+    channels, precision = blocks.shape[1] // BLOCK, _precision(blocks.dtype)
+
+    def add(chunk: Chunk, total: Array) -> Array:
+        cells = blocks.at[chunk.blocks].get(mode="promise_in_bounds")
+        cells = cells.reshape(len(chunk.roi), -1, channels).astype(jnp.float32)
+        bins = jnp.einsum("tbc,tcd->tbd", chunk.weights, cells, precision=precision)
+        rows = _rows_of_bins(chunk.roi, height)
+        return total.at[rows].add(bins.reshape(len(rows), -1), mode="promise_in_bounds")
+
+    total = jnp.zeros((len(rois.first) * height, width * channels), jnp.float32)
+    total = _over_chunks(add, total, rois, len(blocks))
+    return total.reshape(-1, height, width, channels)
+
+
+@_pool.def_vmap
+def _pool_images(
+    images: int, is_batched: Any, blocks: Float[Array, "B K _"], rois: RoIs
+) -> tuple[Array, bool]:
+    blocks, rois = _batch(images, is_batched, (blocks, rois))
+    merged = blocks.reshape(-1, blocks.shape[2])
+    return _split(images, _pool(merged, _merge_rois(rois, blocks.shape[1]))), True
+
+
+def _gradient_of(num_blocks: int, dtype: jnp.dtype) -> Callable[[Array, RoIs], Array]:
+    """Return the function from the gradient of the bins to that of all blocks of the maps."""
+
+    @jax.custom_batching.custom_vmap
+    def pull(gradient: Float[Array, "R oh ow C"], rois: RoIs) -> Float[Array, "K _"]:
+        count, height, width, channels = gradient.shape
+        rows_of_bins, precision = (
+            gradient.reshape(count * height, width * channels),
+            _precision(dtype),
+        )
+
         def add(chunk: Chunk, total: Array) -> Array:
-            rows = _rows_of_bins(chunk.roi, taps_y.cell.shape[1])
-            bins = gradient.at[rows].get(mode="promise_in_bounds")
+            rows = _rows_of_bins(chunk.roi, height)
+            bins = rows_of_bins.at[rows].get(mode="promise_in_bounds")
             bins = bins.reshape(len(chunk.roi), -1, channels)
             cells = jnp.einsum("tbc,tbd->tcd", chunk.weights, bins, precision=precision)
             cells = cells.reshape(-1, BLOCK * channels)
             return total.at[chunk.blocks].add(cells, mode="promise_in_bounds")
 
-        total = jnp.zeros((ends[-1], BLOCK * channels), jnp.float32)
-        return _over_chunks(add, total, shapes, level, taps_y, taps_x).astype(dtype)
+        total = jnp.zeros((num_blocks, BLOCK * channels), jnp.float32)
+        return _over_chunks(add, total, rois, num_blocks)
 
-    rows = gradient.reshape(gradient.shape[0] * gradient.shape[1], -1)
-    table = one_by_one(pull)(rows, level, taps_y, taps_x)
-    parts = jnp.split(table, ends[:-1])
-    return [_from_blocks(part, shape) for part, shape in zip(parts, shapes, strict=True)]
+    @pull.def_vmap
+    def pull_images(
+        images: int, is_batched: Any, gradient: Float[Array, "B R oh ow C"], rois: RoIs
+    ) -> tuple[Array, bool]:
+        gradient, rois = _batch(images, is_batched, (gradient, rois))
+        merged = gradient.reshape(-1, *gradient.shape[2:])
+        blocks = _gradient_of(images * num_blocks, dtype)(merged, _merge_rois(rois, num_blocks))
+        return _split(images, blocks), True
+
+    return pull
+
+
+def _batch(images: int, is_batched: Any, arguments: Any) -> Any:
+    """Return the arguments with an axis of images each."""
+    return jax.tree.map(
+        lambda x, has: x if has else jnp.broadcast_to(x, (images, *x.shape)),
+        arguments,
+        tuple(is_batched),
+    )
+
+
+def _merge_rois(rois: RoIs, num_blocks: int) -> RoIs:
+    """Return the RoIs of several images, of `num_blocks` blocks each, as those of one."""
+    first = rois.first + num_blocks * jnp.arange(len(rois.first))[:, None]
+    return RoIs(*(x.reshape(-1, *x.shape[2:]) for x in rois._replace(first=first)))
+
+
+def _split(images: int, x: Array) -> Array:
+    return x.reshape(images, -1, *x.shape[1:])
 
 
 def _over_chunks(
-    add: Callable[[Chunk, Array], Array],
-    total: Array,
-    shapes: Sequence[Shape],
-    level: Int[Array, " R"],
-    taps_y: Taps,
-    taps_x: Taps,
+    add: Callable[[Chunk, Array], Array], total: Array, rois: RoIs, num_blocks: int
 ) -> Array:
     """Return `total` after `total = add(chunk, total)` for all chunks of tiles."""
-    if not len(level):
+    if not len(rois.first):
         return total
-    tiles, size = _tiles_of_rois(taps_y, taps_x), min(CHUNK, len(level))
+    tiles, size = _make_tiles(rois), min(CHUNK, len(rois.first))
     chunks = -(-tiles.end[-1] // size)
 
     def body(number: Array, total: Array) -> Array:
-        return add(_make_chunk(number, size, tiles, shapes, level, taps_y, taps_x), total)
+        return add(_make_chunk(number, size, tiles, rois, num_blocks), total)
 
     return lax.fori_loop(0, chunks, body, total)
 
 
-def _tiles_of_rois(taps_y: Taps, taps_x: Taps) -> RoITiles:
-    def span(taps: Taps) -> tuple[Array, Array]:
+def _make_tiles(rois: RoIs) -> Tiles:
+    def span(cell: Array, weight: Array) -> tuple[Array, Array]:
         """Return each RoI's first and last cell with a weight; 0 and -1 if it has none."""
-        used = taps.weight > 0
-        last = jnp.where(used, taps.cell, -1).max((1, 2, 3))
-        first = jnp.where(used, taps.cell, last[:, None, None, None]).min((1, 2, 3))
+        last = jnp.where(weight > 0, cell, -1).max((1, 2))
+        first = jnp.where(weight > 0, cell, last[:, None, None]).min((1, 2))
         return jnp.maximum(first, 0), last
 
-    first_y, last_y = span(taps_y)
-    first_x, last_x = span(taps_x)
+    first_y, last_y = span(rois.cell_y, rois.weight_y)
+    first_x, last_x = span(rois.cell_x, rois.weight_x)
     first_block = first_x // BLOCK
     down = (last_y - first_y) // TILE_ROWS + 1
     across = (last_x // BLOCK - first_block) // TILE_BLOCKS + 1
     num_tiles = jnp.where((last_y >= 0) & (last_x >= 0), down * across, 0)
-    return RoITiles(first_y, first_block, across, num_tiles, jnp.cumsum(num_tiles))
+    return Tiles(first_y, first_block, across, num_tiles, jnp.cumsum(num_tiles))
 
 
 def _make_chunk(
-    number: Int[Array, ""],
-    size: int,
-    tiles: RoITiles,
-    shapes: Sequence[Shape],
-    level: Int[Array, " R"],
-    taps_y: Taps,
-    taps_x: Taps,
+    number: Int[Array, ""], size: int, tiles: Tiles, rois: RoIs, num_blocks: int
 ) -> Chunk:
     """Return `size` tiles from number `number * size` on."""
     index = number * size + jnp.arange(size)
     roi = jnp.searchsorted(tiles.end, index, side="right", method="compare_all")
-    exists = roi < len(level)
-    roi = jnp.minimum(roi, len(level) - 1)
+    exists = roi < len(tiles.end)
+    roi = jnp.minimum(roi, len(tiles.end) - 1)
     of_roi = index - (tiles.end - tiles.num_tiles)[roi]  # number of the tile in its RoI
     y = tiles.first_y[roi] + of_roi // tiles.across[roi] * TILE_ROWS  # [T]
     block = tiles.first_block[roi] + of_roi % tiles.across[roi] * TILE_BLOCKS
 
-    # Block x of row y is first + y * in_row + x in the list of all maps' blocks.
-    in_row = np.asarray([_blocks_in_row(width) for _, width, _ in shapes])
-    ends = np.cumsum([height * n for (height, *_), n in zip(shapes, in_row, strict=True)])
-    first = jnp.asarray(ends - np.diff(ends, prepend=0))[level[roi]]
     row = y[:, None] + jnp.arange(TILE_ROWS)[None]  # [T, rows]
-    row = first[:, None] + row * jnp.asarray(in_row)[level[roi]][:, None]
+    row = rois.first[roi][:, None] + row * rois.blocks_in_row[roi][:, None]
     blocks = row[:, :, None] + block[:, None, None] + jnp.arange(TILE_BLOCKS)[None, None]
-    # Blocks beyond the list or the row have no weight.
-    blocks = jnp.clip(blocks, 0, ends[-1] - 1).reshape(-1)
+    # Blocks beyond the row or the list have no weight.
+    blocks = jnp.clip(blocks, 0, num_blocks - 1).reshape(-1)
 
-    weights_y = _weights(taps_y, roi, y, TILE_ROWS)
+    weights_y = _weights(rois.cell_y[roi], rois.weight_y[roi], y, TILE_ROWS)
     weights_y = jnp.where(exists[:, None, None], weights_y, 0)
-    weights_x = _weights(taps_x, roi, block * BLOCK, TILE_BLOCKS * BLOCK)
+    first_x = block * BLOCK
+    weights_x = _weights(rois.cell_x[roi], rois.weight_x[roi], first_x, TILE_BLOCKS * BLOCK)
     weights = weights_y[:, :, None, :, None] * weights_x[:, None, :, None, :]
     bins, cells = weights_y.shape[1] * weights_x.shape[1], TILE_ROWS * TILE_BLOCKS * BLOCK
     return Chunk(roi, blocks, weights.reshape(size, bins, cells))
@@ -195,11 +250,12 @@ def _rows_of_bins(roi: Int[Array, " T"], height: int) -> Int[Array, " _"]:
 
 
 def _weights(
-    taps: Taps, roi: Int[Array, " T"], first: Int[Array, " T"], cells: int
+    cell: Int[Array, "T bins taps"],
+    weight: Float[Array, "T bins taps"],
+    first: Int[Array, " T"],
+    cells: int,
 ) -> Float[Array, "T bins cells"]:
     """Return the weight of each of `cells` cells of an axis, from `first` on, in each bin."""
-    cell = taps.cell[roi].reshape(len(roi), taps.cell.shape[1], -1)  # [T, bins, 2 S]
-    weight = taps.weight[roi].reshape(cell.shape)
     offset = cell - first[:, None, None]
     is_cell = offset[..., None] == jnp.arange(cells)[None, None, None]
     return jnp.where(is_cell, weight[..., None], 0).sum(2)
@@ -209,6 +265,11 @@ def _blocks_in_row(width: int) -> int:
     return -(-width // BLOCK)
 
 
+def _ends(maps: Maps) -> np.ndarray:
+    """Return the number of blocks of each map and all before it."""
+    return np.cumsum([x.shape[0] * _blocks_in_row(x.shape[1]) for x in maps])
+
+
 def _to_blocks(features: Float[Array, "H W C"]) -> Float[Array, "blocks _"]:
     height, width, _ = features.shape
     padding = _blocks_in_row(width) * BLOCK - width
@@ -216,7 +277,7 @@ def _to_blocks(features: Float[Array, "H W C"]) -> Float[Array, "blocks _"]:
     return padded.reshape(height * _blocks_in_row(width), -1)
 
 
-def _from_blocks(blocks: Float[Array, "blocks _"], shape: Shape) -> Float[Array, "H W C"]:
+def _from_blocks(blocks: Float[Array, "blocks _"], shape: tuple[int, ...]) -> Float[Array, "H W C"]:
     height, width, channels = shape
     return blocks.reshape(height, -1, channels)[:, :width]
 
