@@ -11,7 +11,8 @@ Terms, beside those of `jaxseg.ops.roi_align` and `roi_taps`:
     tile   `TILE_ROWS` rows of `TILE_BLOCKS` blocks
     T      tiles of a chunk
 
-A tile has cells that its RoI does not read. Their weights are 0, so they must be finite.
+A tile has cells of the RoI's map that the RoI does not read. Their weights are 0, so they must be
+finite.
 """
 
 from collections.abc import Callable
@@ -47,7 +48,8 @@ class Tiles(NamedTuple):
     """The tiles of each RoI, row by row; a RoI without a sample in its map has none."""
 
     first_y: Int[Array, " R"]
-    """Row of the map."""
+    last_y: Int[Array, " R"]
+    """The first and last row that the RoI reads, of its map."""
     first_block: Int[Array, " R"]
     """In a row of the map."""
     across: Int[Array, " R"]
@@ -117,7 +119,7 @@ def _pool(blocks: Float[Array, "K _"], rois: RoIs) -> Float[Array, "R oh ow C"]:
         return total.at[rows].add(bins.reshape(len(rows), -1), mode="promise_in_bounds")
 
     total = jnp.zeros((len(rois.first) * height, width * channels), jnp.float32)
-    total = _over_chunks(add, total, rois, len(blocks))
+    total = _over_chunks(add, total, rois)
     return total.reshape(-1, height, width, channels)
 
 
@@ -150,7 +152,7 @@ def _gradient_of(num_blocks: int, dtype: jnp.dtype) -> Callable[[Array, RoIs], A
             return total.at[chunk.blocks].add(cells, mode="promise_in_bounds")
 
         total = jnp.zeros((num_blocks, BLOCK * channels), jnp.float32)
-        return _over_chunks(add, total, rois, num_blocks)
+        return _over_chunks(add, total, rois)
 
     @pull.def_vmap
     def pull_images(
@@ -183,9 +185,7 @@ def _split(images: int, x: Array) -> Array:
     return x.reshape(images, -1, *x.shape[1:])
 
 
-def _over_chunks(
-    add: Callable[[Chunk, Array], Array], total: Array, rois: RoIs, num_blocks: int
-) -> Array:
+def _over_chunks(add: Callable[[Chunk, Array], Array], total: Array, rois: RoIs) -> Array:
     """Return `total` after `total = add(chunk, total)` for all chunks of tiles."""
     if not len(rois.first):
         return total
@@ -193,7 +193,7 @@ def _over_chunks(
     chunks = -(-tiles.end[-1] // size)
 
     def body(number: Array, total: Array) -> Array:
-        return add(_make_chunk(number, size, tiles, rois, num_blocks), total)
+        return add(_make_chunk(number, size, tiles, rois), total)
 
     return lax.fori_loop(0, chunks, body, total)
 
@@ -211,12 +211,12 @@ def _make_tiles(rois: RoIs) -> Tiles:
     down = (last_y - first_y) // TILE_ROWS + 1
     across = (last_x // BLOCK - first_block) // TILE_BLOCKS + 1
     num_tiles = jnp.where((last_y >= 0) & (last_x >= 0), down * across, 0)
-    return Tiles(first_y, first_block, across, num_tiles, jnp.cumsum(num_tiles))
+    return Tiles(
+        first_y, jnp.maximum(last_y, 0), first_block, across, num_tiles, jnp.cumsum(num_tiles)
+    )
 
 
-def _make_chunk(
-    number: Int[Array, ""], size: int, tiles: Tiles, rois: RoIs, num_blocks: int
-) -> Chunk:
+def _make_chunk(number: Int[Array, ""], size: int, tiles: Tiles, rois: RoIs) -> Chunk:
     """Return `size` tiles from number `number * size` on."""
     index = number * size + jnp.arange(size)
     roi = jnp.searchsorted(tiles.end, index, side="right", method="compare_all")
@@ -226,11 +226,12 @@ def _make_chunk(
     y = tiles.first_y[roi] + of_roi // tiles.across[roi] * TILE_ROWS  # [T]
     block = tiles.first_block[roi] + of_roi % tiles.across[roi] * TILE_BLOCKS
 
-    row = y[:, None] + jnp.arange(TILE_ROWS)[None]  # [T, rows]
-    row = rois.first[roi][:, None] + row * rois.blocks_in_row[roi][:, None]
-    blocks = row[:, :, None] + block[:, None, None] + jnp.arange(TILE_BLOCKS)[None, None]
-    # Blocks beyond the row or the list have no weight.
-    blocks = jnp.clip(blocks, 0, num_blocks - 1).reshape(-1)
+    # Beyond the last row that the RoI reads, and beyond the map, a tile repeats the last block.
+    row = jnp.minimum(y[:, None] + jnp.arange(TILE_ROWS)[None], tiles.last_y[roi][:, None])
+    in_row = rois.blocks_in_row[roi][:, None]
+    column = jnp.minimum(block[:, None] + jnp.arange(TILE_BLOCKS)[None], in_row - 1)
+    first_of_row = rois.first[roi][:, None] + row * in_row  # [T, rows]
+    blocks = (first_of_row[:, :, None] + column[:, None]).reshape(-1)
 
     weights_y = _weights(rois.cell_y[roi], rois.weight_y[roi], y, TILE_ROWS)
     weights_y = jnp.where(exists[:, None, None], weights_y, 0)

@@ -231,6 +231,16 @@ def test_tiles_give_the_same_as_taps(options, dtype, monkeypatch):
         assert np.asarray(x).any()
 
 
+def test_tiles_read_the_map_of_their_roi_alone():
+    finite, other = jnp.ones((2, 12, 20, 2)), jnp.full((2, 6, 10, 2), jnp.nan)
+    pyramid = {4: finite.at[1].set(jnp.nan), 8: other}
+    boxes = jnp.asarray([[[60.0, 30.0, 80.0, 48.0], [0.0, 44.0, 4.0, 48.0]]] * 2)
+    extents, gradient = jnp.asarray([[12, 20]] * 2), jnp.zeros((2, 2, 2, 2, 2))
+    pooled, _ = pool_images(pyramid, boxes, extents, gradient, "tiles", ())
+    assert np.isfinite(pooled[0]).all()
+    assert np.isnan(pooled[1]).all()
+
+
 def test_a_tpu_pools_many_channels_by_tiles_and_few_by_taps_one_image_after_the_other():
     boxes, extents = jnp.zeros((2, 5, 4)), jnp.full((2, 2), 8)
 
