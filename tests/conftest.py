@@ -1,8 +1,9 @@
 """Strict numerics and checked shapes for every test, and the development data's folder."""
 
+import functools
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from typing import Any
 
@@ -63,6 +64,33 @@ def own_config_classes() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def initialisations() -> Iterator[None]:
+    """Trace the initialisation of a model once for all equal configs and image shapes.
+
+    It is traced for seconds, also where a test, or what it tests, needs the shapes alone.
+    """
+    from jaxseg.experiment import CONFIG_CLASSES
+    from jaxseg.model import Model, image_shape
+
+    def share(build: Callable[[Any], Model]) -> Callable[[Any], Model]:
+        @functools.cache
+        def traced_once(config: Any) -> Callable:
+            return jax.jit(build(config).init, static_argnums=1)
+
+        def build_model(config: Any) -> Model:
+            init = traced_once(config)
+            return build(config)._replace(init=lambda key, of: init(key, image_shape(of)))
+
+        return build_model
+
+    with pytest.MonkeyPatch.context() as patch:
+        for config_class in CONFIG_CLASSES:
+            if hasattr(config_class, "num_classes") and "build" in vars(config_class):
+                patch.setattr(config_class, "build", share(config_class.build))
+        yield
+
+
 @pytest.fixture(scope="session")
 def workdir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """The workdir of a short training at its end; tests must not change its checkpoints."""
@@ -74,8 +102,8 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return path
 
 
-LONGEST = ("test_types.py", "training/test_step.py", "commands/", "models/")
-"""The modules that take longest: they start first, so that no worker ends alone."""
+LONGEST = ("test_types.py", "training/test_step.py", "commands/", "zoo/", "models/")
+"""What takes longest: it starts first, so that no worker ends alone."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -88,12 +116,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Give a worker whole modules, and one worker all tests of the commands, for one `workdir`."""
+    """Give each worker whole modules, and the tests of some packages to one worker together.
+
+    Those of the commands share `workdir` and programs, those of the zoo the shapes of models.
+    """
     from xdist.scheduler import LoadScopeScheduling
 
     class ByModule(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            commands = "tests/commands"
-            return commands if nodeid.startswith(f"{commands}/") else super()._split_scope(nodeid)
+            package = "/".join(nodeid.split("/")[:2])
+            together = package in ("tests/commands", "tests/zoo")
+            return package if together else super()._split_scope(nodeid)
 
     return ByModule(config, log) if config.getvalue("dist") == "loadscope" else None

@@ -11,12 +11,11 @@ import pytest
 from jaxseg import predictor
 from jaxseg.commands import initial
 from jaxseg.models.mask_rcnn import MaskRCNNConfig
-from jaxseg.models.panoptic_fpn import PanopticFPNConfig
 from jaxseg.training import loop
 
 
 @pytest.fixture(autouse=True, scope="session")
-def programs() -> Iterator[None]:
+def programs(initialisations: None) -> Iterator[None]:
     """Trace and compile a program once for all commands of this process that run it.
 
     Each command makes its model anew, so that JAX would trace it anew, for seconds. Here configs
@@ -27,16 +26,6 @@ def programs() -> Iterator[None]:
     no_program = {"log_every": 1, "eval_every": 0, "checkpoint_every": 1, "max_to_keep": 1}
     """Values of the settings that no step depends on."""
 
-    def built_once(config_class):
-        build = config_class.build
-
-        @functools.cache
-        def build_once(config):
-            model = build(config)
-            return model._replace(init=jax.jit(model.init, static_argnums=1))
-
-        return build_once
-
     def train_step(model, config, devices):
         steps = 1 if config.optimizer.schedule == "constant" else config.steps
         config = dataclasses.replace(config, **no_program, steps=steps)
@@ -46,8 +35,7 @@ def programs() -> Iterator[None]:
         return jax.tree.map(jnp.copy, variables_of_seed(model, image_shape, seed))  # donated later
 
     with pytest.MonkeyPatch.context() as patch:
-        for config_class in (MaskRCNNConfig, PanopticFPNConfig):
-            patch.setattr(config_class, "build", built_once(config_class))
+        patch.setattr(MaskRCNNConfig, "build", functools.cache(MaskRCNNConfig.build))
         patch.setattr(predictor, "pmap_predict", functools.cache(predictor.pmap_predict))
         patch.setattr(initial, "init_variables", init_variables)
         patch.setattr(loop, "_train_step", train_step)

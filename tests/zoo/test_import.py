@@ -30,8 +30,15 @@ def tiny_solov2(norm):
     )
 
 
-def initial(config, seed=0):
-    return jax.jit(config.build().init, static_argnums=1)(jax.random.key(seed), (1, 64, 64, 3))
+def initial(config):
+    return jax.jit(config.build().init, static_argnums=1)(jax.random.key(0), (1, 64, 64, 3))
+
+
+def random_arrays(config):
+    """Return positive numbers in place of variables, whose initialisation takes seconds."""
+    init, rng = config.build().init, np.random.default_rng(0)
+    shapes = jax.eval_shape(lambda: init(jax.random.key(0), (1, 64, 64, 3)))
+    return jax.tree.map(lambda x: rng.uniform(0.5, 1, x.shape).astype(x.dtype), shapes)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +104,7 @@ def test_bad_checkpoints_are_refused_before_anything_is_written(checkpoint, tmp_
     ],
 )
 def test_names_of_other_codebases_load(config, table, load, tmp_path):
-    variables = initial(config, seed=1)
+    variables = random_arrays(config)
     state = export_state(merge_frozen(variables), list(table(config)))
     zoo.write_safetensors(tmp_path / "published.safetensors", state)
     extra = {"roi_heads.box_head.fc1.num_batches_tracked": np.zeros(())}
@@ -111,7 +118,7 @@ def test_names_of_other_codebases_load(config, table, load, tmp_path):
 def test_models_without_torchvisions_heads_cannot_be_exported():
     config = small(DETECTRON2_R50_FPN)
     with pytest.raises(ValueError, match="predict_background=True"):
-        zoo.to_torchvision(initial(config), config)
+        zoo.to_torchvision(random_arrays(config), config)
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
@@ -187,7 +194,7 @@ def test_own_names_cover_every_array(tmp_path, norm):
     """Frozen layers and running statistics included, in the model's own collections."""
     backbone = ResNetConfig(depth=18, width=8, norm=norm, freeze_at=2)
     config = dataclasses.replace(tiny_solov2_config(), backbone=backbone)
-    variables = initial(config)
+    variables = random_arrays(config)
     assert "frozen" in variables
     zoo.write_safetensors(tmp_path / "own.safetensors", zoo.to_own_names(variables))
     loaded = zoo.load_checkpoint_file(tmp_path / "own.safetensors", config)
