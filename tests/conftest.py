@@ -87,7 +87,7 @@ def initialisations() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for config_class in CONFIG_CLASSES:
             if hasattr(config_class, "num_classes") and "build" in vars(config_class):
-                patch.setattr(config_class, "build", share(config_class.build))
+                patch.setattr(config_class, "build", share(vars(config_class)["build"]))
         yield
 
 
