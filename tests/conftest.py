@@ -1,6 +1,7 @@
 """Strict numerics and checked shapes for every test, and the development data's folder."""
 
 import functools
+import gc
 import os
 import pathlib
 from collections.abc import Callable, Iterator
@@ -36,6 +37,10 @@ SHARED = ROOT.parent / "shared"
 # A slow machine is no failure.
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
+
+# Tracing makes millions of objects that live on. With Python's threshold of 700, to look for cycles
+# in them takes a twelfth of the time.
+gc.set_threshold(20_000, 10, 10)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
