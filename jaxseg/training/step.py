@@ -166,19 +166,37 @@ def make_step(
         sent, metrics = _psum((sent, metrics))
         grads = jax.tree.map(lambda x, like: x.astype(like.dtype), sent, grads)
         metrics = metrics | {"grad_norm": optax.tree.norm(grads)}
-        updates, opt_state = update(grads, state.opt_state, state.params, step=state.step)
-        params = optax.apply_updates(state.params, updates)
-        new = state._replace(params=params, model_state=model_state, opt_state=opt_state)
-        if ema_decay is not None:
-            new = new._replace(ema=update_ema(state.ema, params, ema_decay, state.step))
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
-        kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
+
+        def new_state(state: TrainState, model_state: Variables, grads: Any) -> TrainState:
+            updates, opt_state = update(grads, state.opt_state, state.params, step=state.step)
+            params = optax.apply_updates(state.params, updates)
+            new = state._replace(params=params, model_state=model_state, opt_state=opt_state)
+            if ema_decay is not None:
+                new = new._replace(ema=update_ema(state.ema, params, ema_decay, state.step))
+            return new
+
+        def by_condition(finite: Array, *arguments: Any) -> TrainState:
+            return jax.lax.cond(finite, new_state, lambda state, *_: state, *arguments)
+
+        def by_choice(finite: Array, state: TrainState, *others: Any) -> TrainState:
+            new = new_state(state, *others)
+            return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
+
+        # A CPU's compiler copies parts of the old state, which are read while they are replaced. In
+        # a conditional it does so then, and not when the step begins.
+        kept = jax.lax.platform_dependent(
+            finite, state, model_state, grads, cpu=by_condition, default=by_choice
+        )
         return kept._replace(step=state.step + 1), metrics
 
     return step
 
 
 def _psum(tree: Any) -> Any:
+    """Add up over devices; on a single one XLA would copy all to a second place."""
+    if jax.lax.axis_size(BATCH_AXIS) == 1:
+        return jax.lax.stop_gradient(tree)
     return jax.lax.psum(jax.lax.stop_gradient(tree), BATCH_AXIS)
 
 
