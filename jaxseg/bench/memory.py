@@ -2,7 +2,7 @@
 
 import ctypes
 import pathlib
-import threading
+import re
 from typing import Any
 
 import jax
@@ -10,9 +10,8 @@ import jax
 from jaxseg.bench.timing import Side
 
 GIB = 2**30
-_STATM = pathlib.Path("/proc/self/statm")
-_PAGE = 4096
-_SECONDS = 0.002
+_STATUS = pathlib.Path("/proc/self/status")
+_CLEAR_REFS = pathlib.Path("/proc/self/clear_refs")
 
 
 def host_peak(side: Side) -> float | None:
@@ -20,27 +19,17 @@ def host_peak(side: Side) -> float | None:
 
     None where the system does not tell (it is read from Linux's `/proc`).
     """
-    if not _STATM.exists():
-        return None
     side.wait(side.call())
     _return_freed_memory()
-    before = highest = _resident()
-    done = threading.Event()
-
-    def watch() -> None:
-        nonlocal highest
-        while not done.wait(_SECONDS):
-            highest = max(highest, _resident())
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
     try:
-        result = side.wait(side.call())
-    finally:
-        done.set()
-        watcher.join()
+        _CLEAR_REFS.write_text("5")  # the kernel forgets the peak so far
+        before = _kibibytes("VmRSS")
+    except OSError:
+        return None
+    result = side.wait(side.call())
+    peak = _kibibytes("VmHWM")
     del result
-    return (highest - before) / GIB
+    return (peak - before) * 1024 / GIB
 
 
 def program_peak(compiled: Any) -> float:
@@ -55,8 +44,10 @@ def on_host() -> bool:
     return jax.default_backend() == "cpu"
 
 
-def _resident() -> int:
-    return int(_STATM.read_text().split()[1]) * _PAGE
+def _kibibytes(field: str) -> int:
+    """Return a number of the kernel's status of this process."""
+    (number,) = re.findall(rf"{field}:\s+(\d+) kB", _STATUS.read_text())
+    return int(number)
 
 
 def _return_freed_memory() -> None:
