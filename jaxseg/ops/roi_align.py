@@ -8,7 +8,7 @@ Terms:
 A bin is a weighted sum of cells, as bilinear interpolation weighs them, by one of two methods:
 
     taps     gathers these cells (`jaxseg.ops.roi_taps`)
-    tiles    multiplies matrices, for one image after the other (`jaxseg.ops.roi_tiles`)
+    tiles    multiplies matrices (`jaxseg.ops.roi_tiles`)
 
 `auto` is `tiles` on a TPU for maps of `TPU_LANES` channels or a multiple of it, `taps` elsewhere.
 The results differ by rounding.
