@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from jaxseg.ops.scheduling import compute_once
+from jaxseg.ops.scheduling import materialize
 
 
 @jax.custom_vjp
@@ -22,7 +22,7 @@ def relu(
     """
     y = jnp.maximum(x, 0)
     y = y if mask is None else jnp.where(mask, y, 0)
-    return lax.platform_dependent(y, x, cpu=compute_once, default=lambda y, x: y)
+    return lax.platform_dependent(y, x, cpu=materialize, default=lambda y, x: y)
 
 
 def _forward(x: Array, mask: Array | None) -> tuple[Array, Array]:

@@ -28,7 +28,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxseg.ops.scheduling import wait_for
+from jaxseg.ops.scheduling import compute_after
 
 PART_CELLS = 4096
 """Cells of a part, measured as the fastest between 1,400 and 13,600 on an AMD EPYC."""
@@ -83,9 +83,9 @@ def _backward(
         return of_x, _kernel_gradient(x, gradient, pads).astype(kernel.dtype)
 
     def late(compute: Callable) -> Callable:
-        """Make the copies of both, which gradients are computed from, after the forward pass."""
+        """Keep XLA from making its copies of `x` and `kernel` before `gradient` is there."""
         return lambda x, kernel, gradient: compute(
-            wait_for(x, gradient), wait_for(kernel, gradient), gradient
+            compute_after(x, gradient), compute_after(kernel, gradient), gradient
         )
 
     on_cpu = late(by_xla)

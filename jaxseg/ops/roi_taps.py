@@ -25,8 +25,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxseg.ops.batching import largest_of_images
-from jaxseg.ops.scheduling import compute_once, zeros_after
+from jaxseg.ops.batching import max_over_images
+from jaxseg.ops.scheduling import materialize, zeros_after
 
 Extent = tuple[int, int] | Int[Array, " 2"]
 
@@ -149,7 +149,7 @@ def pool_taps(
     start = jnp.zeros(shape, taps_y.weight.dtype)
     pooled = _over_taps(add, start, _in_list(taps_y, maps, level), taps_x)
     return lax.platform_dependent(
-        pooled, taps_y.weight, cpu=compute_once, default=lambda pooled, weight: pooled
+        pooled, taps_y.weight, cpu=materialize, default=lambda pooled, weight: pooled
     )
 
 
@@ -227,7 +227,7 @@ def _over_taps(
             total = add_sample(total, sample(taps_y, y), sample(taps_x, x))
         return total
 
-    rows, columns = (largest_of_images(taps.used) for taps in (taps_y, taps_x))
+    rows, columns = (max_over_images(taps.used) for taps in (taps_y, taps_x))
 
     def add_row(y: Array, total: Array) -> Array:
         of_y = sample(taps_y, y)
@@ -252,7 +252,7 @@ def _over_chunks(
     rois = gradient.shape[0]
     chunk = min(_CHUNK, rois)
     chunks = -(-rois // chunk)
-    rows, columns = (2 * largest_of_images(taps.used) for taps in (taps_y, taps_x))
+    rows, columns = (2 * max_over_images(taps.used) for taps in (taps_y, taps_x))
 
     def add_pair(number: Array, total: Array) -> Array:
         index, pair = number // (rows * columns), number % (rows * columns)

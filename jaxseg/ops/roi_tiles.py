@@ -24,6 +24,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from jaxseg.ops.batching import broadcast_images
 from jaxseg.ops.roi_taps import Maps, Taps
 
 BLOCK = 8
@@ -127,7 +128,7 @@ def _pool(blocks: Float[Array, "K _"], rois: RoIs) -> Float[Array, "R oh ow C"]:
 def _pool_images(
     images: int, is_batched: Any, blocks: Float[Array, "B K _"], rois: RoIs
 ) -> tuple[Array, bool]:
-    blocks, rois = _batch(images, is_batched, (blocks, rois))
+    blocks, rois = broadcast_images(images, is_batched, (blocks, rois))
     merged = blocks.reshape(-1, blocks.shape[2])
     return _split(images, _pool(merged, _merge_rois(rois, blocks.shape[1]))), True
 
@@ -158,21 +159,12 @@ def _gradient_of(num_blocks: int, dtype: jnp.dtype) -> Callable[[Array, RoIs], A
     def pull_images(
         images: int, is_batched: Any, gradient: Float[Array, "B R oh ow C"], rois: RoIs
     ) -> tuple[Array, bool]:
-        gradient, rois = _batch(images, is_batched, (gradient, rois))
+        gradient, rois = broadcast_images(images, is_batched, (gradient, rois))
         merged = gradient.reshape(-1, *gradient.shape[2:])
         blocks = _gradient_of(images * num_blocks, dtype)(merged, _merge_rois(rois, num_blocks))
         return _split(images, blocks), True
 
     return pull
-
-
-def _batch(images: int, is_batched: Any, arguments: Any) -> Any:
-    """Return the arguments with an axis of images each."""
-    return jax.tree.map(
-        lambda x, has: x if has else jnp.broadcast_to(x, (images, *x.shape)),
-        arguments,
-        tuple(is_batched),
-    )
 
 
 def _merge_rois(rois: RoIs, num_blocks: int) -> RoIs:

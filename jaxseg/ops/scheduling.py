@@ -1,44 +1,47 @@
-"""Tell XLA's CPU compiler when to compute a value, and how often, to save memory.
+"""Control when, and how often, XLA's CPU compiler computes a value, to save memory.
 
-It computes whatever it can as soon as it can, so that what depends on little, such as zeros to add
-to or a transposed copy for a gradient, takes memory from the beginning of a training step. It
-computes cheap values again wherever they are read, so that a gradient keeps what they were computed
-from as well. It drops `jax.lax.optimization_barrier` before it decides either, but it cannot drop
-what depends on data. These functions are for code that is compiled for CPUs alone.
+XLA computes a value as soon as its operands are there. What needs few of them, such as zeros to add
+to or a transposed copy for a gradient, therefore takes memory from the start of a training step. It
+also computes cheap values again wherever they are read, so that their operands stay in memory too.
+`jax.lax.optimization_barrier` is no remedy: XLA drops it before it decides either. It cannot drop a
+dependence on data, so these functions add one.
+
+They are for code that is compiled for CPUs alone (`jax.lax.platform_dependent`).
 """
 
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from jaxseg.ops.batching import largest_of_images
+from jaxseg.ops.batching import max_over_images
 
 
-def wait_for(x: Array, other: Float[Array, "..."]) -> Array:
-    """Return `x`, which the compiled program computes after `other`.
+def compute_after(x: Array, earlier: Float[Array, "..."]) -> Array:
+    """Return `x`, computed after `earlier`.
 
     The choice between `x` and zeros costs nothing where it is fused into what reads the result.
     """
-    return jnp.where(_never(other), jnp.zeros_like(x), x)
+    return jnp.where(_never(earlier), jnp.zeros_like(x), x)
 
 
-def zeros_after(shape: tuple[int, ...], other: Float[Array, "..."]) -> Array:
-    """Return zeros of the dtype of `other`, which the compiled program makes after it."""
-    return jnp.full(shape, _never(other).astype(other.dtype))
+def zeros_after(shape: tuple[int, ...], earlier: Float[Array, "..."]) -> Array:
+    """Return zeros of the dtype of `earlier`, made after it."""
+    return jnp.full(shape, _never(earlier).astype(earlier.dtype))
 
 
-def compute_once(x: Array, earlier: Float[Array, "..."]) -> Array:
-    """Return `x`, which the compiled program holds in memory for all that read the result.
+def materialize(x: Array, earlier: Float[Array, "..."]) -> Array:
+    """Return `x`, computed once and held in memory for all that read it.
 
-    It passes through a loop without iterations, which nothing is fused with. `earlier` is an array
-    that is computed before `x`: the number of iterations depends on it.
+    It passes through a loop without iterations, which XLA fuses with nothing. The number of
+    iterations depends on `earlier`, so that XLA does not see that it is 0: give an array that is
+    computed before `x`.
     """
-    iterations = largest_of_images(_never(earlier).astype(jnp.int32))
+    iterations = max_over_images(_never(earlier).astype(jnp.int32))
     return lax.fori_loop(0, iterations, lambda _, y: -y, x)
 
 
 def _never(x: Float[Array, "..."]) -> Bool[Array, ""]:
-    """Return False, in a way that the compiler does not see through."""
+    """Return False in a way that the compiler does not see: an element both NaN and infinite."""
     if not x.size:
         return jnp.asarray(False)
     first = x[(0,) * x.ndim]
