@@ -1,18 +1,21 @@
 """RoIAlign by products of matrices, for TPUs.
 
-A TPU reads and adds rows of several cells in hardly more time than single cells, and multiplies
-matrices fast. So the part of a map that a RoI reads is covered by tiles. The RoI's bins are the
-sum, over its tiles, of a matrix of weights times the tile's cells; the gradient of the cells is
-the transposed product. A loop takes `CHUNK` tiles at a time, and as many chunks as the RoIs need:
-the time depends on their sizes in cells, and not on the number of samples.
+A TPU gathers and adds rows of several cells in hardly more time than single cells (as its compiler
+predicts, `docs/benchmarks.md`), and multiplies matrices fast. So the part of a map that a RoI reads
+is covered by tiles. The RoI's bins are the sum, over its tiles, of a matrix of weights times the
+tile's cells; the gradient of the cells is the transposed product. A loop computes `CHUNK` tiles in
+each iteration, and runs as long as the RoIs of all images need: the time depends on the sizes of
+the RoIs in cells, not on the number of samples.
 
 Terms, beside those of `jaxseg.ops.roi_align` and `roi_taps`:
-    block  `BLOCK` neighbouring cells of a row, the first at a multiple of it, with all channels
-    tile   `TILE_ROWS` rows of `TILE_BLOCKS` blocks
-    T      tiles of a chunk
+    block    `BLOCK` neighbouring cells of a row with all channels; the first cell's column is a
+             multiple of `BLOCK`
+    K        blocks of all maps, in one list
+    tile     `TILE_ROWS` rows of `TILE_BLOCKS` blocks
+    T        tiles of a chunk
 
-A tile has cells of the RoI's map that the RoI does not read. Their weights are 0, so they must be
-finite.
+A tile also has cells that its RoI does not read. Their weight is 0, and 0 times NaN is NaN: they
+must be finite.
 """
 
 from collections.abc import Callable
@@ -32,36 +35,39 @@ TILE_ROWS, TILE_BLOCKS = 16, 3
 CHUNK = 256
 
 
-class RoIs(NamedTuple):
-    """Where the features of each RoI are, in the list of all maps' blocks."""
+class RoITaps(NamedTuple):
+    """The taps of each RoI on both axes, and where its map is in the list of all maps' blocks."""
 
-    first: Int[Array, " R"]
+    map_start: Int[Array, " R"]
     """The first block of the RoI's map."""
-    blocks_in_row: Int[Array, " R"]
-    """Of the RoI's map."""
+    blocks_per_row: Int[Array, " R"]
+    """Blocks in a row of the RoI's map."""
     cell_y: Int[Array, "R oh taps"]
     weight_y: Float[Array, "R oh taps"]
     cell_x: Int[Array, "R ow taps"]
     weight_x: Float[Array, "R ow taps"]
 
 
-class Tiles(NamedTuple):
-    """The tiles of each RoI, row by row; a RoI without a sample in its map has none."""
+class TileGrids(NamedTuple):
+    """The grid of tiles over what each RoI reads; a RoI without a sample in its map has no tile."""
 
-    first_y: Int[Array, " R"]
-    last_y: Int[Array, " R"]
-    """The first and last row that the RoI reads, of its map."""
+    first_row: Int[Array, " R"]
+    last_row: Int[Array, " R"]
+    """The first and the last row of its map that the RoI reads."""
     first_block: Int[Array, " R"]
-    """In a row of the map."""
-    across: Int[Array, " R"]
-    """Tiles beside each other."""
+    """The first block that the RoI reads of a row of its map."""
+    columns: Int[Array, " R"]
+    """Tiles in a row of the grid."""
     num_tiles: Int[Array, " R"]
     end: Int[Array, " R"]
-    """Number of the tiles of this RoI and of all before it."""
+    """Number of tiles of this RoI and all before it."""
 
 
 class Chunk(NamedTuple):
-    """Consecutive tiles of all RoIs. Those after the last have no weight."""
+    """Consecutive tiles: of one RoI after the other, and row by row of its grid.
+
+    In the last chunk, those beyond the last RoI's tiles have no weight.
+    """
 
     roi: Int[Array, " T"]
     blocks: Int[Array, " _"]
@@ -74,10 +80,10 @@ def pool_tiles(
 ) -> Float[Array, "R oh ow C"]:
     """Return the bins of each RoI, from the map `maps[level]`, summed in float32.
 
-    `jax.vmap` pools from several images as from one that has the RoIs of all.
+    Under `jax.vmap`, one loop pools the RoIs of all images.
     """
     blocks = jnp.concatenate([_to_blocks(x) for x in maps])
-    return _pool(blocks, _make_rois(maps, level, taps_y, taps_x))
+    return _pool(blocks, _make_roi_taps(maps, level, taps_y, taps_x))
 
 
 def pool_tiles_gradient(
@@ -88,28 +94,28 @@ def pool_tiles_gradient(
     gradient: Float[Array, "R oh ow C"],
 ) -> list[Float[Array, "_ _ C"]]:
     """Return the gradient of each map, given that of the bins; summed in float32."""
-    rois, ends = _make_rois(maps, level, taps_y, taps_x), _ends(maps)
-    blocks = _gradient_of(int(ends[-1]), maps[0].dtype)(gradient, rois)
+    taps, ends = _make_roi_taps(maps, level, taps_y, taps_x), _ends(maps)
+    blocks = _blocks_gradient(int(ends[-1]), maps[0].dtype)(gradient, taps)
     parts = jnp.split(blocks, ends[:-1])
     return [
         _from_blocks(part, x.shape).astype(x.dtype) for part, x in zip(parts, maps, strict=True)
     ]
 
 
-def _make_rois(maps: Maps, level: Int[Array, " R"], taps_y: Taps, taps_x: Taps) -> RoIs:
-    first = np.concatenate([[0], _ends(maps)[:-1]])
-    in_row = np.asarray([_blocks_in_row(x.shape[1]) for x in maps])
-    taps = (taps_y.cell, taps_y.weight, taps_x.cell, taps_x.weight)
-    return RoIs(
-        jnp.asarray(first)[level],
-        jnp.asarray(in_row)[level],
-        *(x.reshape(*x.shape[:2], 2 * x.shape[2]) for x in taps),
+def _make_roi_taps(maps: Maps, level: Int[Array, " R"], taps_y: Taps, taps_x: Taps) -> RoITaps:
+    map_starts = np.concatenate([[0], _ends(maps)[:-1]])
+    blocks_per_row = np.asarray([_blocks_per_row(x.shape[1]) for x in maps])
+    cells_and_weights = (taps_y.cell, taps_y.weight, taps_x.cell, taps_x.weight)
+    return RoITaps(
+        jnp.asarray(map_starts)[level],
+        jnp.asarray(blocks_per_row)[level],
+        *(x.reshape(*x.shape[:2], 2 * x.shape[2]) for x in cells_and_weights),
     )
 
 
 @jax.custom_batching.custom_vmap
-def _pool(blocks: Float[Array, "K _"], rois: RoIs) -> Float[Array, "R oh ow C"]:
-    height, width = rois.cell_y.shape[1], rois.cell_x.shape[1]
+def _pool(blocks: Float[Array, "K _"], taps: RoITaps) -> Float[Array, "R oh ow C"]:
+    height, width = taps.cell_y.shape[1], taps.cell_x.shape[1]
     channels, precision = blocks.shape[1] // BLOCK, _precision(blocks.dtype)
 
     def add(chunk: Chunk, total: Array) -> Array:
@@ -119,30 +125,31 @@ def _pool(blocks: Float[Array, "K _"], rois: RoIs) -> Float[Array, "R oh ow C"]:
         rows = _rows_of_bins(chunk.roi, height)
         return total.at[rows].add(bins.reshape(len(rows), -1), mode="promise_in_bounds")
 
-    total = jnp.zeros((len(rois.first) * height, width * channels), jnp.float32)
-    total = _over_chunks(add, total, rois)
+    total = jnp.zeros((len(taps.map_start) * height, width * channels), jnp.float32)
+    total = _over_chunks(add, total, taps)
     return total.reshape(-1, height, width, channels)
 
 
 @_pool.def_vmap
 def _pool_images(
-    images: int, is_batched: Any, blocks: Float[Array, "B K _"], rois: RoIs
+    images: int, is_batched: Any, blocks: Float[Array, "B K _"], taps: RoITaps
 ) -> tuple[Array, bool]:
-    blocks, rois = broadcast_images(images, is_batched, (blocks, rois))
+    blocks, taps = broadcast_images(images, is_batched, (blocks, taps))
     merged = blocks.reshape(-1, blocks.shape[2])
-    return _split(images, _pool(merged, _merge_rois(rois, blocks.shape[1]))), True
+    return _split_images(images, _pool(merged, _merge_images(taps, blocks.shape[1]))), True
 
 
-def _gradient_of(num_blocks: int, dtype: jnp.dtype) -> Callable[[Array, RoIs], Array]:
-    """Return the function from the gradient of the bins to that of all blocks of the maps."""
+def _blocks_gradient(num_blocks: int, dtype: jnp.dtype) -> Callable[[Array, RoITaps], Array]:
+    """Return the function from the gradient of the bins to that of the `num_blocks` blocks.
+
+    `dtype` is that of the maps; the gradient of the blocks is float32.
+    """
 
     @jax.custom_batching.custom_vmap
-    def pull(gradient: Float[Array, "R oh ow C"], rois: RoIs) -> Float[Array, "K _"]:
+    def pull(gradient: Float[Array, "R oh ow C"], taps: RoITaps) -> Float[Array, "K _"]:
         count, height, width, channels = gradient.shape
-        rows_of_bins, precision = (
-            gradient.reshape(count * height, width * channels),
-            _precision(dtype),
-        )
+        rows_of_bins = gradient.reshape(count * height, width * channels)
+        precision = _precision(dtype)
 
         def add(chunk: Chunk, total: Array) -> Array:
             rows = _rows_of_bins(chunk.roi, height)
@@ -153,82 +160,86 @@ def _gradient_of(num_blocks: int, dtype: jnp.dtype) -> Callable[[Array, RoIs], A
             return total.at[chunk.blocks].add(cells, mode="promise_in_bounds")
 
         total = jnp.zeros((num_blocks, BLOCK * channels), jnp.float32)
-        return _over_chunks(add, total, rois)
+        return _over_chunks(add, total, taps)
 
     @pull.def_vmap
     def pull_images(
-        images: int, is_batched: Any, gradient: Float[Array, "B R oh ow C"], rois: RoIs
+        images: int, is_batched: Any, gradient: Float[Array, "B R oh ow C"], taps: RoITaps
     ) -> tuple[Array, bool]:
-        gradient, rois = broadcast_images(images, is_batched, (gradient, rois))
+        gradient, taps = broadcast_images(images, is_batched, (gradient, taps))
         merged = gradient.reshape(-1, *gradient.shape[2:])
-        blocks = _gradient_of(images * num_blocks, dtype)(merged, _merge_rois(rois, num_blocks))
-        return _split(images, blocks), True
+        blocks = _blocks_gradient(images * num_blocks, dtype)(
+            merged, _merge_images(taps, num_blocks)
+        )
+        return _split_images(images, blocks), True
 
     return pull
 
 
-def _merge_rois(rois: RoIs, num_blocks: int) -> RoIs:
+def _merge_images(taps: RoITaps, num_blocks: int) -> RoITaps:
     """Return the RoIs of several images, of `num_blocks` blocks each, as those of one."""
-    first = rois.first + num_blocks * jnp.arange(len(rois.first))[:, None]
-    return RoIs(*(x.reshape(-1, *x.shape[2:]) for x in rois._replace(first=first)))
+    first = num_blocks * jnp.arange(len(taps.map_start))  # block of each image
+    taps = taps._replace(map_start=taps.map_start + first[:, None])
+    return RoITaps(*(x.reshape(-1, *x.shape[2:]) for x in taps))
 
 
-def _split(images: int, x: Array) -> Array:
+def _split_images(images: int, x: Array) -> Array:
+    """Split the first axis of `x` into `images` and the rest."""
     return x.reshape(images, -1, *x.shape[1:])
 
 
-def _over_chunks(add: Callable[[Chunk, Array], Array], total: Array, rois: RoIs) -> Array:
+def _over_chunks(add: Callable[[Chunk, Array], Array], total: Array, taps: RoITaps) -> Array:
     """Return `total` after `total = add(chunk, total)` for all chunks of tiles."""
-    if not len(rois.first):
+    if not len(taps.map_start):
         return total
-    tiles, size = _make_tiles(rois), min(CHUNK, len(rois.first))
-    chunks = -(-tiles.end[-1] // size)
+    grids, size = _make_grids(taps), min(CHUNK, len(taps.map_start))
+    chunks = -(-grids.end[-1] // size)
 
     def body(number: Array, total: Array) -> Array:
-        return add(_make_chunk(number, size, tiles, rois), total)
+        return add(_make_chunk(number, size, grids, taps), total)
 
     return lax.fori_loop(0, chunks, body, total)
 
 
-def _make_tiles(rois: RoIs) -> Tiles:
+def _make_grids(taps: RoITaps) -> TileGrids:
     def span(cell: Array, weight: Array) -> tuple[Array, Array]:
         """Return each RoI's first and last cell with a weight; 0 and -1 if it has none."""
         last = jnp.where(weight > 0, cell, -1).max((1, 2))
         first = jnp.where(weight > 0, cell, last[:, None, None]).min((1, 2))
         return jnp.maximum(first, 0), last
 
-    first_y, last_y = span(rois.cell_y, rois.weight_y)
-    first_x, last_x = span(rois.cell_x, rois.weight_x)
+    first_row, last_row = span(taps.cell_y, taps.weight_y)
+    first_x, last_x = span(taps.cell_x, taps.weight_x)
     first_block = first_x // BLOCK
-    down = (last_y - first_y) // TILE_ROWS + 1
-    across = (last_x // BLOCK - first_block) // TILE_BLOCKS + 1
-    num_tiles = jnp.where((last_y >= 0) & (last_x >= 0), down * across, 0)
-    return Tiles(
-        first_y, jnp.maximum(last_y, 0), first_block, across, num_tiles, jnp.cumsum(num_tiles)
+    rows = (last_row - first_row) // TILE_ROWS + 1
+    columns = (last_x // BLOCK - first_block) // TILE_BLOCKS + 1
+    num_tiles = jnp.where((last_row >= 0) & (last_x >= 0), rows * columns, 0)
+    return TileGrids(
+        first_row, jnp.maximum(last_row, 0), first_block, columns, num_tiles, jnp.cumsum(num_tiles)
     )
 
 
-def _make_chunk(number: Int[Array, ""], size: int, tiles: Tiles, rois: RoIs) -> Chunk:
+def _make_chunk(number: Int[Array, ""], size: int, grids: TileGrids, taps: RoITaps) -> Chunk:
     """Return `size` tiles from number `number * size` on."""
     index = number * size + jnp.arange(size)
-    roi = jnp.searchsorted(tiles.end, index, side="right", method="compare_all")
-    exists = roi < len(tiles.end)
-    roi = jnp.minimum(roi, len(tiles.end) - 1)
-    of_roi = index - (tiles.end - tiles.num_tiles)[roi]  # number of the tile in its RoI
-    y = tiles.first_y[roi] + of_roi // tiles.across[roi] * TILE_ROWS  # [T]
-    block = tiles.first_block[roi] + of_roi % tiles.across[roi] * TILE_BLOCKS
+    roi = jnp.searchsorted(grids.end, index, side="right", method="compare_all")
+    exists = roi < len(grids.end)
+    roi = jnp.minimum(roi, len(grids.end) - 1)
+    of_roi = index - (grids.end - grids.num_tiles)[roi]  # number of the tile in its RoI
+    y = grids.first_row[roi] + of_roi // grids.columns[roi] * TILE_ROWS  # [T]
+    block = grids.first_block[roi] + of_roi % grids.columns[roi] * TILE_BLOCKS
 
     # Beyond the last row that the RoI reads, and beyond the map, a tile repeats the last block.
-    row = jnp.minimum(y[:, None] + jnp.arange(TILE_ROWS)[None], tiles.last_y[roi][:, None])
-    in_row = rois.blocks_in_row[roi][:, None]
-    column = jnp.minimum(block[:, None] + jnp.arange(TILE_BLOCKS)[None], in_row - 1)
-    first_of_row = rois.first[roi][:, None] + row * in_row  # [T, rows]
+    row = jnp.minimum(y[:, None] + jnp.arange(TILE_ROWS)[None], grids.last_row[roi][:, None])
+    per_row = taps.blocks_per_row[roi][:, None]
+    column = jnp.minimum(block[:, None] + jnp.arange(TILE_BLOCKS)[None], per_row - 1)
+    first_of_row = taps.map_start[roi][:, None] + row * per_row  # [T, rows]
     blocks = (first_of_row[:, :, None] + column[:, None]).reshape(-1)
 
-    weights_y = _weights(rois.cell_y[roi], rois.weight_y[roi], y, TILE_ROWS)
+    weights_y = _weights(taps.cell_y[roi], taps.weight_y[roi], y, TILE_ROWS)
     weights_y = jnp.where(exists[:, None, None], weights_y, 0)
     first_x = block * BLOCK
-    weights_x = _weights(rois.cell_x[roi], rois.weight_x[roi], first_x, TILE_BLOCKS * BLOCK)
+    weights_x = _weights(taps.cell_x[roi], taps.weight_x[roi], first_x, TILE_BLOCKS * BLOCK)
     weights = weights_y[:, :, None, :, None] * weights_x[:, None, :, None, :]
     bins, cells = weights_y.shape[1] * weights_x.shape[1], TILE_ROWS * TILE_BLOCKS * BLOCK
     return Chunk(roi, blocks, weights.reshape(size, bins, cells))
@@ -254,20 +265,20 @@ def _weights(
     return jnp.where(is_cell, weight[..., None], 0).sum(2)
 
 
-def _blocks_in_row(width: int) -> int:
+def _blocks_per_row(width: int) -> int:
     return -(-width // BLOCK)
 
 
 def _ends(maps: Maps) -> np.ndarray:
     """Return the number of blocks of each map and all before it."""
-    return np.cumsum([x.shape[0] * _blocks_in_row(x.shape[1]) for x in maps])
+    return np.cumsum([x.shape[0] * _blocks_per_row(x.shape[1]) for x in maps])
 
 
 def _to_blocks(features: Float[Array, "H W C"]) -> Float[Array, "blocks _"]:
     height, width, _ = features.shape
-    padding = _blocks_in_row(width) * BLOCK - width
+    padding = _blocks_per_row(width) * BLOCK - width
     padded = jnp.pad(features, ((0, 0), (0, padding), (0, 0)))
-    return padded.reshape(height * _blocks_in_row(width), -1)
+    return padded.reshape(height * _blocks_per_row(width), -1)
 
 
 def _from_blocks(blocks: Float[Array, "blocks _"], shape: tuple[int, ...]) -> Float[Array, "H W C"]:
