@@ -8,10 +8,10 @@ Terms:
 A bin is a weighted sum of cells, as bilinear interpolation weighs them, by one of two methods:
 
     taps     gathers these cells (`jaxseg.ops.roi_taps`)
-    tiles    multiplies matrices (`jaxseg.ops.roi_tiles`)
+    tiles    multiplies matrices of weights by tiles of the maps (`jaxseg.ops.roi_tiles`)
 
-`auto` is `tiles` on a TPU for maps of `TPU_LANES` channels or a multiple of it, `taps` elsewhere.
-The results differ by rounding.
+`auto` is `tiles` on a TPU if the number of channels is a multiple of `TPU_LANES`, and otherwise
+`taps`, on a TPU for one image after the other. The results differ by rounding.
 """
 
 import functools
@@ -69,10 +69,9 @@ def roi_align(
     """
     rows, columns = features.shape[:2] if extent is None else (extent[0], extent[1])
     scaled = boxes * spatial_scale  # in cells
-    taps_y = make_taps(scaled[:, 1], scaled[:, 3], output_size[0], sampling_ratio, aligned, rows)
-    taps_x = make_taps(scaled[:, 0], scaled[:, 2], output_size[1], sampling_ratio, aligned, columns)
+    taps = make_taps(scaled, output_size, sampling_ratio, aligned, rows, columns)
     level = jnp.zeros(len(boxes), jnp.int32)
-    return _pool((features,), level, taps_y, taps_x, "auto")
+    return _pool((features,), level, *taps, "auto")
 
 
 def multilevel_roi_align(
@@ -91,8 +90,10 @@ def multilevel_roi_align(
 
     `pyramid` maps strides to feature maps, `extent` strides to their sizes without padding. The
     level is that of Lin et al. 2017 (arXiv 1612.03144, equation 1), clipped to the pyramid's
-    levels; see `assign_levels`. `method` is one of this module's; the rest is as for `roi_align`.
-    Raises `ValueError` unless the strides are powers of two, each twice the one before.
+    levels; see `assign_levels`. `method` chooses between gathers ("taps") and products of matrices
+    ("tiles"), which differ by rounding; "auto" chooses by the platform. The rest is as for
+    `roi_align`. Raises `ValueError` unless the strides are powers of two, each twice the one
+    before.
 
     >>> pyramid = {4: jnp.full((16, 16, 1), 4.0), 8: jnp.full((8, 8, 1), 8.0)}
     >>> boxes = jnp.asarray([[0.0, 0.0, 20.0, 20.0], [8.0, 8.0, 60.0, 60.0]])
@@ -108,9 +109,8 @@ def multilevel_roi_align(
     level_sizes = jnp.stack([jnp.asarray(size) for size in sizes])  # [levels, 2]
     rows, columns = level_sizes[level, 0], level_sizes[level, 1]  # of each RoI's map, [R]
     scaled = boxes / jnp.asarray(strides, boxes.dtype)[level][:, None]  # in cells
-    taps_y = make_taps(scaled[:, 1], scaled[:, 3], output_size[0], sampling_ratio, aligned, rows)
-    taps_x = make_taps(scaled[:, 0], scaled[:, 2], output_size[1], sampling_ratio, aligned, columns)
-    return _pool(tuple(pyramid[stride] for stride in strides), level, taps_y, taps_x, method)
+    taps = make_taps(scaled, output_size, sampling_ratio, aligned, rows, columns)
+    return _pool(tuple(pyramid[stride] for stride in strides), level, *taps, method)
 
 
 def indexed_roi_align(
@@ -134,9 +134,8 @@ def indexed_roi_align(
     """
     _, height, width, channels = maps.shape
     rows, columns = (height, width) if extent is None else (extent[0], extent[1])
-    taps_y = make_taps(boxes[:, 1], boxes[:, 3], output_size[0], sampling_ratio, aligned, rows)
-    taps_x = make_taps(boxes[:, 0], boxes[:, 2], output_size[1], sampling_ratio, aligned, columns)
-    # All maps are one, below each other.
+    taps_y, taps_x = make_taps(boxes, output_size, sampling_ratio, aligned, rows, columns)
+    # Stack the maps, one below the other, into a single map.
     taps_y = taps_y._replace(cell=taps_y.cell + (map_index * height)[:, None, None, None])
     stacked = maps.reshape(-1, width, channels)
     return _pool((stacked,), jnp.zeros_like(map_index), taps_y, taps_x, "auto")

@@ -9,9 +9,11 @@ Terms, beside those of `jaxseg.ops.roi_align`:
 
 Bilinear interpolation is separable, so each axis has its own taps: cells of the map and their
 weights. Each pair of taps is one gather of whole rows of C channels from the list of cells, and
-its gradient is one scatter-add. On a CPU the gradient is computed for chunks of RoIs, so that what
-a chunk reads and writes stays in the caches, and XLA is kept from merging the sums with what reads
-them, for which it would write all gathered cells to memory.
+its gradient is one scatter-add.
+
+Two things are done for CPUs alone. The gradient is computed for chunks of RoIs, so that what a
+chunk reads and writes stays in the caches. And the pooled features are materialised: fused with
+what reads them, XLA would write all gathered cells to memory.
 """
 
 import functools
@@ -40,7 +42,7 @@ _MAX_UNROLLED_SAMPLES = 4
 """Up to this number of samples along an axis, XLA gets one sum over all taps, which it fuses."""
 
 _CHUNK = 32
-"""RoIs of a chunk on a CPU, measured as the fastest of 16 to 1,000 on an AMD EPYC."""
+"""RoIs of a chunk on a CPU: the fastest of 16 to 1,000, measured on an AMD EPYC."""
 
 
 class Taps(NamedTuple):
@@ -55,6 +57,24 @@ class Taps(NamedTuple):
 
 
 def make_taps(
+    boxes: Float[Array, "R 4"],
+    output_size: tuple[int, int],
+    sampling_ratio: int,
+    aligned: bool,
+    rows: int | Int[Array, "*R"],
+    columns: int | Int[Array, "*R"],
+) -> tuple[Taps, Taps]:
+    """Return the taps along y and x of RoIs, in cells of maps of `rows` x `columns` cells.
+
+    The other arguments are those of `jaxseg.ops.roi_align`.
+    """
+    return (
+        _axis_taps(boxes[:, 1], boxes[:, 3], output_size[0], sampling_ratio, aligned, rows),
+        _axis_taps(boxes[:, 0], boxes[:, 2], output_size[1], sampling_ratio, aligned, columns),
+    )
+
+
+def _axis_taps(
     start: Float[Array, " R"],
     end: Float[Array, " R"],
     bins: int,
@@ -85,9 +105,8 @@ def make_taps(
     position = jnp.clip(position, 0, last)
     low = jnp.floor(position)
     fraction = position - low
-    share = (
-        counted.astype(start.dtype) / jnp.maximum(count, 1)[:, None, None]
-    )  # of the bin's mean, [R, bins, S]
+    # The part of each sample in the mean of its bin, [R, bins, S].
+    share = counted.astype(start.dtype) / jnp.maximum(count, 1)[:, None, None]
     return Taps(
         jnp.stack([low, jnp.minimum(low + 1, last)], axis=-1).astype(jnp.int32),  # [R, bins, S, 2]
         jnp.stack([(1 - fraction) * share, fraction * share], axis=-1),
@@ -273,6 +292,6 @@ def _over_chunks(
 
 
 def _rows(taps: Taps, first: Array, count: int) -> Taps:
-    """Return the taps of `count` RoIs."""
+    """Return the taps of `count` RoIs from number `first` on."""
     cell, weight = (lax.dynamic_slice_in_dim(x, first, count) for x in taps[:2])
     return Taps(cell, weight, taps.used)
