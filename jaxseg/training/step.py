@@ -176,17 +176,17 @@ def make_step(
                 new = new._replace(ema=update_ema(state.ema, params, ema_decay, state.step))
             return new
 
-        def by_condition(finite: Array, *arguments: Any) -> TrainState:
+        def with_cond(finite: Array, *arguments: Any) -> TrainState:
             return jax.lax.cond(finite, new_state, lambda state, *_: state, *arguments)
 
-        def by_choice(finite: Array, state: TrainState, *others: Any) -> TrainState:
+        def with_where(finite: Array, state: TrainState, *others: Any) -> TrainState:
             new = new_state(state, *others)
             return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
 
-        # A CPU's compiler copies parts of the old state, which are read while they are replaced. In
-        # a conditional it does so then, and not when the step begins.
+        # XLA's CPU compiler copies what it still reads of the old state while it replaces it: in a
+        # conditional it does so there, without one when the step begins.
         kept = jax.lax.platform_dependent(
-            finite, state, model_state, grads, cpu=by_condition, default=by_choice
+            finite, state, model_state, grads, cpu=with_cond, default=with_where
         )
         return kept._replace(step=state.step + 1), metrics
 
@@ -194,7 +194,7 @@ def make_step(
 
 
 def _psum(tree: Any) -> Any:
-    """Add up over devices; on a single one XLA would copy all to a second place."""
+    """Return the sum over devices; of a single one `tree` itself, since XLA would copy it."""
     if jax.lax.axis_size(BATCH_AXIS) == 1:
         return jax.lax.stop_gradient(tree)
     return jax.lax.psum(jax.lax.stop_gradient(tree), BATCH_AXIS)
