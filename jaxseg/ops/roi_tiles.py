@@ -80,10 +80,12 @@ def pool_tiles(
 ) -> Float[Array, "R oh ow C"]:
     """Return the bins of each RoI, from the map `maps[level]`, summed in float32.
 
-    Under `jax.vmap`, one loop pools the RoIs of all images.
+    Their dtype is that of the weights, as with `pool_taps`. Under `jax.vmap`, one loop pools the
+    RoIs of all images.
     """
     blocks = jnp.concatenate([_to_blocks(x) for x in maps])
-    return _pool(blocks, _make_roi_taps(maps, level, taps_y, taps_x))
+    pooled = _pool(blocks, _make_roi_taps(maps, level, taps_y, taps_x))
+    return pooled.astype(taps_y.weight.dtype)
 
 
 def pool_tiles_gradient(
@@ -95,7 +97,8 @@ def pool_tiles_gradient(
 ) -> list[Float[Array, "_ _ C"]]:
     """Return the gradient of each map, given that of the bins; summed in float32."""
     taps, ends = _make_roi_taps(maps, level, taps_y, taps_x), _ends(maps)
-    blocks = _blocks_gradient(int(ends[-1]), maps[0].dtype)(gradient, taps)
+    of_bins = gradient.astype(jnp.float32)
+    blocks = _blocks_gradient(int(ends[-1]), maps[0].dtype)(of_bins, taps)
     parts = jnp.split(blocks, ends[:-1])
     return [
         _from_blocks(part, x.shape).astype(x.dtype) for part, x in zip(parts, maps, strict=True)
@@ -105,7 +108,8 @@ def pool_tiles_gradient(
 def _make_roi_taps(maps: Maps, level: Int[Array, " R"], taps_y: Taps, taps_x: Taps) -> RoITaps:
     map_starts = np.concatenate([[0], _ends(maps)[:-1]])
     blocks_per_row = np.asarray([_blocks_per_row(x.shape[1]) for x in maps])
-    cells_and_weights = (taps_y.cell, taps_y.weight, taps_x.cell, taps_x.weight)
+    weight_y, weight_x = (taps.weight.astype(jnp.float32) for taps in (taps_y, taps_x))
+    cells_and_weights = (taps_y.cell, weight_y, taps_x.cell, weight_x)
     return RoITaps(
         jnp.asarray(map_starts)[level],
         jnp.asarray(blocks_per_row)[level],

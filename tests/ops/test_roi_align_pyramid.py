@@ -231,6 +231,24 @@ def test_tiles_give_the_same_as_taps(options, dtype, monkeypatch):
         assert np.asarray(x).any()
 
 
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+def test_boxes_in_bfloat16_are_pooled_on_every_platform(platform):
+    features, boxes = jnp.zeros((8, 8, 128)), jnp.zeros((1, 4), jnp.bfloat16)
+
+    @jax.jit
+    def gradient(features):
+        def summed(features):
+            pooled = ops.multilevel_roi_align({4: features}, boxes, output_size=(1, 1))
+            assert pooled.dtype == jnp.bfloat16
+            return pooled.astype(jnp.float32).sum()
+
+        return jax.grad(summed)(features)
+
+    assert (
+        gradient.trace(features).lower(lowering_platforms=(platform,)).out_info.dtype == "float32"
+    )
+
+
 def test_tiles_read_the_map_of_their_roi_alone():
     finite, other = jnp.ones((2, 12, 20, 2)), jnp.full((2, 6, 10, 2), jnp.nan)
     pyramid = {4: finite.at[1].set(jnp.nan), 8: other}
