@@ -49,7 +49,10 @@ class RoITaps(NamedTuple):
 
 
 class TileGrids(NamedTuple):
-    """The grid of tiles over what each RoI reads; a RoI without a sample in its map has no tile."""
+    """The grid of tiles over what each RoI reads.
+
+    A RoI without a sample in its map has no tile, nor has one whose box is not finite: its bins are 0.
+    """
 
     first_row: Int[Array, " R"]
     last_row: Int[Array, " R"]
@@ -57,7 +60,7 @@ class TileGrids(NamedTuple):
     first_block: Int[Array, " R"]
     """The first block that the RoI reads of a row of its map."""
     columns: Int[Array, " R"]
-    """Tiles in a row of the grid."""
+    """Tiles in a row of the grid, at least 1."""
     num_tiles: Int[Array, " R"]
     end: Int[Array, " R"]
     """Number of tiles of this RoI and all before it."""
@@ -216,7 +219,7 @@ def _make_grids(taps: RoITaps) -> TileGrids:
     first_x, last_x = span(taps.cell_x, taps.weight_x)
     first_block = first_x // BLOCK
     rows = (last_row - first_row) // TILE_ROWS + 1
-    columns = (last_x // BLOCK - first_block) // TILE_BLOCKS + 1
+    columns = jnp.maximum(last_x // BLOCK - first_block, 0) // TILE_BLOCKS + 1  # a divisor
     num_tiles = jnp.where((last_row >= 0) & (last_x >= 0), rows * columns, 0)
     return TileGrids(
         first_row, jnp.maximum(last_row, 0), first_block, columns, num_tiles, jnp.cumsum(num_tiles)

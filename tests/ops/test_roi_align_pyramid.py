@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxseg import ops
-from jaxseg.ops import roi_tiles
+from jaxseg.ops import roi_taps, roi_tiles
 from tests import strategies
 from tests.goldens import load_golden
 from tests.ops.roi_align_inputs import OUT, boxes_off_the_rim, maps
@@ -229,6 +229,15 @@ def test_tiles_give_the_same_as_taps(options, dtype, monkeypatch):
         error = np.abs(np.asarray(x, np.float32) - np.asarray(taps[1][stride], np.float32))
         assert error.max() <= (1e-5 if dtype == "float32" else 2.0**-8) * np.abs(x).max()
         assert np.asarray(x).any()
+
+
+def test_blocks_of_a_last_roi_beside_its_map_are_in_bounds():
+    rows = roi_taps.make_taps(jnp.zeros(2), jnp.full(2, 4.0), 1, 2, False, 4)
+    columns = roi_taps.make_taps(jnp.asarray([0.0, 90.0]), jnp.asarray([4.0, 99.0]), 1, 2, False, 5)
+    rois = roi_tiles._make_rois((jnp.zeros((4, 5, 1)),), jnp.zeros(2, jnp.int32), rows, columns)
+    chunk = roi_tiles._make_chunk(jnp.asarray(0), 2, roi_tiles._make_tiles(rois), rois)
+    assert 0 <= chunk.blocks.min() <= chunk.blocks.max() < 4
+    assert not chunk.weights[1].any()
 
 
 @pytest.mark.parametrize("platform", ["cpu", "tpu"])
