@@ -110,7 +110,7 @@ def _axis_taps(
     return Taps(
         jnp.stack([low, jnp.minimum(low + 1, last)], axis=-1).astype(jnp.int32),  # [R, bins, S, 2]
         jnp.stack([(1 - fraction) * share, fraction * share], axis=-1),
-        count.max(initial=0).astype(jnp.int32),
+        jnp.where(count > 0, count, 0).max(initial=0).astype(jnp.int32),  # NaN counts 0
     )
 
 

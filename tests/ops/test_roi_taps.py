@@ -79,3 +79,11 @@ def test_memory_of_a_sum_and_its_gradient_is_that_of_maps_and_pooled_features():
     pooled_bytes = 256 * 7 * 7 * channels * 4
     temporaries = compiled.memory_analysis().temp_size_in_bytes
     assert temporaries < 1.3 * (maps.nbytes + pooled_bytes)
+
+
+def test_a_box_that_is_not_finite_does_not_change_the_others():
+    boxes = jnp.asarray([[0.0, 0.0, 4.0, 4.0], [0.0, 0.0, jnp.nan, 4.0]])
+    pooled = ops.roi_align(
+        jnp.ones((4, 4, 1)), boxes, output_size=(1, 1), spatial_scale=1.0, sampling_ratio=0
+    )
+    assert pooled.ravel()[0] == 1
