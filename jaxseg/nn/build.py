@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax.errors import ScopeParamShapeError
 
 from jaxseg.model import Model, Variables, image_shape
 from jaxseg.nn.backbone import BackboneConfig
@@ -56,7 +57,16 @@ def build_model(
         _check_shape(padded_shape(batch.images), size_divisibility)
         _check_targets(batch, targets)
         run = nn.apply(loss, net, mutable=["batch_stats"])
-        (terms, metrics), state = run(merge_frozen(variables), unpack_masks(batch, targets), key)
+        try:
+            results = run(merge_frozen(variables), unpack_masks(batch, targets), key)
+        except ScopeParamShapeError as error:
+            if batch.images.shape[3] == 3:
+                raise
+            raise ValueError(
+                f"the model's backbone, {type(backbone).__name__}, takes pixels, and the batch has "
+                "blocks of 2x2 pixels: set data.space_to_depth to False"
+            ) from error
+        (terms, metrics), state = results
         frozen = {name: value for name, value in variables.items() if name == FROZEN}
         return Losses(terms, metrics, state | frozen)
 

@@ -202,6 +202,15 @@ def test_blocks_of_pixels_change_neither_loss_nor_gradient(name):
         assert np.abs(a - b).max() <= 1e-3 * np.abs(b).max()
 
 
+def test_a_backbone_of_pixels_refuses_blocks():
+    model = tiny_config().build()
+    batch = make_batch([(64, 64)], [1], targets=model.targets)
+    variables = jax.eval_shape(functools.partial(model.init, KEY, (1, 64, 64, 3)))
+    blocks = batch._replace(images=space_to_depth(batch.images))
+    with pytest.raises(ValueError, match=r"TinyBackboneConfig.* set data\.space_to_depth to False"):
+        jax.eval_shape(model.loss, variables, blocks, KEY)
+
+
 def test_images_of_mixed_sizes_compile_once(subject):
     def run(sizes, objects, seed):
         batch = make_batch(sizes, objects, seed=seed, targets=subject.model.targets)
