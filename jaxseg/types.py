@@ -29,6 +29,9 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 IGNORED = 255
 """The value of semantic maps where no class is known, and in the padding."""
 
+BLOCK_CHANNELS = 12
+"""Channels of images sent as blocks of 2x2 RGB pixels (`jaxseg.data.DataConfig.space_to_depth`)."""
+
 
 @jax.tree_util.register_static
 class MaskFrame(enum.Enum):
@@ -126,8 +129,9 @@ class Batch(NamedTuple):
     """
 
     images: UInt8[Array, "B H W 3"] | Float[Array, "B H W 3"]
-    """RGB, 0 to 255; or blocks of 2x2 pixels, `[B, H/2, W/2, 12]`, with the channels of the two
-    upper pixels first (`jaxseg.data.DataConfig.space_to_depth`)."""
+    """RGB, 0 to 255; or blocks of 2x2 pixels, `[B, H/2, W/2, 12]`: the channels of the upper left
+    pixel, then of the upper right, the lower left and the lower right
+    (`jaxseg.data.DataConfig.space_to_depth`)."""
     image_size: Int[Array, "B 2"]
     boxes: Float[Array, "B N 4"]
     labels: Int[Array, "B N"]
@@ -146,7 +150,7 @@ class Batch(NamedTuple):
 def padded_shape(images: Any) -> tuple[int, int]:
     """Return `(H, W)` in pixels of padded images, `[B, H, W, 3]` or `[B, H/2, W/2, 12]`."""
     _, height, width, channels = images.shape
-    side = 2 if channels == 12 else 1
+    side = 2 if channels == BLOCK_CHANNELS else 1  # of a block, in pixels
     return side * height, side * width
 
 
@@ -164,7 +168,8 @@ def batch_shapes(
     def array(dtype: type, *shape: int) -> Any:
         return jax.ShapeDtypeStruct((images, *shape), dtype)
 
-    image_shape = (bucket[0] // 2, bucket[1] // 2, 12) if space_to_depth else (*bucket, 3)
+    height, width = bucket
+    image_shape = (height // 2, width // 2, BLOCK_CHANNELS) if space_to_depth else (*bucket, 3)
     masks = semantic = None
     if targets.masks is not None:
         height, width = targets.masks.shape(bucket)

@@ -29,11 +29,13 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxseg.ops.scheduling import compute_after
+from jaxseg.types import BLOCK_CHANNELS
 
 PART_CELLS = 4096
 """Cells of a part, measured as the fastest between 1,400 and 13,600 on an AMD EPYC."""
 
 MAX_IMAGE_CHANNELS = 4
+"""More channels fill enough of a TPU's lanes without pairs of columns."""
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 Pads = tuple[tuple[int, int], tuple[int, int]]
@@ -155,10 +157,11 @@ def convolve_blocks(
 def _pair_up(
     length: int, size: int, pads: tuple[int, int]
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return how an axis at stride 2 becomes one of pairs at stride 1; its length is even.
+    """Return `(zeros, pads)` of an axis whose convolution at stride 2 becomes one of pairs.
 
-    The first pair are the zeros before and after the kernel, of `size`, so that a window begins at
-    an even index and has an even size. The second are the `pads` in pairs.
+    The axis has an even `length`, the kernel `size` elements, and both are padded by `pads`. With
+    `zeros` before and after the kernel, every window consists of whole pairs; the `pads` that are
+    returned count pairs.
     """
     results = (length + sum(pads) - size) // 2 + 1
     before = pads[0] % 2
@@ -244,7 +247,8 @@ class StemConv(nn.Module):
         shape = (self.size, self.size, 3, self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
         x, kernel, _ = self.promote_dtype(images, kernel, None, dtype=self.dtype)
-        pads = ((self.size // 2, self.size // 2), (self.size // 2, self.size // 2))
-        if images.shape[3] == 12:
+        pad = (self.size // 2, self.size // 2)
+        pads = (pad, pad)
+        if images.shape[3] == BLOCK_CHANNELS:
             return convolve_blocks(x, kernel, pads)
         return convolve(x, kernel, (2, 2), pads)

@@ -84,7 +84,8 @@ class FPN(nn.Module):
 
 
 def _upsample_nearest2x(x: Float[Array, "B h w C"]) -> Float[Array, "B 2*h 2*w C"]:
-    # Along a row by way of the channels: on a TPU twice as fast as `jnp.repeat`.
+    # Double the columns by way of the channels: for a TPU, XLA predicts half of the time that
+    # `jnp.repeat` takes.
     batch, height, width, channels = x.shape
     twice = jnp.concatenate([x, x], axis=3).reshape(batch, height, 2 * width, channels)
     return jnp.repeat(twice, 2, axis=1)

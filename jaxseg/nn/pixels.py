@@ -49,16 +49,17 @@ def normalize(
     x = (images.astype(jnp.float32) - mean) / std
     if config.channel_order == "bgr":
         x = x.reshape(*x.shape[:3], pixels, 3)[..., ::-1].reshape(x.shape)
-    mask = (
-        extent_mask(image_size, height, width) if pixels == 1 else _block_mask(image_size, images)
-    )
+    if pixels == 1:
+        mask = extent_mask(image_size, height, width)
+    else:
+        mask = _block_mask(image_size, images)
     return zero_outside(x, mask).astype(dtype)
 
 
 def _block_mask(image_size: Int[Array, "B 2"], blocks: Array) -> Bool[Array, "B h w 12"]:
-    """Mark the pixels inside each image, whose size may be odd, for each of their channels."""
+    """Mark each channel whose pixel is inside the image; an odd size ends inside a block."""
     _, height, width, channels = blocks.shape
-    pixel = jnp.arange(channels)[None, None] // 3  # of a block: 0 and 1 are the upper two
+    pixel = jnp.arange(channels)[None, None] // 3  # its number in the block; 0 and 1 are above
     rows = 2 * jnp.arange(height)[None, :, None] + pixel // 2  # [1, H/2, 12]
     columns = 2 * jnp.arange(width)[None, :, None] + pixel % 2  # [1, W/2, 12]
     inside_y = rows < image_size[:, :1, None]
