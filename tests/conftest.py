@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from typing import Any
 
-# Before JAX starts. Tests of data parallelism need more than one device on any machine. The tests'
-# time is compilation: without LLVM's optimisation it is a third, without XLA's fusion emitters half
-# of that, and a sixth less in one piece: a worker has one core. `scripts/test --slow` leaves all as
-# users have them, and runs the goldens again. JAX 0.11 has other flags, and ends at unknown ones.
+# Before JAX starts. Tests of data parallelism need more than one device on any machine. Most of the
+# tests' time is compilation. Without LLVM's optimisation it takes a third, without XLA's fusion
+# emitters half of that, and not split into pieces, since a worker has one core, a sixth less.
+# `scripts/test --slow` sets none of these flags, and runs the goldens again. JAX 0.11 has other
+# flags, and an unknown flag ends the process.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
@@ -38,8 +39,8 @@ SHARED = ROOT.parent / "shared"
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 
-# Tracing makes millions of objects that live on. With Python's threshold of 700, to look for cycles
-# in them takes a twelfth of the time.
+# Tracing makes millions of objects that stay alive. With Python's threshold of 700, the search for
+# cycles among them takes a twelfth of the tests' time.
 gc.set_threshold(20_000, 10, 10)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -73,7 +74,7 @@ def own_config_classes() -> Iterator[None]:
 def initialisations() -> Iterator[None]:
     """Trace the initialisation of a model once for all equal configs and image shapes.
 
-    It is traced for seconds, also where a test, or what it tests, needs the shapes alone.
+    Tracing takes seconds, even where a test needs only the shapes.
     """
     from jaxseg.experiment import CONFIG_CLASSES
     from jaxseg.model import Model, image_shape
@@ -108,7 +109,8 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 LONGEST = ("test_types.py", "training/test_step.py", "commands/", "zoo/", "models/")
-"""What takes longest: it starts first, so that no worker ends alone."""
+"""The tests that take longest: they start first, so that no worker still runs when all others are
+done."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -121,9 +123,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Give each worker whole modules, and the tests of some packages to one worker together.
+    """Give whole modules to the workers, and all modules of some packages to the same one.
 
-    Those of the commands share `workdir` and programs, those of the zoo the shapes of models.
+    The tests of the commands share `workdir` and programs, those of the zoo the shapes of models.
     """
     from xdist.scheduler import LoadScopeScheduling
 

@@ -18,17 +18,17 @@ from jaxseg.training import loop
 def programs(initialisations: None) -> Iterator[None]:
     """Trace and compile a program once for all commands of this process that run it.
 
-    Each command makes its model anew, so that JAX would trace it anew, for seconds. Here configs
-    that are equal give the same model, and equal settings the same step and prediction.
+    Each command builds its own model, which JAX would trace and compile again, for seconds. Here
+    equal configs give the same model, and equal settings the same step and prediction.
     """
     variables_of_seed = functools.cache(initial.init_variables)
     step_of_settings = functools.cache(loop._train_step)
-    no_program = {"log_every": 1, "eval_every": 0, "checkpoint_every": 1, "max_to_keep": 1}
-    """Values of the settings that no step depends on."""
+    # One value for each setting that the compiled step does not depend on.
+    same = {"log_every": 1, "eval_every": 0, "checkpoint_every": 1, "max_to_keep": 1}
 
     def train_step(model, config, devices):
         steps = 1 if config.optimizer.schedule == "constant" else config.steps
-        config = dataclasses.replace(config, **no_program, steps=steps)
+        config = dataclasses.replace(config, **same, steps=steps)
         return step_of_settings(model, config, devices)
 
     def init_variables(model, image_shape, seed):

@@ -97,11 +97,7 @@ def test_the_stem_has_the_parameters_and_values_of_a_convolution():
     variables = plain.init(jax.random.key(0), x)
     stem = conv.StemConv(4, 7)
     for images in (x, jnp.asarray(space_to_depth(np.asarray(x)))):
-        assert jax.tree.all(
-            jax.tree.map(
-                lambda a, b: (a == b).all(), variables, stem.init(jax.random.key(0), images)
-            )
-        )
+        jax.tree.map(np.testing.assert_array_equal, variables, stem.init(jax.random.key(0), images))
         found = stem.apply(variables, images)
         np.testing.assert_allclose(found, plain.apply(variables, x), atol=1e-4)
 
