@@ -189,7 +189,10 @@ class _TrainBatches:
 
 
 def _stack(samples: Sequence[Sample], slots: Sequence[int], config: DataConfig) -> Batch:
-    """Stack samples into a batch with packed masks; `slots` become `Batch.index`."""
+    """Stack samples into a batch with packed masks, its images as blocks if `config` says so.
+
+    `slots` become `Batch.index`.
+    """
     fields: dict[str, Any] = {
         name: np.stack(values) if values[0] is not None else None
         for name, values in zip(Sample._fields, zip(*samples, strict=True), strict=True)

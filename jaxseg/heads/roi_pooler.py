@@ -32,9 +32,9 @@ class RoIAlignConfig:
     canonical_box_size: float = 224.0
     """Side of the box that is pooled from P4."""
     method: Method = "auto"
-    """How the features are computed, with the same result up to rounding: "taps" gathers cells,
-    "tiles" multiplies matrices; "auto" is "tiles" on a TPU, "taps" elsewhere
-    (`jaxseg.ops.roi_align`)."""
+    """How the features are computed: "taps" gathers cells, "tiles" multiplies matrices, "auto" is
+    "tiles" on a TPU and "taps" elsewhere (`jaxseg.ops.roi_align`). Changes rounding, nothing
+    else."""
 
 
 def pool_rois(

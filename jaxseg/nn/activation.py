@@ -1,7 +1,8 @@
 """Activation functions whose gradients need their result alone.
 
 JAX's gradient of a ReLU keeps its argument, and the next layer's keeps its result: both would stay
-in memory from the forward to the backward pass.
+in memory from the forward to the backward pass. On a CPU the result is also materialised: XLA would
+compute it again from the argument wherever it is read, and so keep both.
 """
 
 import jax
@@ -18,7 +19,7 @@ def relu(
 ) -> Float[Array, "*shape"]:
     """Return `max(x, 0)`, and 0 outside a mask if there is one; the gradient is 0 where `x` is 0.
 
-    The mask has the shape of `x` but for axes of size 1, as those of `jaxseg.nn.padding`.
+    The mask has the shape of `x`, or size 1 along some axes, as the masks of `jaxseg.nn.padding`.
     """
     y = jnp.maximum(x, 0)
     y = y if mask is None else jnp.where(mask, y, 0)

@@ -132,7 +132,7 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Images to `{4: C2, 8: C3, 16: C4, 32: C5}`; H and W are multiples of 32.
+    """Compute `{4: C2, 8: C3, 16: C4, 32: C5}` of images; H and W are multiples of 32.
 
     The images are pixels or blocks of 2x2 pixels (`jaxseg.types.Batch.images`).
     """
