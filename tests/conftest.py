@@ -84,6 +84,7 @@ def initialisations() -> Iterator[None]:
         def traced_once(config: Any) -> Callable:
             return jax.jit(build(config).init, static_argnums=1)
 
+        @functools.wraps(build)
         def build_model(config: Any) -> Model:
             init = traced_once(config)
             return build(config)._replace(init=lambda key, of: init(key, image_shape(of)))

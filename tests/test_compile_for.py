@@ -129,14 +129,15 @@ def test_an_operation_on_a_cpu(tmp_path):
     assert report["device"] == "cpu"
     assert report["memory"]["results"] == 512 * 7 * 7 * 256 * 2
     assert report["kernels"]["gather"] >= 1
-    assert report["loops"] == {"number": 0, "unknown_length": 0}
+    # The one loop has no iterations: it holds the result in memory (`ops/scheduling.py`).
+    assert report["loops"] == {"number": 1, "unknown_length": 1}
     assert "| gather | " in output
     assert "no estimate of time" in output
 
 
 TPU_LIMITS = {  # operation: (MiB of temporaries, loops), for one image of 832x1344
-    "roi_align": (600, 0),
-    "roi_align_gradient": (600, 0),
+    "roi_align": (150, 1),
+    "roi_align_gradient": (400, 1),
     "nms": (32, 1),
     "rpn_matching": (16, 0),
     "mask_targets": (64, 0),

@@ -10,12 +10,22 @@ import pytest
 import jaxseg.losses
 import jaxseg.models
 import jaxseg.ops
+from jaxseg.experiment import CONFIG_CLASSES
 
 MODULES = ["jaxseg.losses"] + [
     module.name
     for package in (jaxseg.models, jaxseg.ops)
     for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")
 ]
+
+
+@pytest.fixture(autouse=True)
+def own_builds(monkeypatch):
+    """Let configs build models as in their docstrings, which `initialisations` replaces."""
+    for config_class in CONFIG_CLASSES:
+        build = getattr(vars(config_class).get("build"), "__wrapped__", None)
+        if build is not None:
+            monkeypatch.setattr(config_class, "build", build)
 
 
 @pytest.mark.parametrize("name", MODULES)

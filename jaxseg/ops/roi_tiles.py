@@ -51,7 +51,7 @@ class RoITaps(NamedTuple):
 class TileGrids(NamedTuple):
     """The grid of tiles over what each RoI reads.
 
-    A RoI without a sample in its map has no tile, nor has one whose box is not finite: its bins are 0.
+    A RoI without a sample in its map, or whose box is not finite, has no tile: its bins are 0.
     """
 
     first_row: Int[Array, " R"]
