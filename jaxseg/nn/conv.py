@@ -245,7 +245,7 @@ class StemConv(nn.Module):
     @nn.compact
     def __call__(self, images: Float[Array, "B _ _ _"]) -> Float[Array, "B h w D"]:
         shape = (self.size, self.size, 3, self.features)
-        kernel = self.param("kernel", self.kernel_init, shape)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         x, kernel, _ = self.promote_dtype(images, kernel, None, dtype=self.dtype)
         pad = (self.size // 2, self.size // 2)
         pads = (pad, pad)

@@ -158,3 +158,10 @@ def test_the_layer_has_flaxs_parameters_and_values():
         np.testing.assert_allclose(ours.apply(variables, x), flaxs.apply(variables, x), atol=1e-5)
     with pytest.raises(ValueError, match=r"no dilation or precision: use flax\.linen\.Conv"):
         Conv(4, (3, 3), kernel_dilation=2).init(jax.random.key(0), x)
+
+
+def test_the_stems_kernel_is_float32_where_jax_has_64_bit():
+    stem = conv.StemConv(4, 3)
+    with jax.enable_x64(True):
+        variables = jax.eval_shape(stem.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3), "float32"))
+    assert variables["params"]["kernel"].dtype == jnp.float32
