@@ -92,7 +92,7 @@ def _backward(
 
     on_cpu = late(by_xla)
     if groups == 1 and kernel.shape[:2] == (1, 1):
-        on_cpu = by_dot if strides == (1, 1) else late(by_dot)
+        on_cpu = by_dot if strides == (1, 1) else late(by_dot)  # at stride 1 there are no copies
     elif groups == 1 and strides == (1, 1):
         on_cpu = late(by_parts)
     return lax.platform_dependent(x, kernel, gradient, cpu=on_cpu, default=by_xla)
