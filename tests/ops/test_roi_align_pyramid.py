@@ -232,10 +232,12 @@ def test_tiles_give_the_same_as_taps(options, dtype, monkeypatch):
 
 
 def test_blocks_of_a_last_roi_beside_its_map_are_in_bounds():
-    rows = roi_taps.make_taps(jnp.zeros(2), jnp.full(2, 4.0), 1, 2, False, 4)
-    columns = roi_taps.make_taps(jnp.asarray([0.0, 90.0]), jnp.asarray([4.0, 99.0]), 1, 2, False, 5)
-    rois = roi_tiles._make_rois((jnp.zeros((4, 5, 1)),), jnp.zeros(2, jnp.int32), rows, columns)
-    chunk = roi_tiles._make_chunk(jnp.asarray(0), 2, roi_tiles._make_tiles(rois), rois)
+    boxes = jnp.asarray([[0.0, 0.0, 4.0, 4.0], [90.0, 0.0, 99.0, 4.0]])
+    maps, level = (jnp.zeros((4, 5, 1)),), jnp.zeros(2, jnp.int32)
+    taps = roi_tiles._make_roi_taps(
+        maps, level, *roi_taps.make_taps(boxes, (1, 1), 2, False, rows=4, columns=5)
+    )
+    chunk = roi_tiles._make_chunk(jnp.asarray(0), 2, roi_tiles._make_grids(taps), taps)
     assert 0 <= chunk.blocks.min() <= chunk.blocks.max() < 4
     assert not chunk.weights[1].any()
 
