@@ -17,12 +17,12 @@ _CLEAR_REFS = pathlib.Path("/proc/self/clear_refs")
 def host_peak(side: Side) -> float | None:
     """Return by how many GiB the process grows, at most, while the side is called once.
 
-    None where the system does not tell (it is read from Linux's `/proc`).
+    None where Linux's `/proc`, from which it is read, does not exist or allow it.
     """
     side.wait(side.call())
     _return_freed_memory()
     try:
-        _CLEAR_REFS.write_text("5")  # the kernel forgets the peak so far
+        _CLEAR_REFS.write_text("5")  # resets the peak
         before = _kibibytes("VmRSS")
     except OSError:
         return None

@@ -189,7 +189,7 @@ class _TrainBatches:
 
 
 def _stack(samples: Sequence[Sample], slots: Sequence[int], config: DataConfig) -> Batch:
-    """Stack samples into a batch with packed masks, its images as blocks if `config` says so.
+    """Stack samples into a batch with packed masks, its images as blocks with `space_to_depth`.
 
     `slots` become `Batch.index`.
     """

@@ -17,7 +17,7 @@ class BackboneConfig(Protocol):
         """Return the backbone's layers.
 
         They are called with `images [B, H, W, 3]` (normalised, zero in the padding; or blocks of
-        2x2 pixels, where `jaxseg.data.DataConfig.space_to_depth` asks for them),
+        2x2 pixels, with `jaxseg.data.DataConfig.space_to_depth`),
         `padded_size [B, 2]` (see `jaxseg.nn.padding`) and `train`, and return `FeatureMaps`.
         """
         ...

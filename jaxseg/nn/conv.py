@@ -85,7 +85,7 @@ def _backward(
         return of_x, _kernel_gradient(x, gradient, pads).astype(kernel.dtype)
 
     def late(compute: Callable) -> Callable:
-        """Keep XLA from making its copies of `x` and `kernel` before `gradient` is there."""
+        """Make XLA copy `x` and `kernel` after it has computed `gradient`, not before."""
         return lambda x, kernel, gradient: compute(
             compute_after(x, gradient), compute_after(kernel, gradient), gradient
         )

@@ -28,7 +28,7 @@ def one_by_one(of_image: Callable[..., Any]) -> Callable[..., Any]:
 def broadcast_images(images: int, is_batched: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return the arguments of a `custom_vmap` rule, all of them with a first axis of images.
 
-    `is_batched` says, as JAX passes it, which arrays of `arguments` have that axis already.
+    `is_batched` is as JAX passes it: which arrays of `arguments` have that axis already.
     """
 
     def broadcast(x: Array, has_images: bool) -> Array:

@@ -33,7 +33,7 @@ def materialize(x: Array, earlier: Float[Array, "..."]) -> Array:
     """Return `x`, computed once and held in memory for all that read it.
 
     It passes through a loop without iterations, which XLA fuses with nothing. The number of
-    iterations depends on `earlier`, so that XLA does not see that it is 0: give an array that is
+    iterations depends on `earlier`, so that XLA cannot replace it by 0: give an array that is
     computed before `x`.
     """
     iterations = max_over_images(_never(earlier).astype(jnp.int32))
@@ -41,7 +41,7 @@ def materialize(x: Array, earlier: Float[Array, "..."]) -> Array:
 
 
 def _never(x: Float[Array, "..."]) -> Bool[Array, ""]:
-    """Return False in a way that the compiler does not see: an element both NaN and infinite."""
+    """Return False by an expression that XLA does not simplify: NaN and infinite at once."""
     if not x.size:
         return jnp.asarray(False)
     first = x[(0,) * x.ndim]
