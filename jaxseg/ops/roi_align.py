@@ -11,8 +11,9 @@ A bin is a weighted sum of cells, as bilinear interpolation weighs them, by one 
     tiles    multiplies matrices of weights by tiles of the maps (`jaxseg.ops.roi_tiles`)
 
 `auto` is `tiles` on a TPU if the number of channels is a multiple of `TPU_LANES`, and otherwise
-`taps`, on a TPU for one image after the other. The results differ by rounding. `tiles` pools 0 from a box that is not finite, `taps` NaN, and `tiles`
-needs maps that are finite, also in their padding.
+`taps`, on a TPU for one image after the other. The results differ by rounding. Only `tiles` needs
+maps that are finite everywhere, in their padding too. From a box that is not finite it pools 0,
+`taps` NaN.
 """
 
 import functools
